@@ -1,0 +1,2 @@
+//! Mounts a volume.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Talks to a running mount.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The dfs mount as a library; the binaries wire its parts.

@@ -1,0 +1,1 @@
+//! The dfs server as a library; `main.rs` is the only place that joins its parts.

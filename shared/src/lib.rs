@@ -1,0 +1,1 @@
+//! Vocabulary and pure algorithms that the server and the mount share.
