@@ -1,0 +1,45 @@
+//! Maxima that both sides agree on. Each has its reason; each is tested at the limit and one past it.
+
+/// Longest name of an entry in bytes: Linux's `NAME_MAX`.
+pub const NAME_LEN_MAX: usize = 255;
+/// Longest symlink target in bytes: Linux's `PATH_MAX` without its NUL.
+pub const TARGET_LEN_MAX: usize = 4095;
+/// Longest value of one extended attribute in bytes: Linux's `XATTR_SIZE_MAX`.
+pub const XATTR_VALUE_LEN_MAX: usize = 64 * 1024;
+/// Longest name of an extended attribute in bytes: Linux's `XATTR_NAME_MAX`.
+pub const XATTR_NAME_LEN_MAX: usize = 255;
+/// Sum of all names and values of one node's extended attributes in bytes: a record has to travel whole.
+pub const XATTRS_LEN_MAX: usize = 128 * 1024;
+/// Longest name of a volume in bytes: it is a path segment of every route.
+pub const VOLUME_NAME_LEN_MAX: usize = 64;
+/// Longest id of a client in bytes: host name plus a unique suffix.
+pub const CLIENT_ID_LEN_MAX: usize = 128;
+
+/// Base-2 logarithm of the smallest average chunk size: smaller ones cost more to name than to send.
+pub const CHUNK_LOG2_MIN: u8 = 14;
+/// Base-2 logarithm of the largest average chunk size: keeps a 5 GiB file near 1,000 chunks.
+pub const CHUNK_LOG2_MAX: u8 = 22;
+/// Longest chunk in bytes: four times the largest average, as FastCDC cuts.
+pub const CHUNK_LEN_MAX: u64 = 4 << CHUNK_LOG2_MAX;
+/// Contents up to this many bytes are one chunk that travels inside the commit, lives in the metadata
+/// database and is pushed with the event: fewer round trips than asking and uploading.
+pub const SMALL_CONTENT_LEN_MAX: u64 = 32 * 1024;
+/// Most chunks in one manifest: a 64 TiB file in the largest chunks.
+pub const MANIFEST_CHUNKS_MAX: usize = 1 << 22;
+/// Manifests of up to this many chunks are pushed inside the event that names them.
+pub const EVENT_MANIFEST_CHUNKS_MAX: usize = 8192;
+
+/// Largest encoded message in bytes that either side reads: a commit of many small contents, or a long manifest.
+pub const MESSAGE_LEN_MAX: usize = 256 << 20;
+/// Most changes that a mount puts into one commit: bounds the server's transaction.
+pub const COMMIT_CHANGES_MAX: usize = 20_000;
+/// Most bytes of small contents that a mount puts into one commit.
+pub const COMMIT_SMALL_BYTES_MAX: usize = 8 << 20;
+/// Most hashes in one question for missing chunks, keys in one request for records, or prefixes in one walk step.
+pub const QUERY_ITEMS_MAX: usize = 16_384;
+/// Most bytes of chunks in one upload or download request.
+pub const CHUNK_BATCH_LEN_MAX: usize = 32 << 20;
+/// Longest silence on the event stream in milliseconds before the server sends a heartbeat.
+pub const HEARTBEAT_INTERVAL_MS: u64 = 5_000;
+/// Longest silence in milliseconds after which a mount takes the event stream for dead: three heartbeats.
+pub const STREAM_SILENCE_MS_MAX: u64 = 3 * HEARTBEAT_INTERVAL_MS;
