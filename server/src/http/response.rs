@@ -1,0 +1,97 @@
+//! Responses: status, headers and one of four kinds of body.
+//!
+//! Framing headers (`Content-Length`, `Transfer-Encoding`, `Connection`, `Date`) belong to the machine: it writes them
+//! itself and skips those that a handler sets.
+
+use bytes::Bytes;
+use tokio::sync::mpsc::Receiver;
+
+use super::headers::Headers;
+use super::status::Status;
+
+/// Why a streamed body ends before its end; the peer sees a broken connection, never a short body that looks whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the response body broke off: {reason}")]
+pub struct StreamError {
+    /// What happened, for the log.
+    pub reason: String,
+}
+
+/// One item of a streamed body. Empty pieces are skipped.
+pub type StreamItem = Result<Bytes, StreamError>;
+
+/// A response's body. Streams are bounded channels: the producer waits when the peer is slow, and its `send` fails
+/// (and `closed()` returns) as soon as the peer is gone or the server stops.
+#[derive(Debug, Default)]
+pub enum Body {
+    /// No body.
+    #[default]
+    Empty,
+    /// A body in memory.
+    Full(Bytes),
+    /// A finite body of unknown length: chunked, every item flushed at once, ends when all senders are dropped.
+    Stream(Receiver<StreamItem>),
+    /// A finite body of known length in bytes: ends after exactly that many, fewer break the connection.
+    Sized(u64, Receiver<StreamItem>),
+    /// A stream without an end of its own: chunked, every item flushed at once; ended cleanly at shutdown and as soon
+    /// as the peer closes its sending side. What event streams use.
+    Events(Receiver<StreamItem>),
+}
+
+/// A response.
+#[derive(Debug)]
+pub struct Response {
+    /// The status.
+    pub status: Status,
+    /// The header fields, without those of framing.
+    pub headers: Headers,
+    /// The body.
+    pub body: Body,
+}
+
+impl Response {
+    /// Makes a response without headers and body.
+    #[must_use]
+    pub const fn new(status: Status) -> Self {
+        Self { status, headers: Headers::new(), body: Body::Empty }
+    }
+
+    /// Makes a response with a body in memory.
+    #[must_use]
+    pub fn full(status: Status, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self::new(status).with_header("Content-Type", content_type).with_body(Body::Full(body.into()))
+    }
+
+    /// Makes a plain text response.
+    #[must_use]
+    pub fn text(status: Status, text: impl Into<Bytes>) -> Self {
+        Self::full(status, "text/plain; charset=utf-8", text)
+    }
+
+    /// Makes a JSON response of text that is already JSON.
+    #[must_use]
+    pub fn json(status: Status, json: impl Into<Bytes>) -> Self {
+        Self::full(status, "application/json", json)
+    }
+
+    /// Makes the API's error body: `{"error": {"code": ..., "message": ...}}`.
+    #[must_use]
+    pub fn error(status: Status, code: &str, message: &str) -> Self {
+        let value = serde_json::json!({ "error": { "code": code, "message": message } });
+        Self::json(status, format!("{value}\n"))
+    }
+
+    /// Appends a header; control bytes in the value become spaces.
+    #[must_use]
+    pub fn with_header(mut self, name: &'static str, value: impl Into<Bytes>) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+
+    /// Replaces the body.
+    #[must_use]
+    pub fn with_body(mut self, body: Body) -> Self {
+        self.body = body;
+        self
+    }
+}
