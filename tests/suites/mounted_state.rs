@@ -1,1 +1,247 @@
-//! Being written.
+//! What a mount tells about itself: where a file stands, what is pending; clean ends; the bounded cache; and a
+//! mount that brings its own server.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use dfs_tests::machine::Need;
+use dfs_tests::mount::{self, Mount};
+use dfs_tests::random::Random;
+use dfs_tests::{Setup, eventually, eventually_within, http, ops, process, run};
+use rustix::process::Signal;
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn the_state_of_a_file_climbs_from_journaled_to_synced() {
+    run(&Setup::mounts(2), |cluster| {
+        cluster.server.kill();
+        let file = cluster.a().join("file");
+        fs::write(&file, b"content")?;
+        let state = ops::state(&file)?;
+        ensure!(["journaled", "uploading"].contains(&state.as_str()), "without a server: {state}");
+        cluster.server.start()?;
+        eventually("it is synced", || Ok(ops::state(&file)? == "synced"))?;
+        fs::write(&file, vec![b'x'; 3 * MIB])?;
+        cluster.mounts[0].wait_synced()?;
+        ensure!(ops::state(&file)? == "synced", "after dfs wait: {}", ops::state(&file)?);
+        let there = cluster.b().join("file");
+        eventually("b has its size", || Ok(fs::metadata(&there)?.len() == 3 * MIB as u64))?;
+        ensure!(["remote", "synced"].contains(&ops::state(&there)?.as_str()), "{}", ops::state(&there)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn status_counts_what_is_pending_and_wait_returns_when_nothing_is() {
+    run(&Setup::mounts(1), |cluster| {
+        cluster.server.kill();
+        for index in 0..20 {
+            fs::write(cluster.a().join(format!("file {index}")), b"content")?;
+        }
+        let mount = &cluster.mounts[0];
+        let pending = mount.status()?;
+        ensure!(pending["merkle_root"].is_string() && pending["revision"].is_u64(), "{pending}");
+        let root = mount.root().to_string_lossy().into_owned();
+        let text = mount.dfs(&["status", &root])?;
+        ensure!(text.status.success(), "dfs status for people: {text:?}");
+        let waiting = mount.dfs(&["wait", &root, "--timeout", "1"])?;
+        ensure!(!waiting.status.success(), "dfs wait can't be done without a server");
+        ensure!(!waiting.stderr.is_empty(), "and says so");
+        cluster.server.start()?;
+        cluster.settle()?;
+        let synced = cluster.mounts[0].status()?;
+        ensure!(synced["revision"].as_u64() > pending["revision"].as_u64(), "{pending} → {synced}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_path_inside_the_mount_is_good_enough_for_status_and_wait() {
+    run(&Setup::mounts(1), |cluster| {
+        fs::create_dir(cluster.a().join("d"))?;
+        fs::write(cluster.a().join("d/file"), b"x")?;
+        let path = cluster.a().join("d/file").to_string_lossy().into_owned();
+        let wait = cluster.mounts[0].dfs(&["wait", &path, "--timeout", "20"])?;
+        ensure!(wait.status.success(), "{wait:?}");
+        let status = cluster.mounts[0].dfs(&["status", &path, "--json"])?;
+        ensure!(status.status.success(), "{status:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn sigint_and_sigterm_unmount_cleanly_and_say_what_is_pending() {
+    run(&Setup::mounts(2), |cluster| {
+        fs::write(cluster.a().join("one"), b"1")?;
+        cluster.mounts[0].stop_with(Signal::INT)?;
+        cluster.mounts[0].start()?;
+        cluster.server.kill();
+        fs::write(cluster.a().join("two"), b"2")?;
+        cluster.mounts[0].stop_with(Signal::TERM)?;
+        let last = cluster.mounts[0].last_line();
+        ensure!(last.contains("pending") || last.contains("not on the server"), "the last line is: {last}");
+        cluster.server.start()?;
+        cluster.mounts[0].start()?;
+        eventually("both files reach b", || {
+            Ok(fs::read(cluster.b().join("one"))? == b"1" && fs::read(cluster.b().join("two"))? == b"2")
+        })?;
+        cluster.expect_equal_trees()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn fusermount3_unmounts_cleanly() {
+    run(&Setup::mounts(1).needs(&[Need::Program("fusermount3")]), |cluster| {
+        fs::write(cluster.a().join("file"), b"x")?;
+        let mut command = std::process::Command::new("fusermount3");
+        process::succeed(command.arg("-u").arg(cluster.a()), Duration::from_secs(20))?;
+        cluster.mounts[0].wait_stopped()?;
+        cluster.mounts[0].start()?;
+        ensure!(fs::read(cluster.a().join("file"))? == b"x", "it is still there");
+        Ok(())
+    });
+}
+
+#[test]
+fn dfs_umount_flush_leaves_nothing_behind() {
+    run(&Setup::mounts(2), |cluster| {
+        let bytes = Random::new(20).bytes(20 * MIB);
+        fs::write(cluster.a().join("large"), &bytes)?;
+        let root = cluster.a().to_string_lossy().into_owned();
+        let umount = cluster.mounts[0].dfs(&["umount", &root, "--flush"])?;
+        ensure!(umount.status.success(), "{umount:?}");
+        cluster.mounts[0].wait_stopped()?;
+        eventually("b reads it although a is gone", || Ok(fs::read(cluster.b().join("large"))? == bytes))
+    });
+}
+
+#[test]
+fn everything_is_there_after_a_restart_without_a_server() {
+    run(&Setup::mounts(1), |cluster| {
+        dfs_tests::fixture::write_small_tree(&cluster.a().join("tree"), &mut Random::new(21))?;
+        cluster.settle()?;
+        dfs_tests::fixture::write_small_tree(&cluster.a().join("more"), &mut Random::new(22))?;
+        let wanted = dfs_tests::snapshot::tree_snapshot(cluster.a())?;
+        cluster.server.kill();
+        cluster.mounts[0].restart()?;
+        let seen = dfs_tests::snapshot::tree_snapshot(cluster.a())?;
+        dfs_tests::snapshot::expect_equal("before".as_ref(), &wanted, "after".as_ref(), &seen)
+    });
+}
+
+#[test]
+fn a_file_held_open_for_writing_reaches_the_other_mount() {
+    run(&Setup::mounts(2), |cluster| {
+        let mut log = File::create(cluster.a().join("log"))?;
+        log.write_all(b"first line\n")?;
+        let there = cluster.b().join("log");
+        eventually("b reads the first line", || Ok(fs::read(&there)? == b"first line\n"))?;
+        log.write_all(b"second line\n")?;
+        eventually("b reads the second", || Ok(fs::read(&there)? == b"first line\nsecond line\n"))
+    });
+}
+
+#[test]
+fn content_is_fetched_when_it_is_read_and_the_cache_stays_bounded() {
+    run(&Setup::mounts(2).unstarted(), |cluster| {
+        cluster.mounts[1].arguments.extend(["--cache-size".into(), "16MiB".into()]);
+        for mount in &mut cluster.mounts {
+            mount.start()?;
+        }
+        let kept = |mount: &Mount| -> Result<u64> {
+            let cache = mount.cache_dir();
+            Ok(ops::disk_usage(&cache).unwrap_or(0) + ops::disk_usage(&mount.state_dir())?)
+        };
+        let before = kept(&cluster.mounts[1])?;
+        let bytes = |index: u64| Random::new(index).bytes(4 * MIB);
+        for index in 0..12 {
+            fs::write(cluster.a().join(format!("file {index}")), bytes(index))?;
+        }
+        cluster.settle()?;
+        ensure!(fs::read_dir(cluster.b())?.count() == 12, "b lists them all");
+        ensure!(kept(&cluster.mounts[1])? < before + 4 * MIB as u64, "nothing was read, nothing is fetched");
+        let mut part = [0; 1000];
+        File::open(cluster.b().join("file 0"))?.read_exact_at(&mut part, 1_000_000)?;
+        ensure!(part == bytes(0)[1_000_000..1_001_000], "a part is read right");
+        for index in 0..12 {
+            ensure!(fs::read(cluster.b().join(format!("file {index}")))? == bytes(index), "file {index}");
+        }
+        eventually("the cache is within its bound", || {
+            Ok(kept(&cluster.mounts[1])? < before + (16 + 8) * MIB as u64)
+        })?;
+        for index in 0..12 {
+            ensure!(fs::read(cluster.b().join(format!("file {index}")))? == bytes(index), "file {index} again");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_deleted_cache_directory_costs_nothing_but_fetching_again() {
+    run(&Setup::mounts(2), |cluster| {
+        let bytes = Random::new(23).bytes(3 * MIB);
+        fs::write(cluster.a().join("file"), &bytes)?;
+        eventually("b reads it", || Ok(fs::read(cluster.b().join("file"))? == bytes))?;
+        cluster.mounts[1].stop()?;
+        if cluster.mounts[1].cache_dir().try_exists()? {
+            fs::remove_dir_all(cluster.mounts[1].cache_dir())?;
+        }
+        cluster.mounts[1].start()?;
+        ensure!(fs::read(cluster.b().join("file"))? == bytes, "it is fetched again");
+        Ok(())
+    });
+}
+
+#[test]
+fn fsync_with_fsync_server_means_the_server_has_it() {
+    run(&Setup::mounts(1).mount_arguments(&["--fsync", "server"]), |cluster| {
+        let file = cluster.a().join("file");
+        ops::write_synced(&file, &Random::new(24).bytes(MIB))?;
+        ensure!(ops::state(&file)? == "synced", "{}", ops::state(&file)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_mount_without_server_argument_brings_its_own_and_says_how_others_join() {
+    run(&Setup::mounts(0).needs(&[Need::FreePort(8080)]), |cluster| {
+        let mut alone = Mount::new(cluster.directory(), "alone", None);
+        alone.arguments.extend(["--state-dir".into(), alone.state_dir().to_string_lossy().into_owned()]);
+        alone.start()?;
+        ensure!(http::get(8080, "/health")?.status == 200, "a server answers on 127.0.0.1:8080");
+        ensure!(alone.has_said("--server"), "it does not say how others join");
+        let mut joined = Mount::new(cluster.directory(), "joined", Some("127.0.0.1:8080".into()));
+        joined.start()?;
+        fs::write(alone.path("file"), b"from the first")?;
+        eventually("the second reads it", || Ok(fs::read(joined.path("file"))? == b"from the first"))?;
+        fs::write(joined.path("back"), b"from the second")?;
+        eventually("the first reads it", || Ok(fs::read(alone.path("back"))? == b"from the second"))?;
+        joined.stop()?;
+        alone.stop()?;
+        alone.start().context("and again")?;
+        ensure!(fs::read(alone.path("back"))? == b"from the second", "its data is kept");
+        alone.stop()
+    });
+}
+
+#[test]
+fn a_daemon_returns_when_its_mount_is_usable() {
+    run(&Setup::mounts(1).unstarted(), |cluster| {
+        cluster.mounts[0].arguments.push("--daemon".into());
+        let output = process::output(&mut cluster.mounts[0].command()?, mount::READY_DEADLINE);
+        let root = cluster.a().to_string_lossy().into_owned();
+        let mounted = mount::is_mounted(cluster.a());
+        let umount = cluster.mounts[0].dfs(&["umount", &root])?;
+        let output = output?;
+        ensure!(output.status.success() && mounted, "{output:?}");
+        ensure!(umount.status.success(), "{umount:?}");
+        eventually_within(mount::STOP_DEADLINE, "it is unmounted", || {
+            Ok((!mount::is_mounted(cluster.a())).then_some(()))
+        })
+    });
+}
