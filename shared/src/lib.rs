@@ -8,8 +8,11 @@ pub mod hash;
 pub mod ids;
 pub mod limits;
 pub mod manifest;
+pub mod merkle;
 pub mod name;
 pub mod record;
 pub mod revision;
+#[cfg(test)]
+mod test_random;
 pub mod time;
 pub mod wire;

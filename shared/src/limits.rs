@@ -43,3 +43,8 @@ pub const CHUNK_BATCH_LEN_MAX: usize = 32 << 20;
 pub const HEARTBEAT_INTERVAL_MS: u64 = 5_000;
 /// Longest silence in milliseconds after which a mount takes the event stream for dead: three heartbeats.
 pub const STREAM_SILENCE_MS_MAX: u64 = 3 * HEARTBEAT_INTERVAL_MS;
+/// Most records in a leaf of the Merkle tree: with fewer, branches outgrow what they name; with more, a
+/// change rewrites and sends too much. Part of the format.
+pub const MERKLE_LEAF_RECORDS_MAX: usize = 16;
+/// Most nodes that one walk takes from the other side: more than a volume of 100 million records has.
+pub const MERKLE_WALK_NODES_MAX: usize = 1 << 27;
