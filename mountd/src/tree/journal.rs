@@ -1,0 +1,317 @@
+//! The journal as the sync engine sees it: what is to be sent, and what the server has acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dfs_shared::hash::ContentId;
+use dfs_shared::ids::NodeId;
+use dfs_shared::manifest::Manifest;
+use dfs_shared::name::Name;
+use dfs_shared::record::{Change, EntryRecord, Record, RecordKey, Versioned};
+use dfs_shared::revision::Revision;
+use dfs_shared::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::content::ContentState;
+use super::node::{Ino, LocalNode, SyncState};
+use super::store::{Space, Write, decode};
+use super::txn::Txn;
+use super::{Tree, TreeError};
+
+/// A change group as it is stored; its key is its sequence number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct JournalRow {
+    /// The records that changed together.
+    pub(super) keys: Vec<RecordKey>,
+    /// When.
+    pub(super) at: Timestamp,
+}
+
+/// A change group that the server has not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingGroup {
+    /// Its place in the journal.
+    pub seq: u64,
+    /// The records that changed together; their state is looked up when they are sent, so that ten saves are one commit.
+    pub keys: Vec<RecordKey>,
+    /// When the change was made.
+    pub at: Timestamp,
+}
+
+/// What there is to send of one record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyState {
+    /// Nothing: equal on both sides, or on neither.
+    Clean,
+    /// Something.
+    Dirty {
+        /// The revision of the server's record, if it has one.
+        base: Option<Revision>,
+        /// The state here; `None` when it is gone here.
+        value: Option<Record>,
+        /// Set while the file's bytes have to be hashed first: the number to give to [`Tree::set_content`].
+        dirty_content: Option<u64>,
+    },
+}
+
+const IN_FLIGHT_KEY: &[u8] = b"in-flight";
+
+impl Tree {
+    /// Returns up to `limit` change groups after sequence number `after`, oldest first.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn pending(&self, after: u64, limit: usize) -> Result<Vec<PendingGroup>, TreeError> {
+        let mut groups = Vec::new();
+        if limit == 0 {
+            return Ok(groups);
+        }
+        self.store.each_from(Space::Journal, &[], &after.to_be_bytes(), |key, value| {
+            let seq = key.try_into().map(u64::from_be_bytes);
+            let seq = seq.map_err(|_| TreeError::Damaged { what: "journal key" })?;
+            let JournalRow { keys, at } = decode("journal group", value)?;
+            groups.push(PendingGroup { seq, keys, at });
+            Ok(groups.len() < limit)
+        })?;
+        Ok(groups)
+    }
+
+    /// Returns what there is to send of a record.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn key_state(&self, key: &RecordKey) -> Result<KeyState, TreeError> {
+        let mut txn = Txn::new(&self.store);
+        match key {
+            RecordKey::Node(id) => Ok(match txn.node(*id)? {
+                Some(node) if node.sync.is_dirty() => KeyState::Dirty {
+                    base: node.sync.base_revision(),
+                    value: node.record.clone().map(Record::Node),
+                    dirty_content: node.dirty_content,
+                },
+                _ => KeyState::Clean,
+            }),
+            RecordKey::Entry { parent, name } => Ok(match txn.entry(*parent, name)? {
+                Some(entry) if entry.sync.is_dirty() => KeyState::Dirty {
+                    base: entry.sync.base_revision(),
+                    value: entry.target.map(|target| {
+                        Record::Entry(EntryRecord { parent: *parent, name: name.clone(), node: target.node })
+                    }),
+                    dirty_content: None,
+                },
+                _ => KeyState::Clean,
+            }),
+        }
+    }
+
+    /// Gives a file the content that its bytes were hashed to. Returns `false`, having done nothing, if the
+    /// file has changed since the change `number`.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn set_content(
+        &self,
+        id: NodeId,
+        number: u64,
+        content: Option<ContentId>,
+        manifest: &Manifest,
+    ) -> Result<bool, TreeError> {
+        let _writer = self.writer.lock();
+        let mut txn = Txn::new(&self.store);
+        if !txn.live(id)?.is_some_and(|node| node.dirty_content == Some(number)) {
+            return Ok(false);
+        }
+        txn.change_node(id, |record| {
+            record.content = content;
+            record.size = manifest.size();
+        })?;
+        txn.edit_node(id, |node| node.dirty_content = None)?;
+        txn.journal(vec![RecordKey::Node(id)]);
+        if let Some(mut row) = self.store.read::<ContentState>(Space::Content, id.as_bytes())? {
+            row.content = content;
+            txn.extra.push(Write::put(Space::Content, id.as_bytes(), &row));
+        }
+        txn.extra.push(Write::put(Space::Manifests, id.as_bytes(), &(manifest.id(), manifest)));
+        let at =
+            txn.live(id)?.and_then(|node| node.record.as_ref()).map_or(Timestamp::default(), |r| r.ctime);
+        self.finish(txn, at, false)?;
+        Ok(true)
+    }
+
+    /// Remembers the request that is being sent, so that it can be repeated after a crash; `None` forgets it.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn store_in_flight(&self, request: Option<&[u8]>) -> Result<(), TreeError> {
+        self.store.commit(vec![Write::raw(Space::Meta, IN_FLIGHT_KEY, request.map(<[u8]>::to_vec))])
+    }
+
+    /// Returns the request that was being sent.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn in_flight(&self) -> Result<Option<Vec<u8>>, TreeError> {
+        Ok(self.store.read_raw(Space::Meta, IN_FLIGHT_KEY)?.map(|bytes| bytes.to_vec()))
+    }
+
+    /// Notes that the server has accepted `sent` with `revision`: that is the base now. What changed here since
+    /// stays dirty and stands in the journal again; the groups `seqs` leave it. Repeating it changes nothing.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn acknowledge(&self, sent: &[Change], seqs: &[u64], revision: Revision) -> Result<(), TreeError> {
+        let _writer = self.writer.lock();
+        let mut txn = Txn::new(&self.store);
+        let mut leaves = Vec::with_capacity(sent.len());
+        let mut again = Vec::new();
+        for change in sent {
+            let is_newer = match &change.key {
+                RecordKey::Node(id) => acknowledge_node(&mut txn, *id, change, revision)?,
+                RecordKey::Entry { parent, name } => {
+                    acknowledge_entry(&mut txn, *parent, name, change, revision)?
+                }
+            };
+            if let Some(dirty) = is_newer {
+                let hash = change.value.clone().map(|record| {
+                    dfs_shared::merkle::record_hash(&change.key, &Versioned { revision, record })
+                });
+                leaves.push((change.key.clone(), hash));
+                if dirty {
+                    again.push(change.key.clone());
+                }
+            }
+        }
+        dfs_shared::merkle::apply(&mut txn, leaves)?;
+        let at = self.oldest(seqs)?.unwrap_or_default();
+        txn.extra.extend(seqs.iter().map(|seq| Write::remove(Space::Journal, &seq.to_be_bytes())));
+        for keys in group_by_node(&mut txn, &again)? {
+            let row = JournalRow { keys, at };
+            txn.extra.push(Write::put(Space::Journal, &self.next_seq().to_be_bytes(), &row));
+        }
+        let writes = txn.finish(at, || self.next_seq());
+        self.store.commit(writes)
+    }
+
+    fn oldest(&self, seqs: &[u64]) -> Result<Option<Timestamp>, TreeError> {
+        let Some(seq) = seqs.iter().min() else { return Ok(None) };
+        let row: Option<JournalRow> = self.store.read(Space::Journal, &seq.to_be_bytes())?;
+        Ok(row.map(|row| row.at))
+    }
+
+    /// Removes groups from the journal whose records have nothing to send. The caller has looked each of them up;
+    /// a group that became dirty again meanwhile stays.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn drop_groups(&self, seqs: &[u64]) -> Result<(), TreeError> {
+        let _writer = self.writer.lock();
+        let mut writes = Vec::with_capacity(seqs.len());
+        'groups: for seq in seqs {
+            let row: Option<JournalRow> = self.store.read(Space::Journal, &seq.to_be_bytes())?;
+            for key in row.iter().flat_map(|row| &row.keys) {
+                if self.key_state(key)? != KeyState::Clean {
+                    continue 'groups;
+                }
+            }
+            writes.push(Write::remove(Space::Journal, &seq.to_be_bytes()));
+        }
+        self.store.commit(writes)
+    }
+
+    /// Returns the sequence number of the newest change group: when no group up to it is pending, everything that
+    /// was changed before the call is on the server.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn write_barrier(&self) -> Result<u64, TreeError> {
+        let _writer = self.writer.lock();
+        Ok(self.last_seq())
+    }
+}
+
+/// Returns whether the node is still dirty, or `None` when the base is as new already.
+fn acknowledge_node(
+    txn: &mut Txn<'_>,
+    id: NodeId,
+    change: &Change,
+    revision: Revision,
+) -> Result<Option<bool>, TreeError> {
+    let sent = match &change.value {
+        Some(Record::Node(record)) => Some(record.clone()),
+        _ => None,
+    };
+    let Some(node) = txn.node(id)? else {
+        let Some(base) = sent else { return Ok(Some(false)) };
+        // Made, sent and deleted here before the server answered: now the server has to be told.
+        let ino = Ino(txn.store().next_number()?);
+        let sync = SyncState::Changed { revision, base };
+        let (parent, record, dirty_content) = (NodeId::ROOT, None, None);
+        txn.put_node(LocalNode { id, ino, record, sync, entries: 0, subdirs: 0, parent, dirty_content })?;
+        return Ok(Some(true));
+    };
+    if node.sync.base_revision().is_some_and(|known| known >= revision) {
+        return Ok(None);
+    }
+    let dirty = node.record != sent || node.dirty_content.is_some();
+    let sync = match sent {
+        Some(base) => SyncState::Changed { revision, base },
+        None => SyncState::New,
+    };
+    txn.edit_node(id, |node| node.sync = sync)?;
+    Ok(Some(dirty))
+}
+
+/// Returns whether the entry is still dirty, or `None` when the base is as new already.
+fn acknowledge_entry(
+    txn: &mut Txn<'_>,
+    parent: NodeId,
+    name: &Name,
+    change: &Change,
+    revision: Revision,
+) -> Result<Option<bool>, TreeError> {
+    let known = txn.entry(parent, name)?.and_then(|entry| entry.sync.base_revision());
+    if known.is_some_and(|known| known >= revision) {
+        return Ok(None);
+    }
+    let sent = match &change.value {
+        Some(Record::Entry(entry)) => Some(entry.node),
+        _ => None,
+    };
+    let here = txn.target(parent, name)?.map(|target| target.node);
+    let sync = match sent {
+        Some(base) => SyncState::Changed { revision, base },
+        None => SyncState::New,
+    };
+    txn.set_entry_sync(parent, name, sync)?;
+    Ok(Some(here != sent))
+}
+
+/// Sorts dirty records into groups that have to be sent together: entries with the nodes they lead to, here and
+/// on the server.
+pub(super) fn group_by_node(txn: &mut Txn<'_>, keys: &[RecordKey]) -> Result<Vec<Vec<RecordKey>>, TreeError> {
+    let mut group_of: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let mut groups: Vec<Vec<RecordKey>> = Vec::new();
+    for key in keys {
+        let nodes: Vec<NodeId> = match key {
+            RecordKey::Node(id) => vec![*id],
+            RecordKey::Entry { parent, name } => match txn.entry(*parent, name)? {
+                Some(entry) => super::txn::entry_nodes(entry).into_iter().flatten().collect(),
+                None => Vec::new(),
+            },
+        };
+        let known: BTreeSet<usize> = nodes.iter().filter_map(|node| group_of.get(node).copied()).collect();
+        let mut known = known.into_iter();
+        let at = known.next().unwrap_or_else(|| {
+            groups.push(Vec::new());
+            groups.len() - 1
+        });
+        for other in known {
+            let moved = std::mem::take(&mut groups[other]);
+            groups[at].extend(moved);
+            group_of.values_mut().filter(|group| **group == other).for_each(|group| *group = at);
+        }
+        groups[at].push(key.clone());
+        group_of.extend(nodes.into_iter().map(|node| (node, at)));
+    }
+    groups.retain(|group| !group.is_empty());
+    Ok(groups)
+}

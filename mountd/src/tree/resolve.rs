@@ -1,0 +1,155 @@
+//! What becomes of one record that both sides changed: pure functions of base, local and remote.
+//!
+//! | local did | remote did | verdict |
+//! |---|---|---|
+//! | nothing | anything | take the remote's |
+//! | anything | nothing | keep the local |
+//! | edit content | edit content | the same: unify; otherwise fork: the local bytes become a new node |
+//! | edit content | delete | resurrect |
+//! | delete | edit content | undelete |
+//! | delete | change attributes | keep the local deletion |
+//! | change attributes | delete | take the deletion |
+//! | change attributes | change attributes or content | merge field by field; the same field: the later in server order, which is the local one |
+//! | entry leads to X | entry leads to Y | collide: directories merge, the same files unify, otherwise keep both |
+//!
+//! The rules about several records (what holds an entry, circles, two names of a directory) are in `apply`.
+
+use std::collections::BTreeSet;
+
+use dfs_shared::ids::NodeId;
+use dfs_shared::record::NodeRecord;
+
+/// What becomes of a node's record that was changed here when the server's changes too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeVerdict {
+    /// The server's state, be it a deletion.
+    TakeRemote,
+    /// What is here goes on top of the server's state.
+    KeepLocal,
+    /// This goes on top of the server's state.
+    Merge(NodeRecord),
+    /// The server deleted it, what was done here is worth more: it is made anew.
+    Resurrect,
+    /// It was deleted here, what was done elsewhere is worth more: it comes back.
+    Undelete,
+    /// Both changed the bytes: this record keeps the node, with the server's content; the local bytes go to a new node.
+    Fork(NodeRecord),
+    /// The local bytes have to be hashed before it can be told.
+    HashFirst,
+}
+
+/// What becomes of an entry that was changed here when the server's changes too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryVerdict {
+    /// The server's state.
+    TakeRemote,
+    /// What is here goes on top of the server's state.
+    KeepLocal,
+    /// The name leads to one node here and to another there.
+    Collide,
+}
+
+/// A node's record on this mount.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalView<'a> {
+    /// The record, unless it is deleted here.
+    pub record: Option<&'a NodeRecord>,
+    /// Tells whether the backing file holds bytes that the record does not name yet.
+    pub dirty_content: bool,
+}
+
+fn content_differs(one: &NodeRecord, other: &NodeRecord) -> bool {
+    (one.content, one.size) != (other.content, other.size)
+}
+
+/// Decides about a node. `force` never answers [`NodeVerdict::HashFirst`] but takes unhashed bytes for different ones.
+#[must_use]
+pub fn node(
+    base: Option<&NodeRecord>,
+    local: LocalView<'_>,
+    remote: Option<&NodeRecord>,
+    force: bool,
+) -> NodeVerdict {
+    match (local.record, remote) {
+        (None, None) => NodeVerdict::TakeRemote,
+        (None, Some(remote)) => match base {
+            Some(base) if !content_differs(base, remote) => NodeVerdict::KeepLocal,
+            _ => NodeVerdict::Undelete,
+        },
+        (Some(here), None) => {
+            let edited = local.dirty_content || base.is_none_or(|base| content_differs(base, here));
+            if edited { NodeVerdict::Resurrect } else { NodeVerdict::TakeRemote }
+        }
+        (Some(here), Some(remote)) => both(base, here, local.dirty_content, remote, force),
+    }
+}
+
+fn both(
+    base: Option<&NodeRecord>,
+    here: &NodeRecord,
+    dirty: bool,
+    remote: &NodeRecord,
+    force: bool,
+) -> NodeVerdict {
+    let Some(base) = base else {
+        // The same node made on both sides: the root, which every side starts with.
+        let mut merged = remote.clone();
+        merged.mtime = here.mtime.max(remote.mtime);
+        merged.ctime = here.ctime.max(remote.ctime);
+        return NodeVerdict::Merge(merged);
+    };
+    let local_edit = dirty || content_differs(base, here);
+    let remote_edit = content_differs(base, remote);
+    let mut merged = merge_attributes(base, here, remote);
+    match (local_edit, remote_edit) {
+        (_, false) => {
+            (merged.content, merged.size, merged.mtime) = (here.content, here.size, here.mtime);
+            if !local_edit {
+                merged.mtime = pick(&base.mtime, &here.mtime, &remote.mtime);
+            }
+            NodeVerdict::Merge(merged)
+        }
+        (false, true) => NodeVerdict::Merge(merged),
+        (true, true) if dirty && !force && here.size == remote.size => NodeVerdict::HashFirst,
+        (true, true) if !dirty && !content_differs(here, remote) => NodeVerdict::Merge(merged),
+        (true, true) => NodeVerdict::Fork(merged),
+    }
+}
+
+fn pick<T: PartialEq + Clone>(base: &T, here: &T, remote: &T) -> T {
+    if here == base { remote.clone() } else { here.clone() }
+}
+
+/// Merges every field but the content, which stays the remote's.
+fn merge_attributes(base: &NodeRecord, here: &NodeRecord, remote: &NodeRecord) -> NodeRecord {
+    let mut merged = remote.clone();
+    merged.mode = pick(&base.mode, &here.mode, &remote.mode);
+    merged.uid = pick(&base.uid, &here.uid, &remote.uid);
+    merged.gid = pick(&base.gid, &here.gid, &remote.gid);
+    merged.atime = pick(&base.atime, &here.atime, &remote.atime);
+    if !content_differs(base, remote) {
+        merged.mtime = pick(&base.mtime, &here.mtime, &remote.mtime);
+    }
+    merged.ctime = here.ctime.max(remote.ctime);
+    let names: BTreeSet<&Vec<u8>> = here.xattrs.keys().chain(remote.xattrs.keys()).collect();
+    merged.xattrs = names
+        .into_iter()
+        .filter_map(|name| {
+            let value = pick(&base.xattrs.get(name), &here.xattrs.get(name), &remote.xattrs.get(name));
+            value.map(|value| (name.clone(), value.clone()))
+        })
+        .collect();
+    merged
+}
+
+/// Decides about an entry; each side is where the name leads, if anywhere.
+#[must_use]
+pub fn entry(base: Option<NodeId>, local: Option<NodeId>, remote: Option<NodeId>) -> EntryVerdict {
+    match (local, remote) {
+        _ if local == remote || local == base => EntryVerdict::TakeRemote,
+        _ if remote == base => EntryVerdict::KeepLocal,
+        (None, _) => EntryVerdict::TakeRemote,
+        (Some(_), None) => EntryVerdict::KeepLocal,
+        (Some(_), Some(_)) => EntryVerdict::Collide,
+    }
+}

@@ -1,0 +1,381 @@
+//! The embedded store: tables of bytes with atomic batches, on fjall.
+//!
+//! A batch that [`Store::commit`] returned from is in the log of the store and survives a killed process;
+//! [`Store::persist`] makes everything so far survive power loss.
+//!
+//! Full disk: the store keeps a reserve file. While the file system has less room than
+//! [`limits::STORE_FREE_MIN`], batches that only grow the tree are refused with [`TreeError::NoSpace`] before
+//! they touch the log; book-keeping goes on and lives from the reserve, which is given back to the file
+//! system for that and taken again when there is room. Should the log fail to be written all the same, the store
+//! closes, opens again (which drops the torn batch) and reports that batch as failed.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+use parking_lot::{Mutex, RwLock};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::TreeError;
+use crate::limits;
+
+/// The tables. docs/STORAGE.md describes keys and values of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Space {
+    /// Node id → [`super::LocalNode`].
+    Nodes,
+    /// Inode number → node id.
+    Inodes,
+    /// Directory, name → [`super::node::LocalEntry`].
+    Entries,
+    /// Directory, cookie → name and target.
+    Index,
+    /// Node, directory, name → nothing.
+    Names,
+    /// Sequence number → the keys of a change group.
+    Journal,
+    /// Prefix → node of the base's Merkle tree.
+    Merkle,
+    /// Single values.
+    Meta,
+    /// Node id → [`super::content::ContentState`].
+    Content,
+    /// Node id → content id and manifest.
+    Manifests,
+    /// Node id → nothing: open for writing.
+    Opens,
+}
+
+const SPACES: [(Space, &str); 11] = [
+    (Space::Nodes, "nodes"),
+    (Space::Inodes, "inodes"),
+    (Space::Entries, "entries"),
+    (Space::Index, "index"),
+    (Space::Names, "names"),
+    (Space::Journal, "journal"),
+    (Space::Merkle, "merkle"),
+    (Space::Meta, "meta"),
+    (Space::Content, "content"),
+    (Space::Manifests, "manifests"),
+    (Space::Opens, "opens"),
+];
+
+/// One change of one table.
+#[derive(Debug)]
+pub(crate) struct Write {
+    space: Space,
+    key: Vec<u8>,
+    value: Option<Vec<u8>>,
+}
+
+impl Write {
+    pub(crate) fn put<T: Serialize>(space: Space, key: &[u8], value: &T) -> Self {
+        Self { space, key: key.to_vec(), value: Some(dfs_shared::wire::encode_plain(value)) }
+    }
+
+    pub(crate) fn raw(space: Space, key: &[u8], value: Option<Vec<u8>>) -> Self {
+        Self { space, key: key.to_vec(), value }
+    }
+
+    pub(crate) fn remove(space: Space, key: &[u8]) -> Self {
+        Self { space, key: key.to_vec(), value: None }
+    }
+
+    pub(crate) fn maybe<T: Serialize>(space: Space, key: &[u8], value: Option<&T>) -> Self {
+        Self { space, key: key.to_vec(), value: value.map(dfs_shared::wire::encode_plain) }
+    }
+}
+
+/// Decodes a stored value.
+pub(crate) fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, TreeError> {
+    dfs_shared::wire::decode_plain(bytes).map_err(|_| TreeError::Damaged { what })
+}
+
+struct Inner {
+    database: Database,
+    spaces: Vec<Keyspace>,
+}
+
+impl Inner {
+    fn open(dir: &Path) -> Result<Self, TreeError> {
+        let database = Database::builder(dir)
+            .cache_size(limits::STORE_CACHE_BYTES)
+            .worker_threads(1)
+            .manual_journal_persist(true)
+            .open()?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(limits::STORE_MEMTABLE_BYTES);
+        let spaces =
+            SPACES.iter().map(|(_, name)| database.keyspace(name, options)).collect::<Result<_, _>>()?;
+        Ok(Self { database, spaces })
+    }
+
+    fn space(&self, space: Space) -> &Keyspace {
+        &self.spaces[space as usize]
+    }
+}
+
+/// The numbers that are handed out, and up to where the store knows that they may have been.
+struct Numbers {
+    next: u64,
+    reserved: u64,
+}
+
+/// The embedded store.
+pub struct Store {
+    dir: PathBuf,
+    /// `None` only while (and if) opening again after a failed write failed.
+    inner: RwLock<Option<Inner>>,
+    numbers: Mutex<Numbers>,
+    committed: AtomicU64,
+    persisted: AtomicU64,
+    reserve_held: AtomicBool,
+}
+
+/// First number that is handed out: smaller ones have fixed meanings (inode 1, `.` and `..`).
+const NUMBER_FIRST: u64 = 16;
+const NUMBERS_KEY: &[u8] = b"numbers";
+
+impl Store {
+    /// Opens or makes the store in `dir/tree`. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the directory cannot be used or holds something damaged.
+    pub fn open(dir: &Path) -> Result<Self, TreeError> {
+        let inner = Inner::open(&dir.join("tree"))?;
+        let store = Self {
+            dir: dir.to_owned(),
+            inner: RwLock::new(Some(inner)),
+            numbers: Mutex::new(Numbers { next: NUMBER_FIRST, reserved: NUMBER_FIRST }),
+            committed: AtomicU64::new(1),
+            persisted: AtomicU64::new(0),
+            reserve_held: AtomicBool::new(false),
+        };
+        if let Some(reserved) = store.read(Space::Meta, NUMBERS_KEY)? {
+            *store.numbers.lock() = Numbers { next: reserved, reserved };
+        }
+        store.watch_reserve();
+        Ok(store)
+    }
+
+    /// Returns a number that was never returned before on this mount. Rarely writes.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub(crate) fn next_number(&self) -> Result<u64, TreeError> {
+        let mut numbers = self.numbers.lock();
+        if numbers.next == numbers.reserved {
+            let reserved = numbers.reserved + limits::NUMBERS_RESERVED_AT_ONCE;
+            self.commit(vec![Write::put(Space::Meta, NUMBERS_KEY, &reserved)])?;
+            numbers.reserved = reserved;
+        }
+        numbers.next += 1;
+        Ok(numbers.next - 1)
+    }
+
+    /// Makes every batch so far survive power loss: one fsync, or none when nothing is new. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the disk fails.
+    pub(crate) fn persist(&self) -> Result<(), TreeError> {
+        let committed = self.committed.load(Ordering::Acquire);
+        if self.persisted.load(Ordering::Acquire) >= committed {
+            return Ok(());
+        }
+        self.with(|inner| Ok(inner.database.persist(PersistMode::SyncData)?))?;
+        self.persisted.fetch_max(committed, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Inner) -> Result<T, TreeError>) -> Result<T, TreeError> {
+        let guard = self.inner.read();
+        match &*guard {
+            Some(inner) => work(inner),
+            None => Err(TreeError::Closed),
+        }
+    }
+
+    /// Reads one value as bytes.
+    pub(crate) fn read_raw(&self, space: Space, key: &[u8]) -> Result<Option<fjall::Slice>, TreeError> {
+        self.with(|inner| Ok(inner.space(space).get(key)?))
+    }
+
+    /// Reads one value.
+    pub(crate) fn read<T: DeserializeOwned>(&self, space: Space, key: &[u8]) -> Result<Option<T>, TreeError> {
+        self.read_raw(space, key)?.map(|bytes| decode(SPACES[space as usize].1, &bytes)).transpose()
+    }
+
+    /// Calls `each` with every row whose key starts with `prefix`, in order, from one snapshot, until it returns `false`.
+    pub(crate) fn each(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        each: impl FnMut(&[u8], &[u8]) -> Result<bool, TreeError>,
+    ) -> Result<(), TreeError> {
+        self.each_from(space, prefix, &[], each)
+    }
+
+    /// As [`Self::each`], starting after the key `prefix` + `after` when `after` is not empty.
+    pub(crate) fn each_from(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        after: &[u8],
+        mut each: impl FnMut(&[u8], &[u8]) -> Result<bool, TreeError>,
+    ) -> Result<(), TreeError> {
+        use std::ops::Bound;
+        self.with(|inner| {
+            let start = [prefix, after].concat();
+            let lower = if after.is_empty() { Bound::Included(start) } else { Bound::Excluded(start) };
+            let upper = match upper_bound(prefix) {
+                Some(end) => Bound::Excluded(end),
+                None => Bound::Unbounded,
+            };
+            let snapshot = inner.database.snapshot();
+            for row in snapshot.range(inner.space(space), (lower, upper)) {
+                let (key, value) = row.into_inner()?;
+                if !each(&key, &value)? {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns the last key of a table.
+    pub(crate) fn last_key(&self, space: Space) -> Result<Option<Vec<u8>>, TreeError> {
+        self.with(|inner| inner.space(space).last_key_value().map(|row| Ok(row.key()?.to_vec())).transpose())
+    }
+
+    /// Returns about how many rows a table has; costs no reading.
+    pub(crate) fn approximate_len(&self, space: Space) -> Result<u64, TreeError> {
+        self.with(|inner| Ok(inner.space(space).approximate_len() as u64))
+    }
+
+    /// Writes a batch of book-keeping: all of it or nothing.
+    pub(crate) fn commit(&self, writes: Vec<Write>) -> Result<(), TreeError> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        if self.room() < limits::STORE_FREE_MIN {
+            self.release_reserve();
+        }
+        let failed = match self.with(|inner| Self::write(inner, writes)) {
+            Ok(()) => {
+                self.committed.fetch_add(1, Ordering::AcqRel);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        tracing::error!(error = %failed, "writing the tree's log failed; opening it again");
+        self.reopen()?;
+        Err(failed)
+    }
+
+    /// Writes a batch that grows the tree; refused while the disk is nearly full.
+    pub(crate) fn commit_growth(&self, writes: Vec<Write>) -> Result<(), TreeError> {
+        if self.room() < limits::STORE_FREE_MIN {
+            return Err(TreeError::NoSpace);
+        }
+        self.commit(writes)
+    }
+
+    fn write(inner: &Inner, writes: Vec<Write>) -> Result<(), TreeError> {
+        let mut batch = inner.database.batch().durability(Some(PersistMode::Buffer));
+        for write in writes {
+            let space = inner.space(write.space);
+            match write.value {
+                Some(value) => batch.insert(space, write.key, value),
+                None => batch.remove(space, write.key),
+            }
+        }
+        Ok(batch.commit()?)
+    }
+
+    fn reopen(&self) -> Result<(), TreeError> {
+        let mut guard = self.inner.write();
+        self.release_reserve();
+        drop(guard.take());
+        *guard = Some(Inner::open(&self.dir.join("tree"))?);
+        Ok(())
+    }
+
+    /// Returns the room in bytes that this process may still use on the store's file system.
+    fn room(&self) -> u64 {
+        free_bytes(&self.dir).unwrap_or(u64::MAX)
+    }
+
+    fn reserve_path(&self) -> PathBuf {
+        self.dir.join("reserve")
+    }
+
+    fn release_reserve(&self) {
+        if self.reserve_held.swap(false, Ordering::AcqRel) {
+            tracing::warn!(dir = %self.dir.display(), "the disk is full: using the reserve for the journal");
+            if let Err(error) = std::fs::remove_file(self.reserve_path()) {
+                tracing::error!(%error, "the reserve file cannot be removed");
+            }
+        }
+    }
+
+    /// Takes the reserve (again) if there is ample room for it. Called at start and from time to time.
+    pub fn watch_reserve(&self) {
+        if self.reserve_held.load(Ordering::Acquire) {
+            return;
+        }
+        if self.room() < limits::STORE_FREE_MIN + 2 * limits::STORE_RESERVE_BYTES {
+            return;
+        }
+        match preallocate(&self.reserve_path()) {
+            Ok(()) => self.reserve_held.store(true, Ordering::Release),
+            Err(error) => tracing::warn!(%error, "no reserve for a full disk can be kept"),
+        }
+    }
+}
+
+fn preallocate(path: &Path) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let file = File::create(path)?;
+    let len = libc::off_t::try_from(limits::STORE_RESERVE_BYTES).unwrap_or(libc::off_t::MAX);
+    // SAFETY: the descriptor is open for the whole call, which touches no memory of this process.
+    match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, len) } {
+        0 => Ok(()),
+        errno => {
+            let _ = std::fs::remove_file(path);
+            Err(std::io::Error::from_raw_os_error(errno))
+        }
+    }
+}
+
+/// Returns the bytes that this process may still allocate on the file system that holds `path`.
+///
+/// # Errors
+/// What `statvfs(3)` says.
+pub fn free_bytes(path: &Path) -> std::io::Result<u64> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the path ends with NUL and `found` has room for the structure that the call fills on success.
+    if unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so it filled the structure.
+    let found = unsafe { found.assume_init() };
+    // SAFETY: geteuid has no preconditions.
+    let root = unsafe { libc::geteuid() } == 0;
+    let blocks = if root { found.f_bfree } else { found.f_bavail };
+    Ok(blocks.saturating_mul(found.f_frsize))
+}
+
+/// Returns the first key after all that start with `prefix`.
+fn upper_bound(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return Some(end);
+        }
+    }
+    None
+}

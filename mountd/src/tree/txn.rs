@@ -1,0 +1,534 @@
+//! One change of the tree in the making: reads through to the store, collects what changes, and becomes one batch.
+//!
+//! Names, inode numbers, directory positions and link counts are derived here from the entries, so that no
+//! caller can leave them out of step: [`Txn::set_link`] keeps the counts, [`Txn::finish`] the tables.
+
+use std::collections::BTreeMap;
+
+use dfs_shared::ids::NodeId;
+use dfs_shared::merkle::NodeStore;
+use dfs_shared::name::Name;
+use dfs_shared::record::{NodeKind, NodeRecord, RecordKey};
+
+use super::effect::Effect;
+use super::journal::JournalRow;
+use super::node::{Cookie, EntryTarget, LocalEntry, LocalNode, SyncState};
+use super::store::{Space, Store, Write, decode};
+use super::{TreeError, keys};
+
+/// A row as it was in the store and as it will be.
+struct Slot<T> {
+    before: Option<T>,
+    now: Option<T>,
+}
+
+/// One change of the tree in the making. The tree's writer lock is held as long as it lives.
+pub(super) struct Txn<'a> {
+    store: &'a Store,
+    nodes: BTreeMap<NodeId, Slot<LocalNode>>,
+    entries: BTreeMap<(NodeId, Name), Slot<LocalEntry>>,
+    merkle: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Other rows, written as they are.
+    pub(super) extra: Vec<Write>,
+    /// The groups to append to the journal.
+    groups: Vec<Vec<RecordKey>>,
+}
+
+impl<'a> Txn<'a> {
+    pub(super) fn new(store: &'a Store) -> Self {
+        Self {
+            store,
+            nodes: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            merkle: BTreeMap::new(),
+            extra: Vec::new(),
+            groups: Vec::new(),
+        }
+    }
+
+    pub(super) fn store(&self) -> &'a Store {
+        self.store
+    }
+
+    fn node_slot(&mut self, id: NodeId) -> Result<&mut Slot<LocalNode>, TreeError> {
+        use std::collections::btree_map::Entry;
+        match self.nodes.entry(id) {
+            Entry::Occupied(slot) => Ok(slot.into_mut()),
+            Entry::Vacant(slot) => {
+                let before: Option<LocalNode> = self.store.read(Space::Nodes, id.as_bytes())?;
+                Ok(slot.insert(Slot { now: before.clone(), before }))
+            }
+        }
+    }
+
+    fn entry_slot(&mut self, parent: NodeId, name: &Name) -> Result<&mut Slot<LocalEntry>, TreeError> {
+        use std::collections::btree_map::Entry;
+        match self.entries.entry((parent, name.clone())) {
+            Entry::Occupied(slot) => Ok(slot.into_mut()),
+            Entry::Vacant(slot) => {
+                let before: Option<LocalEntry> =
+                    self.store.read(Space::Entries, &keys::entry(parent, name))?;
+                Ok(slot.insert(Slot { now: before.clone(), before }))
+            }
+        }
+    }
+
+    /// Returns a node's row, deleted or not.
+    pub(super) fn node(&mut self, id: NodeId) -> Result<Option<&LocalNode>, TreeError> {
+        Ok(self.node_slot(id)?.now.as_ref())
+    }
+
+    /// Returns the record of a node that exists here.
+    pub(super) fn live(&mut self, id: NodeId) -> Result<Option<&LocalNode>, TreeError> {
+        Ok(self.node(id)?.filter(|node| node.record.is_some()))
+    }
+
+    /// Tells whether the node exists here and is a directory.
+    pub(super) fn is_live_dir(&mut self, id: NodeId) -> Result<bool, TreeError> {
+        Ok(self.kind(id)? == Some(NodeKind::Directory))
+    }
+
+    /// Returns what sort of node it is, if it exists here.
+    pub(super) fn kind(&mut self, id: NodeId) -> Result<Option<NodeKind>, TreeError> {
+        Ok(self.live(id)?.and_then(|node| node.record.as_ref()).map(|record| record.kind))
+    }
+
+    /// Puts a node's row as it is.
+    pub(super) fn put_node(&mut self, node: LocalNode) -> Result<(), TreeError> {
+        let id = node.id;
+        self.node_slot(id)?.now = Some(node);
+        Ok(())
+    }
+
+    /// Removes a node's row.
+    pub(super) fn forget_node(&mut self, id: NodeId) -> Result<(), TreeError> {
+        self.node_slot(id)?.now = None;
+        Ok(())
+    }
+
+    /// Changes a node's row, if there is one, without marking it as changed here.
+    pub(super) fn edit_node(
+        &mut self,
+        id: NodeId,
+        edit: impl FnOnce(&mut LocalNode),
+    ) -> Result<(), TreeError> {
+        if let Some(node) = self.node_slot(id)?.now.as_mut() {
+            edit(node);
+        }
+        Ok(())
+    }
+
+    /// Changes the record of a node that exists here, and marks it as changed here.
+    pub(super) fn change_node(
+        &mut self,
+        id: NodeId,
+        change: impl FnOnce(&mut NodeRecord),
+    ) -> Result<(), TreeError> {
+        self.edit_node(id, |node| {
+            if let Some(record) = node.record.as_mut() {
+                if let SyncState::Clean(revision) = node.sync {
+                    node.sync = SyncState::Changed { revision, base: record.clone() };
+                }
+                change(record);
+            }
+        })
+    }
+
+    /// Removes a node that exists here, and marks it as changed here.
+    pub(super) fn delete_node(&mut self, id: NodeId) -> Result<(), TreeError> {
+        self.edit_node(id, |node| {
+            if let Some(record) = node.record.take() {
+                if let SyncState::Clean(revision) = node.sync {
+                    node.sync = SyncState::Changed { revision, base: record };
+                }
+                node.dirty_content = None;
+            }
+        })
+    }
+
+    /// Returns an entry's row, removed or not.
+    pub(super) fn entry(&mut self, parent: NodeId, name: &Name) -> Result<Option<&LocalEntry>, TreeError> {
+        Ok(self.entry_slot(parent, name)?.now.as_ref())
+    }
+
+    /// Returns where a name leads here.
+    pub(super) fn target(&mut self, parent: NodeId, name: &Name) -> Result<Option<EntryTarget>, TreeError> {
+        Ok(self.entry(parent, name)?.and_then(|entry| entry.target))
+    }
+
+    /// Sets how an entry stands to the server's record; makes the row if it is missing.
+    pub(super) fn set_entry_sync(
+        &mut self,
+        parent: NodeId,
+        name: &Name,
+        sync: SyncState<NodeId>,
+    ) -> Result<(), TreeError> {
+        let slot = self.entry_slot(parent, name)?;
+        match slot.now.as_mut() {
+            Some(entry) => entry.sync = sync,
+            None => slot.now = Some(LocalEntry { target: None, sync }),
+        }
+        Ok(())
+    }
+
+    /// Lets a name lead to `node` (or nowhere) and marks the entry as changed here.
+    pub(super) fn change_link(
+        &mut self,
+        parent: NodeId,
+        name: &Name,
+        node: Option<NodeId>,
+    ) -> Result<(), TreeError> {
+        let sync = match self.entry(parent, name)? {
+            None => SyncState::New,
+            Some(LocalEntry { sync: SyncState::Clean(revision), target: Some(target) }) => {
+                SyncState::Changed { revision: *revision, base: target.node }
+            }
+            Some(entry) => entry.sync.clone(),
+        };
+        self.set_entry_sync(parent, name, sync)?;
+        self.set_link(parent, name, node)
+    }
+
+    /// Lets a name lead to `node` (or nowhere) and keeps the link counts, without marking the entry.
+    pub(super) fn set_link(
+        &mut self,
+        parent: NodeId,
+        name: &Name,
+        node: Option<NodeId>,
+    ) -> Result<(), TreeError> {
+        let old = self.target(parent, name)?;
+        if old.map(|target| target.node) == node {
+            return Ok(());
+        }
+        if let Some(old) = old {
+            self.edit_node(old.node, |node| node.entries = node.entries.saturating_sub(1))?;
+            if old.kind == NodeKind::Directory {
+                self.edit_node(parent, |dir| dir.subdirs = dir.subdirs.saturating_sub(1))?;
+            }
+        }
+        let target = match node {
+            None => None,
+            Some(id) => Some(self.new_target(parent, id)?),
+        };
+        let slot = self.entry_slot(parent, name)?;
+        match slot.now.as_mut() {
+            Some(entry) => entry.target = target,
+            None => slot.now = Some(LocalEntry { target, sync: SyncState::New }),
+        }
+        Ok(())
+    }
+
+    fn new_target(&mut self, parent: NodeId, id: NodeId) -> Result<EntryTarget, TreeError> {
+        let cookie = Cookie(self.store.next_number()?);
+        let node = self.live(id)?.ok_or(TreeError::NotFound)?;
+        let kind = node.record.as_ref().map_or(NodeKind::File, |record| record.kind);
+        let target = EntryTarget { node: id, ino: node.ino, kind, cookie };
+        let is_dir = kind == NodeKind::Directory;
+        self.edit_node(id, |node| {
+            node.entries += 1;
+            if is_dir {
+                node.parent = parent;
+            }
+        })?;
+        if is_dir {
+            self.edit_node(parent, |dir| dir.subdirs += 1)?;
+        }
+        Ok(target)
+    }
+
+    /// Returns all names of a node, also removed ones that the server still has.
+    pub(super) fn entry_keys_of(&mut self, node: NodeId) -> Result<Vec<(NodeId, Name)>, TreeError> {
+        let mut found = std::collections::BTreeSet::new();
+        self.store.each(Space::Names, node.as_bytes(), |key, _| {
+            found.extend(keys::parse_name(key));
+            Ok(true)
+        })?;
+        for ((parent, name), slot) in &self.entries {
+            if slot.now.as_ref().is_some_and(|entry| entry_nodes(entry).contains(&Some(node))) {
+                found.insert((*parent, name.clone()));
+            }
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// Returns the names of a node that exist here.
+    pub(super) fn live_names_of(&mut self, node: NodeId) -> Result<Vec<(NodeId, Name)>, TreeError> {
+        let mut live = Vec::new();
+        for (parent, name) in self.entry_keys_of(node)? {
+            if self.target(parent, &name)?.is_some_and(|target| target.node == node) {
+                live.push((parent, name));
+            }
+        }
+        Ok(live)
+    }
+
+    /// Returns the names in a directory that exist here: those stored and those of this change.
+    pub(super) fn children(&mut self, dir: NodeId) -> Result<Vec<Name>, TreeError> {
+        let mut names = std::collections::BTreeSet::new();
+        self.store.each(Space::Index, dir.as_bytes(), |_, value| {
+            let (name, _): (Name, EntryTarget) = decode("directory index", value)?;
+            names.insert(name);
+            Ok(true)
+        })?;
+        names.extend(self.entries.keys().filter(|(parent, _)| *parent == dir).map(|(_, name)| name.clone()));
+        let mut live = Vec::new();
+        for name in names {
+            if self.target(dir, &name)?.is_some() {
+                live.push(name);
+            }
+        }
+        Ok(live)
+    }
+
+    /// Tells whether a directory has no entries here. Reads at most as many rows as this change touches, plus one.
+    pub(super) fn is_empty(&mut self, dir: NodeId) -> Result<bool, TreeError> {
+        let touched = |name: &Name| self.entries.contains_key(&(dir, name.clone()));
+        let mut other = false;
+        self.store.each(Space::Index, dir.as_bytes(), |_, value| {
+            let (name, _): (Name, EntryTarget) = decode("directory index", value)?;
+            other = !touched(&name);
+            Ok(!other)
+        })?;
+        let own = self.entries.iter().any(|((parent, _), slot)| {
+            *parent == dir && slot.now.as_ref().is_some_and(|e| e.target.is_some())
+        });
+        Ok(!other && !own)
+    }
+
+    /// Tells whether `dir` is `ancestor` or below it. Stops at the root, and at a circle.
+    pub(super) fn is_within(&mut self, dir: NodeId, ancestor: NodeId) -> Result<bool, TreeError> {
+        let mut at = dir;
+        let mut seen = std::collections::BTreeSet::new();
+        loop {
+            if at == ancestor {
+                return Ok(true);
+            }
+            if at == NodeId::ROOT || !seen.insert(at) {
+                return Ok(false);
+            }
+            match self.node(at)? {
+                Some(node) => at = node.parent,
+                None => return Ok(false),
+            }
+        }
+    }
+
+    /// Appends a change group to the journal. A group of one record that is being sent anyway is left out.
+    pub(super) fn journal(&mut self, keys: Vec<RecordKey>) {
+        self.groups.push(keys);
+    }
+
+    fn was_dirty(&self, key: &RecordKey) -> bool {
+        match key {
+            RecordKey::Node(id) => self
+                .nodes
+                .get(id)
+                .and_then(|slot| slot.before.as_ref())
+                .is_some_and(|node| node.sync.is_dirty()),
+            RecordKey::Entry { parent, name } => self
+                .entries
+                .get(&(*parent, name.clone()))
+                .and_then(|slot| slot.before.as_ref())
+                .is_some_and(|entry| entry.sync.is_dirty()),
+        }
+    }
+
+    /// Returns what the change does to those who cache the tree.
+    pub(super) fn effects(&mut self) -> Result<Vec<Effect>, TreeError> {
+        let mut effects = Vec::new();
+        let mut entries = Vec::new();
+        for ((parent, name), slot) in &self.entries {
+            let node = |entry: &Option<LocalEntry>| entry.as_ref().and_then(|e| e.target).map(|t| t.node);
+            if node(&slot.before) != node(&slot.now) {
+                entries.push((*parent, name.clone()));
+            }
+        }
+        for (parent, name) in entries {
+            if let Some(parent) = self.node(parent)?.map(|dir| dir.ino) {
+                effects.push(Effect::Entry { parent, name });
+            }
+        }
+        for slot in self.nodes.values() {
+            effects.extend(node_effect(slot));
+        }
+        Ok(effects)
+    }
+
+    /// Returns the keys of all records that this change touches and that have something to send.
+    pub(super) fn dirty_keys(&self) -> Vec<RecordKey> {
+        let nodes = self.nodes.iter().filter(|(_, slot)| {
+            slot.now != slot.before && slot.now.as_ref().is_some_and(|node| is_node_dirty(node))
+        });
+        let entries = self
+            .entries
+            .iter()
+            .filter(|(_, slot)| slot.now != slot.before && slot.now.as_ref().is_some_and(is_entry_dirty));
+        let nodes = nodes.map(|(id, _)| RecordKey::Node(*id));
+        nodes
+            .chain(
+                entries.map(|((parent, name), _)| RecordKey::Entry { parent: *parent, name: name.clone() }),
+            )
+            .collect()
+    }
+
+    /// Turns the change into rows. `seq` gives the next sequence number of the journal.
+    pub(super) fn finish(
+        mut self,
+        at: dfs_shared::time::Timestamp,
+        mut seq: impl FnMut() -> u64,
+    ) -> Vec<Write> {
+        let mut writes = std::mem::take(&mut self.extra);
+        for keys in std::mem::take(&mut self.groups) {
+            if keys.len() == 1 && self.was_dirty(&keys[0]) {
+                continue;
+            }
+            writes.push(Write::put(Space::Journal, &seq().to_be_bytes(), &JournalRow { keys, at }));
+        }
+        for (id, slot) in self.nodes {
+            write_node(&mut writes, id, slot);
+        }
+        for ((parent, name), slot) in self.entries {
+            write_entry(&mut writes, parent, &name, slot);
+        }
+        for (prefix, node) in self.merkle {
+            writes.push(Write::raw(Space::Merkle, &prefix, node));
+        }
+        writes
+    }
+}
+
+/// Tells whether a node's row has something to send, once [`Txn::finish`] has put it in order.
+fn is_node_dirty(node: &LocalNode) -> bool {
+    match &node.sync {
+        SyncState::Clean(_) => false,
+        SyncState::New => node.record.is_some(),
+        SyncState::Changed { base, .. } => node.record.as_ref() != Some(base) || node.dirty_content.is_some(),
+    }
+}
+
+/// Tells whether an entry's row has something to send, once [`Txn::finish`] has put it in order.
+fn is_entry_dirty(entry: &LocalEntry) -> bool {
+    match &entry.sync {
+        SyncState::Clean(_) => false,
+        SyncState::New => entry.target.is_some(),
+        SyncState::Changed { base, .. } => entry.target.is_none_or(|target| target.node != *base),
+    }
+}
+
+fn node_effect(slot: &Slot<LocalNode>) -> Option<Effect> {
+    let before = slot.before.as_ref().filter(|node| node.record.is_some())?;
+    let Some((now, record)) = slot.now.as_ref().and_then(|now| Some((now, now.record.as_ref()?))) else {
+        return Some(Effect::Removed { node: Box::new(before.clone()) });
+    };
+    let old = before.record.as_ref()?;
+    if (old.content, old.size) != (record.content, record.size) {
+        return Some(Effect::Content { node: now.id, ino: now.ino });
+    }
+    let changed = old != record || before.nlink() != now.nlink();
+    changed.then_some(Effect::Attributes { ino: now.ino })
+}
+
+fn write_node(writes: &mut Vec<Write>, id: NodeId, mut slot: Slot<LocalNode>) {
+    if let Some(node) = &mut slot.now {
+        if let SyncState::Changed { revision, base } = &node.sync
+            && node.dirty_content.is_none()
+            && node.record.as_ref() == Some(base)
+        {
+            node.sync = SyncState::Clean(*revision);
+        }
+        if node.record.is_none() && node.sync == SyncState::New {
+            slot.now = None;
+        }
+    }
+    if slot.now == slot.before {
+        return;
+    }
+    writes.push(Write::maybe(Space::Nodes, id.as_bytes(), slot.now.as_ref()));
+    let ino = |node: &Option<LocalNode>| node.as_ref().map(|node| node.ino);
+    if ino(&slot.before) != ino(&slot.now) {
+        if let Some(ino) = ino(&slot.before) {
+            writes.push(Write::remove(Space::Inodes, &keys::inode(ino)));
+        }
+        if let Some(ino) = ino(&slot.now) {
+            writes.push(Write::raw(Space::Inodes, &keys::inode(ino), Some(id.as_bytes().to_vec())));
+        }
+    }
+    if slot.now.as_ref().is_none_or(|node| node.record.is_none()) {
+        writes.push(Write::remove(Space::Opens, id.as_bytes()));
+        writes.push(Write::remove(Space::Manifests, id.as_bytes()));
+    }
+}
+
+/// The nodes that an entry leads to: here, and on the server.
+pub(super) fn entry_nodes(entry: &LocalEntry) -> [Option<NodeId>; 2] {
+    let base = match &entry.sync {
+        SyncState::Changed { base, .. } => Some(*base),
+        SyncState::Clean(_) | SyncState::New => None,
+    };
+    [entry.target.map(|target| target.node), base]
+}
+
+fn write_entry(writes: &mut Vec<Write>, parent: NodeId, name: &Name, mut slot: Slot<LocalEntry>) {
+    if let Some(entry) = &mut slot.now {
+        if let SyncState::Changed { revision, base } = &entry.sync
+            && entry.target.is_some_and(|target| target.node == *base)
+        {
+            entry.sync = SyncState::Clean(*revision);
+        }
+        if entry.target.is_none() && !matches!(entry.sync, SyncState::Changed { .. }) {
+            slot.now = None;
+        }
+    }
+    if slot.now == slot.before {
+        return;
+    }
+    writes.push(Write::maybe(Space::Entries, &keys::entry(parent, name), slot.now.as_ref()));
+    let target = |entry: &Option<LocalEntry>| entry.as_ref().and_then(|entry| entry.target);
+    let (old, new) = (target(&slot.before), target(&slot.now));
+    if old != new {
+        if let Some(old) = old {
+            writes.push(Write::remove(Space::Index, &keys::index(parent, old.cookie)));
+        }
+        if let Some(new) = new {
+            writes.push(Write::put(Space::Index, &keys::index(parent, new.cookie), &(name, new)));
+        }
+    }
+    let names = |entry: &Option<LocalEntry>| {
+        entry
+            .as_ref()
+            .map(entry_nodes)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    let (old, new) = (names(&slot.before), names(&slot.now));
+    for gone in old.difference(&new) {
+        writes.push(Write::remove(Space::Names, &keys::name(*gone, parent, name)));
+    }
+    for come in new.difference(&old) {
+        writes.push(Write::raw(Space::Names, &keys::name(*come, parent, name), Some(Vec::new())));
+    }
+}
+
+/// The base's Merkle tree, as far as this change has it.
+impl NodeStore for Txn<'_> {
+    type Error = TreeError;
+
+    fn get(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, TreeError> {
+        match self.merkle.get(prefix) {
+            Some(node) => Ok(node.clone()),
+            None => Ok(self.store.read_raw(Space::Merkle, prefix)?.map(|bytes| bytes.to_vec())),
+        }
+    }
+
+    fn put(&mut self, prefix: &[u8], node: Vec<u8>) -> Result<(), TreeError> {
+        self.merkle.insert(prefix.to_vec(), Some(node));
+        Ok(())
+    }
+
+    fn remove(&mut self, prefix: &[u8]) -> Result<(), TreeError> {
+        self.merkle.insert(prefix.to_vec(), None);
+        Ok(())
+    }
+}
