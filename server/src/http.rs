@@ -1,17 +1,34 @@
-//! HTTP/1.1, server side, without sockets and clocks (RFC 9110, RFC 9112).
+//! HTTP/1.1, server side, as pure code: bytes in, events and bytes out (RFC 9110, RFC 9112).
+//!
+//! [`Connection`] is the machine, the rest are its values. Nothing here has a socket, a clock or a thread; the engines
+//! have those. Whatever the peer can drive is bounded by [`crate::limits`].
 
+mod chunked;
+mod connection;
+mod date;
+mod encode;
 mod error;
+mod framing;
+mod head;
 mod headers;
 mod method;
+mod output;
 mod request;
 mod response;
 mod status;
 mod target;
 
+pub use connection::{BodyLengthError, Connection, Event};
+pub use date::HttpDate;
+pub use encode::BodyLength;
 pub use error::HttpError;
 pub use headers::Headers;
 pub use method::Method;
+pub use output::Output;
 pub use request::{Request, Version};
 pub use response::{Body, Response, StreamError, StreamItem};
 pub use status::Status;
 pub(crate) use target::percent_decode;
+
+#[cfg(test)]
+mod tests;
