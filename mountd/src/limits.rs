@@ -14,3 +14,14 @@ pub const NUMBERS_RESERVED_AT_ONCE: u64 = 1 << 20;
 pub const LINKS_MAX: u32 = 65_000;
 /// Deepest path that is followed upwards: deeper ones cannot be named by `PATH_MAX` anyway.
 pub const PATH_DEPTH_MAX: usize = 4096;
+
+/// Longest wait for a TCP connection in milliseconds: past it the next server is tried.
+pub const CONNECT_TIMEOUT_MS: u64 = 3_000;
+/// Longest silence inside a request in milliseconds: a server that commits 20,000 changes is done in a tenth of it.
+pub const REQUEST_SILENCE_MS_MAX: u64 = 30_000;
+/// Longest time in milliseconds that sent bytes may stay unacknowledged by the peer's kernel before the connection is dead.
+pub const UNSENT_MS_MAX: u64 = 10_000;
+/// Most idle connections that are kept: commits, queries, two uploads, four downloads.
+pub const IDLE_CONNECTIONS_MAX: usize = 8;
+/// Most bytes of an error's body that are read: codes and messages are short.
+pub const ERROR_BODY_LEN_MAX: usize = 64 * 1024;

@@ -1,0 +1,337 @@
+//! The server over HTTP/1.1: the only user of the HTTP client.
+//!
+//! Several servers of one volume are tried in turn: a request goes to the one that answered last and moves on
+//! when no connection can be made. Requests are safe to repeat, so moving on needs no care.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use dfs_shared::hash::{ChunkHash, ContentId};
+use dfs_shared::ids::{ClientId, VolumeName};
+use dfs_shared::limits::{CHUNK_BATCH_LEN_MAX, MESSAGE_LEN_MAX, QUERY_ITEMS_MAX};
+use dfs_shared::manifest::Manifest;
+use dfs_shared::record::RecordKey;
+use dfs_shared::wire::chunks::{ChunkBody, ChunkHeader};
+use dfs_shared::wire::messages::{
+    ChunksRequest, CommitReply, ContentsReply, ContentsRequest, MerkleReply, MerkleRequest, MissingReply,
+    MissingRequest, RecordsReply, RecordsRequest, RegisterReply, RegisterRequest,
+};
+use dfs_shared::wire::{CHUNKS_CONTENT_TYPE, CONTENT_TYPE, WireError, decode, encode};
+use futures_util::{FutureExt, StreamExt, stream};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE as CONTENT_TYPE_HEADER};
+use reqwest::{Body, Client, Method, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{ChunkStream, FrameStream, Remote, RemoteError, RemoteFuture};
+use crate::limits::{
+    CONNECT_TIMEOUT_MS, ERROR_BODY_LEN_MAX, IDLE_CONNECTIONS_MAX, REQUEST_SILENCE_MS_MAX, UNSENT_MS_MAX,
+};
+
+mod download;
+mod frames;
+#[cfg(test)]
+mod tests;
+
+/// Why a server's address cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    /// The text is no address.
+    #[error("`{text}` is no server: give HOST:PORT or http://HOST:PORT")]
+    Invalid {
+        /// The text.
+        text: String,
+    },
+    /// The address asks for something that is not built in.
+    #[error("`{text}`: https is not built in yet; give http:// or a tunnel's address")]
+    Https {
+        /// The text.
+        text: String,
+    },
+    /// The HTTP client cannot be made.
+    #[error("cannot make the HTTP client")]
+    Client {
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The token has characters that no header can hold.
+    #[error("the token has characters that are not allowed")]
+    Token,
+}
+
+/// A volume on a server that is reached over HTTP.
+#[derive(Debug)]
+pub struct HttpRemote {
+    client: Client,
+    servers: Vec<String>,
+    current: AtomicUsize,
+    volume: VolumeName,
+    token: Option<String>,
+}
+
+/// Turns `host:port` or `http://host:port/` into the base of every URL.
+///
+/// # Errors
+/// [`AddressError`] when the text is no address or asks for TLS.
+pub fn base_url(text: &str) -> Result<String, AddressError> {
+    let invalid = || AddressError::Invalid { text: text.to_owned() };
+    let rest = match text.split_once("://") {
+        Some(("http", rest)) => rest,
+        Some(("https", _)) => return Err(AddressError::Https { text: text.to_owned() }),
+        Some(_) => return Err(invalid()),
+        None => text,
+    };
+    let url = format!("http://{}", rest.trim_end_matches('/'));
+    let parsed = reqwest::Url::parse(&url).map_err(|_| invalid())?;
+    let plain = parsed.host_str().is_some() && parsed.path() == "/" && parsed.query().is_none();
+    if !plain || rest.is_empty() || parsed.username() != "" {
+        return Err(invalid());
+    }
+    Ok(url)
+}
+
+impl HttpRemote {
+    /// Prepares to talk to a volume; connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`AddressError`] when a server's address or the token cannot be used.
+    pub fn new(servers: &[String], volume: VolumeName, token: Option<String>) -> Result<Self, AddressError> {
+        let urls = servers.iter().map(|server| base_url(server)).collect::<Result<Vec<_>, _>>()?;
+        if urls.is_empty() {
+            return Err(AddressError::Invalid { text: String::new() });
+        }
+        if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err(AddressError::Token);
+        }
+        let client = Client::builder()
+            .http1_only()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .tcp_nodelay(true)
+            .tcp_user_timeout(Duration::from_millis(UNSENT_MS_MAX))
+            .connect_timeout(Duration::from_millis(CONNECT_TIMEOUT_MS))
+            .read_timeout(Duration::from_millis(REQUEST_SILENCE_MS_MAX))
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .user_agent(concat!("dfs-mount/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|source| AddressError::Client { source })?;
+        Ok(Self { client, servers: urls, current: AtomicUsize::new(0), volume, token })
+    }
+
+    fn server(&self) -> (usize, &str) {
+        let at = self.current.load(Ordering::Relaxed) % self.servers.len();
+        (at, &self.servers[at])
+    }
+
+    /// Sends a request to the first server that can be reached and returns its successful answer.
+    async fn send(
+        &self,
+        method: Method,
+        route: &str,
+        content_type: &'static str,
+        len: u64,
+        body: impl Fn() -> Body,
+    ) -> Result<Response, RemoteError> {
+        let mut tried = 0;
+        loop {
+            let (at, server) = self.server();
+            let url = format!("{server}/sync/{}/{route}", self.volume);
+            let mut request = self.client.request(method.clone(), url);
+            if method != Method::GET {
+                request = request.header(CONTENT_TYPE_HEADER, content_type).header(CONTENT_LENGTH, len).body(body());
+            }
+            if let Some(token) = &self.token {
+                request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+            }
+            match request.send().await {
+                Ok(response) => return check_status(server, response).await,
+                Err(error) => {
+                    tried += 1;
+                    let next = (at + 1) % self.servers.len();
+                    // Another task may have moved on already; then its choice stands.
+                    let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+                    if tried >= self.servers.len() || !error.is_connect() {
+                        return Err(transport_error(server, error));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn post(&self, route: &str, body: Bytes) -> Result<(String, Response), RemoteError> {
+        let len = body.len() as u64;
+        let response = self.send(Method::POST, route, CONTENT_TYPE, len, || Body::from(body.clone())).await?;
+        Ok((self.server().1.to_owned(), response))
+    }
+
+    async fn ask<Q: Serialize, R: DeserializeOwned>(
+        &self,
+        route: &str,
+        what: &'static str,
+        request: &Q,
+    ) -> Result<R, RemoteError> {
+        let (server, response) = self.post(route, encode(request).into()).await?;
+        decode_answer(&server, what, &collect(&server, response, MESSAGE_LEN_MAX).await?)
+    }
+
+    fn damaged(&self, what: &'static str, why: impl Into<String>) -> RemoteError {
+        RemoteError::Damaged { server: self.server().1.to_owned(), what, why: why.into() }
+    }
+
+    fn same_count(&self, what: &'static str, asked: usize, came: usize) -> Result<(), RemoteError> {
+        if asked == came { Ok(()) } else { Err(self.damaged(what, format!("{asked} asked, {came} came"))) }
+    }
+}
+
+impl Remote for HttpRemote {
+    fn register(&self, request: RegisterRequest) -> RemoteFuture<'_, RegisterReply> {
+        async move { self.ask("register", "registration", &request).await }.boxed()
+    }
+
+    fn commit(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {
+        async move {
+            let (server, response) = self.post("commit", request).await?;
+            decode_answer(&server, "commit reply", &collect(&server, response, MESSAGE_LEN_MAX).await?)
+        }
+        .boxed()
+    }
+
+    fn missing(&self, hashes: Vec<ChunkHash>) -> RemoteFuture<'_, Vec<ChunkHash>> {
+        debug_assert!(hashes.len() <= QUERY_ITEMS_MAX);
+        async move {
+            let reply: MissingReply = self.ask("missing", "list of chunks", &MissingRequest { hashes }).await?;
+            Ok(reply.missing)
+        }
+        .boxed()
+    }
+
+    fn put_chunks(&self, chunks: Vec<(ChunkHash, Bytes)>) -> RemoteFuture<'_, ()> {
+        let mut pieces = Vec::with_capacity(2 * chunks.len());
+        for (hash, bytes) in chunks {
+            let len = u32::try_from(bytes.len()).expect("a chunk is within CHUNK_LEN_MAX");
+            let header = ChunkHeader { hash, body: ChunkBody::Bytes(len) }.encode();
+            pieces.extend([Bytes::copy_from_slice(&header), bytes]);
+        }
+        let len = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        debug_assert!(len <= 2 * CHUNK_BATCH_LEN_MAX as u64);
+        let body = move || Body::wrap_stream(stream::iter(pieces.clone().into_iter().map(Ok::<_, std::io::Error>)));
+        async move {
+            let response = self.send(Method::PUT, "chunks", CHUNKS_CONTENT_TYPE, len, body).await?;
+            collect(self.server().1, response, ERROR_BODY_LEN_MAX).await.map(drop)
+        }
+        .boxed()
+    }
+
+    fn get_chunks(&self, hashes: Vec<ChunkHash>) -> RemoteFuture<'_, ChunkStream> {
+        debug_assert!(hashes.len() <= QUERY_ITEMS_MAX);
+        async move {
+            let request = ChunksRequest { hashes };
+            let (server, response) = self.post("chunks/get", encode(&request).into()).await?;
+            Ok(download::chunks(server, response, request.hashes))
+        }
+        .boxed()
+    }
+
+    fn contents(&self, contents: Vec<ContentId>) -> RemoteFuture<'_, Vec<Option<Manifest>>> {
+        async move {
+            let request = ContentsRequest { contents };
+            let reply: ContentsReply = self.ask("contents", "list of manifests", &request).await?;
+            self.same_count("list of manifests", request.contents.len(), reply.manifests.len())?;
+            for (id, manifest) in request.contents.iter().zip(&reply.manifests) {
+                if manifest.as_ref().is_some_and(|manifest| manifest.id() != *id) {
+                    return Err(self.damaged("manifest", format!("it is not the one of content {id}")));
+                }
+            }
+            Ok(reply.manifests)
+        }
+        .boxed()
+    }
+
+    fn records(&self, keys: Vec<RecordKey>) -> RemoteFuture<'_, RecordsReply> {
+        async move {
+            let request = RecordsRequest { keys };
+            let reply: RecordsReply = self.ask("records", "list of records", &request).await?;
+            self.same_count("list of records", request.keys.len(), reply.records.len())?;
+            Ok(reply)
+        }
+        .boxed()
+    }
+
+    fn merkle(&self, prefixes: Vec<Vec<u8>>) -> RemoteFuture<'_, MerkleReply> {
+        async move {
+            let request = MerkleRequest { prefixes };
+            let reply: MerkleReply = self.ask("merkle", "list of Merkle nodes", &request).await?;
+            self.same_count("list of Merkle nodes", request.prefixes.len(), reply.nodes.len())?;
+            Ok(reply)
+        }
+        .boxed()
+    }
+
+    fn stream(&self, client: ClientId) -> RemoteFuture<'_, FrameStream> {
+        async move {
+            let route = format!("stream?client={client}");
+            let response = self.send(Method::GET, &route, CONTENT_TYPE, 0, Body::default).await?;
+            Ok(frames::frames(self.server().1.to_owned(), response))
+        }
+        .boxed()
+    }
+
+    fn name(&self) -> String {
+        self.server().1.to_owned()
+    }
+}
+
+fn transport_error(server: &str, error: reqwest::Error) -> RemoteError {
+    if error.is_timeout() && !error.is_connect() {
+        return RemoteError::TimedOut { server: server.to_owned(), after_ms: REQUEST_SILENCE_MS_MAX };
+    }
+    RemoteError::Unreachable { server: server.to_owned(), source: Arc::new(error.without_url()) }
+}
+
+/// Reads a whole body of at most `max` bytes.
+async fn collect(server: &str, response: Response, max: usize) -> Result<Bytes, RemoteError> {
+    let mut pieces = response.bytes_stream();
+    let mut body = BytesMut::new();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|error| transport_error(server, error))?;
+        if body.len() + piece.len() > max {
+            let why = format!("it is longer than {max} bytes");
+            return Err(RemoteError::Damaged { server: server.to_owned(), what: "answer", why });
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body.freeze())
+}
+
+fn decode_answer<R: DeserializeOwned>(server: &str, what: &'static str, body: &[u8]) -> Result<R, RemoteError> {
+    decode(body).map_err(|error| match error {
+        WireError::UnknownVersion { .. } => RemoteError::VersionMismatch { message: error.to_string() },
+        WireError::NotAMessage
+        | WireError::TooLong { .. }
+        | WireError::Damaged { .. }
+        | WireError::TrailingBytes { .. } => {
+            RemoteError::Damaged { server: server.to_owned(), what, why: error.to_string() }
+        }
+    })
+}
+
+/// Lets a successful answer pass and turns any other into an error.
+async fn check_status(server: &str, response: Response) -> Result<Response, RemoteError> {
+    let status = response.status();
+    if status == StatusCode::OK {
+        return Ok(response);
+    }
+    let body = collect(server, response, ERROR_BODY_LEN_MAX).await.unwrap_or_default();
+    let parsed: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let field = |name: &str| parsed["error"][name].as_str().map(str::to_owned);
+    let code = field("code").unwrap_or_else(|| "unknown".to_owned());
+    let message = field("message").unwrap_or_else(|| String::from_utf8_lossy(&body).trim().to_owned());
+    Err(match code.as_str() {
+        "volume_not_found" => RemoteError::VolumeNotFound { message },
+        "unknown_version" => RemoteError::VersionMismatch { message },
+        _ => RemoteError::Refused { status: status.as_u16(), code, message },
+    })
+}
