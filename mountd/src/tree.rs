@@ -334,3 +334,6 @@ impl Tree {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,12 @@ pub(super) fn inode(ino: Ino) -> [u8; 8] {
     ino.0.to_be_bytes()
 }
 
+/// Length of the prefix and the prefix: a node of the Merkle tree. The root's key is one byte, as the store takes no empty key.
+pub(super) fn merkle(prefix: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(prefix.len()).expect("a prefix has at most 64 nibbles");
+    [&[len], prefix].concat()
+}
+
 /// Takes directory and name off the end of a `name` key.
 pub(super) fn parse_name(key: &[u8]) -> Option<(NodeId, Name)> {
     let (_, rest) = key.split_first_chunk::<16>()?;

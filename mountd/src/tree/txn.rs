@@ -391,7 +391,7 @@ impl<'a> Txn<'a> {
             write_entry(&mut writes, parent, &name, slot);
         }
         for (prefix, node) in self.merkle {
-            writes.push(Write::raw(Space::Merkle, &prefix, node));
+            writes.push(Write::raw(Space::Merkle, &keys::merkle(&prefix), node));
         }
         writes
     }
@@ -518,7 +518,9 @@ impl NodeStore for Txn<'_> {
     fn get(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, TreeError> {
         match self.merkle.get(prefix) {
             Some(node) => Ok(node.clone()),
-            None => Ok(self.store.read_raw(Space::Merkle, prefix)?.map(|bytes| bytes.to_vec())),
+            None => {
+                Ok(self.store.read_raw(Space::Merkle, &keys::merkle(prefix))?.map(|bytes| bytes.to_vec()))
+            }
         }
     }
 
