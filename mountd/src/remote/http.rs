@@ -141,7 +141,10 @@ impl HttpRemote {
             let url = format!("{server}/sync/{}/{route}", self.volume);
             let mut request = self.client.request(method.clone(), url);
             if method != Method::GET {
-                request = request.header(CONTENT_TYPE_HEADER, content_type).header(CONTENT_LENGTH, len).body(body());
+                request = request
+                    .header(CONTENT_TYPE_HEADER, content_type)
+                    .header(CONTENT_LENGTH, len)
+                    .body(body());
             }
             if let Some(token) = &self.token {
                 request = request.header(AUTHORIZATION, format!("Bearer {token}"));
@@ -202,7 +205,8 @@ impl Remote for HttpRemote {
     fn missing(&self, hashes: Vec<ChunkHash>) -> RemoteFuture<'_, Vec<ChunkHash>> {
         debug_assert!(hashes.len() <= QUERY_ITEMS_MAX);
         async move {
-            let reply: MissingReply = self.ask("missing", "list of chunks", &MissingRequest { hashes }).await?;
+            let reply: MissingReply =
+                self.ask("missing", "list of chunks", &MissingRequest { hashes }).await?;
             Ok(reply.missing)
         }
         .boxed()
@@ -217,7 +221,8 @@ impl Remote for HttpRemote {
         }
         let len = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
         debug_assert!(len <= 2 * CHUNK_BATCH_LEN_MAX as u64);
-        let body = move || Body::wrap_stream(stream::iter(pieces.clone().into_iter().map(Ok::<_, std::io::Error>)));
+        let body =
+            move || Body::wrap_stream(stream::iter(pieces.clone().into_iter().map(Ok::<_, std::io::Error>)));
         async move {
             let response = self.send(Method::PUT, "chunks", CHUNKS_CONTENT_TYPE, len, body).await?;
             collect(self.server().1, response, ERROR_BODY_LEN_MAX).await.map(drop)
@@ -306,7 +311,11 @@ async fn collect(server: &str, response: Response, max: usize) -> Result<Bytes, 
     Ok(body.freeze())
 }
 
-fn decode_answer<R: DeserializeOwned>(server: &str, what: &'static str, body: &[u8]) -> Result<R, RemoteError> {
+fn decode_answer<R: DeserializeOwned>(
+    server: &str,
+    what: &'static str,
+    body: &[u8],
+) -> Result<R, RemoteError> {
     decode(body).map_err(|error| match error {
         WireError::UnknownVersion { .. } => RemoteError::VersionMismatch { message: error.to_string() },
         WireError::NotAMessage

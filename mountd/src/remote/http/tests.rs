@@ -77,7 +77,10 @@ async fn errors_carry_the_code_and_message_of_the_server() {
     let answer = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let server = serve(answer.into()).await;
     let error = remote(&[server.to_string()]).missing(vec![]).await.expect_err("refused");
-    assert!(matches!(&error, RemoteError::VolumeNotFound { message } if message == "no volume x"), "{error:?}");
+    assert!(
+        matches!(&error, RemoteError::VolumeNotFound { message } if message == "no volume x"),
+        "{error:?}"
+    );
     let answer = "HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy";
     let server = serve(answer.into()).await;
     let error = remote(&[server.to_string()]).missing(vec![]).await.expect_err("refused");
@@ -123,7 +126,11 @@ async fn the_event_stream_ends_with_an_error_and_not_with_silence() {
     let hello = dfs_shared::wire::messages::StreamFrame::Lagged;
     let body = dfs_shared::wire::encode_frame(&hello);
     let server = serve(ok(&body)).await;
-    let frames = remote(&[server.to_string()]).stream(ClientId::new("c").expect("an id")).await.expect("a stream");
+    let frames =
+        remote(&[server.to_string()]).stream(ClientId::new("c").expect("an id")).await.expect("a stream");
     let frames: Vec<_> = frames.collect().await;
-    assert!(matches!(&frames[..], [Ok(frame), Err(RemoteError::Disconnected { .. })] if *frame == hello), "{frames:?}");
+    assert!(
+        matches!(&frames[..], [Ok(frame), Err(RemoteError::Disconnected { .. })] if *frame == hello),
+        "{frames:?}"
+    );
 }

@@ -1,0 +1,369 @@
+//! A server in memory, for tests of the engine: one volume, the commit rules that mounts rely on, and faults.
+//!
+//! Checks base revisions and that contents and chunks are there; the rules of the tree's shape are the real
+//! server's, and the suites that run on it hold them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dfs_shared::hash::{ChunkHash, ContentId};
+use dfs_shared::ids::{ClientId, NodeId, VolumeId};
+use dfs_shared::manifest::Manifest;
+use dfs_shared::merkle::{self, MemoryNodes};
+use dfs_shared::record::{ChangeGroup, NodeKind, NodeRecord, Record, RecordKey, Versioned};
+use dfs_shared::revision::Revision;
+use dfs_shared::time::Timestamp;
+use dfs_shared::wire::decode;
+use dfs_shared::wire::messages::{
+    CommitReply, CommitRequest, Committed, CurrentRecord, GroupOutcome, MerkleReply, RecordsReply, Refusal,
+    RegisterReply, RegisterRequest, SmallChunk, StreamFrame,
+};
+use futures_util::{FutureExt, StreamExt, stream};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::{ChunkStream, FrameStream, Remote, RemoteError, RemoteFuture};
+
+/// The server. Clones are the same server.
+#[derive(Debug, Clone)]
+pub struct MemoryRemote {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    volume: VolumeId,
+    revision: Revision,
+    records: BTreeMap<RecordKey, Versioned>,
+    nodes: MemoryNodes,
+    chunks: HashMap<ChunkHash, Bytes>,
+    corrupt: HashSet<ChunkHash>,
+    contents: HashMap<ContentId, Manifest>,
+    replies: HashMap<ClientId, (u64, CommitReply)>,
+    streams: Vec<mpsc::UnboundedSender<Result<StreamFrame, RemoteError>>>,
+    clients: u64,
+    online: bool,
+    swallow_replies: u32,
+    commits: u64,
+}
+
+impl Default for MemoryRemote {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryRemote {
+    /// Makes a volume that holds only its root directory.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut state = State {
+            volume: VolumeId::generate(),
+            revision: Revision::ZERO,
+            records: BTreeMap::new(),
+            nodes: MemoryNodes::default(),
+            chunks: HashMap::new(),
+            corrupt: HashSet::new(),
+            contents: HashMap::new(),
+            replies: HashMap::new(),
+            streams: Vec::new(),
+            clients: 0,
+            online: true,
+            swallow_replies: 0,
+            commits: 0,
+        };
+        let root = Record::Node(root());
+        state.write(vec![(root.key(), Some(root))]);
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Makes the server reachable or not. Going away breaks the streams.
+    pub fn set_online(&self, online: bool) {
+        let mut state = self.state.lock();
+        state.online = online;
+        if !online {
+            for stream in std::mem::take(&mut state.streams) {
+                let _ = stream.send(Err(unreachable()));
+            }
+        }
+    }
+
+    /// Makes the server do the next `count` commits without answering.
+    pub fn swallow_replies(&self, count: u32) {
+        self.state.lock().swallow_replies = count;
+    }
+
+    /// Makes the server find the chunk damaged.
+    pub fn corrupt_chunk(&self, hash: ChunkHash) {
+        self.state.lock().corrupt.insert(hash);
+    }
+
+    /// Forgets a chunk, as a server does that was restored from an older backup.
+    pub fn forget_chunk(&self, hash: ChunkHash) {
+        self.state.lock().chunks.remove(&hash);
+    }
+
+    /// Returns how many commit requests arrived, repeated ones included.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.state.lock().commits
+    }
+
+    /// Returns all records.
+    #[must_use]
+    pub fn all_records(&self) -> BTreeMap<RecordKey, Versioned> {
+        self.state.lock().records.clone()
+    }
+
+    /// Returns the bytes of a content, if all its chunks are here.
+    #[must_use]
+    pub fn content(&self, id: ContentId) -> Option<Vec<u8>> {
+        let state = self.state.lock();
+        let mut bytes = Vec::new();
+        for chunk in &state.contents.get(&id)?.chunks {
+            match chunk.hash.is_hole() {
+                true => bytes.resize(bytes.len() + usize::try_from(chunk.len).ok()?, 0),
+                false => bytes.extend_from_slice(state.chunks.get(&chunk.hash)?),
+            }
+        }
+        Some(bytes)
+    }
+
+    fn online(&self) -> Result<parking_lot::MutexGuard<'_, State>, RemoteError> {
+        let state = self.state.lock();
+        if state.online { Ok(state) } else { Err(unreachable()) }
+    }
+
+    fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut State) -> Result<T, RemoteError> + Send + 'static,
+    ) -> RemoteFuture<'_, T> {
+        async move { work(&mut *self.online()?) }.boxed()
+    }
+}
+
+fn unreachable() -> RemoteError {
+    RemoteError::Unreachable {
+        server: "memory".to_owned(),
+        source: Arc::new(std::io::Error::other("switched off")),
+    }
+}
+
+fn root() -> NodeRecord {
+    let at = Timestamp::default();
+    NodeRecord {
+        id: NodeId::ROOT,
+        kind: NodeKind::Directory,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        atime: at,
+        mtime: at,
+        ctime: at,
+        crtime: at,
+        size: 0,
+        content: None,
+        rdev: 0,
+        target: Vec::new(),
+        xattrs: BTreeMap::new(),
+    }
+}
+
+impl State {
+    fn root(&self) -> dfs_shared::hash::MerkleHash {
+        merkle::root(&self.nodes).expect("memory does not fail")
+    }
+
+    fn current(&self, key: &RecordKey) -> CurrentRecord {
+        CurrentRecord { key: key.clone(), value: self.records.get(key).cloned() }
+    }
+
+    /// Makes the records true under the next revision.
+    fn write(&mut self, changes: Vec<(RecordKey, Option<Record>)>) -> Vec<CurrentRecord> {
+        self.revision = self.revision.next();
+        let mut hashes = Vec::new();
+        for (key, record) in changes {
+            let value = record.map(|record| Versioned { revision: self.revision, record });
+            hashes.push((key.clone(), value.as_ref().map(|value| merkle::record_hash(&key, value))));
+            match value {
+                Some(value) => self.records.insert(key, value),
+                None => self.records.remove(&key),
+            };
+        }
+        let current = hashes.iter().map(|(key, _)| self.current(key)).collect();
+        merkle::apply(&mut self.nodes, hashes).expect("memory does not fail");
+        current
+    }
+
+    fn refusal(&self, group: &ChangeGroup, written: &BTreeMap<RecordKey, Option<Record>>) -> Option<Refusal> {
+        for change in &group.changes {
+            let found = self.records.get(&change.key).map(|value| value.revision);
+            if found != change.base || written.contains_key(&change.key) {
+                return Some(Refusal::BaseChanged { key: change.key.clone() });
+            }
+            let Some(Record::Node(NodeRecord { content: Some(content), .. })) = &change.value else {
+                continue;
+            };
+            let Some(manifest) = self.contents.get(content) else {
+                return Some(Refusal::ContentMissing { contents: vec![*content] });
+            };
+            let chunks = manifest.chunks.iter().map(|chunk| chunk.hash).filter(|hash| !hash.is_hole());
+            let hashes: Vec<_> = chunks.filter(|hash| !self.chunks.contains_key(hash)).collect();
+            if !hashes.is_empty() {
+                return Some(Refusal::ChunksMissing { hashes });
+            }
+        }
+        None
+    }
+
+    fn commit(&mut self, request: CommitRequest) -> CommitReply {
+        self.commits += 1;
+        if let Some((commit, reply)) = self.replies.get(&request.client) {
+            if *commit == request.commit {
+                return reply.clone();
+            }
+        }
+        for chunk in &request.small_chunks {
+            if ChunkHash::of(&chunk.bytes) == chunk.hash {
+                self.chunks.insert(chunk.hash, chunk.bytes.clone().into());
+            }
+        }
+        let manifests: Vec<_> = request.contents.into_iter().map(|content| content.manifest).collect();
+        self.contents.extend(manifests.iter().map(|manifest| (manifest.id(), manifest.clone())));
+        let mut written = BTreeMap::new();
+        let mut outcomes = Vec::new();
+        for group in request.groups {
+            match self.refusal(&group, &written) {
+                Some(reason) => {
+                    let current = group.changes.iter().map(|change| self.current(&change.key)).collect();
+                    outcomes.push(GroupOutcome::Refused { reason, current });
+                }
+                None => {
+                    written.extend(group.changes.into_iter().map(|change| (change.key, change.value)));
+                    outcomes.push(GroupOutcome::Accepted);
+                }
+            }
+        }
+        if !written.is_empty() {
+            let records = self.write(written.into_iter().collect());
+            let small_chunks = request.small_chunks;
+            self.push(request.client.clone(), request.commit, records, manifests, small_chunks);
+        }
+        let reply = CommitReply { outcomes, revision: self.revision, root: self.root() };
+        self.replies.insert(request.client, (request.commit, reply.clone()));
+        reply
+    }
+
+    fn push(
+        &mut self,
+        client: ClientId,
+        commit: u64,
+        records: Vec<CurrentRecord>,
+        manifests: Vec<Manifest>,
+        small_chunks: Vec<SmallChunk>,
+    ) {
+        let (revision, root) = (self.revision, self.root());
+        let event = Committed { revision, root, client, commit, records, manifests, small_chunks };
+        self.streams.retain(|stream| stream.send(Ok(StreamFrame::Committed(event.clone()))).is_ok());
+    }
+
+    fn chunk(&self, hash: ChunkHash) -> Result<(ChunkHash, Bytes), RemoteError> {
+        match self.chunks.get(&hash) {
+            _ if self.corrupt.contains(&hash) => Err(RemoteError::CorruptChunk { hash }),
+            Some(bytes) => Ok((hash, bytes.clone())),
+            None => Err(RemoteError::AbsentChunk { hash }),
+        }
+    }
+}
+
+impl Remote for MemoryRemote {
+    fn register(&self, request: RegisterRequest) -> RemoteFuture<'_, RegisterReply> {
+        self.call(move |state| {
+            state.clients += 1;
+            let fresh = || ClientId::new(&format!("{}-{}", request.client_name, state.clients));
+            let client = match request.client {
+                Some(client) => client,
+                None => fresh().map_err(|error| RemoteError::Refused {
+                    status: 400,
+                    code: "bad_request".to_owned(),
+                    message: error.to_string(),
+                })?,
+            };
+            let (volume, revision, root) = (state.volume, state.revision, state.root());
+            Ok(RegisterReply { client, volume, revision, root, server_version: "memory".to_owned() })
+        })
+    }
+
+    fn commit(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {
+        self.call(move |state| {
+            let request = decode(&request).map_err(|error| RemoteError::Refused {
+                status: 400,
+                code: "bad_message".to_owned(),
+                message: error.to_string(),
+            })?;
+            let reply = state.commit(request);
+            if state.swallow_replies > 0 {
+                state.swallow_replies -= 1;
+                return Err(RemoteError::Disconnected { server: "memory".to_owned() });
+            }
+            Ok(reply)
+        })
+    }
+
+    fn missing(&self, hashes: Vec<ChunkHash>) -> RemoteFuture<'_, Vec<ChunkHash>> {
+        self.call(move |state| {
+            Ok(hashes.into_iter().filter(|hash| !state.chunks.contains_key(hash)).collect())
+        })
+    }
+
+    fn put_chunks(&self, chunks: Vec<(ChunkHash, Bytes)>) -> RemoteFuture<'_, ()> {
+        self.call(move |state| {
+            state.chunks.extend(chunks);
+            Ok(())
+        })
+    }
+
+    fn get_chunks(&self, hashes: Vec<ChunkHash>) -> RemoteFuture<'_, ChunkStream> {
+        self.call(move |state| {
+            let found: Vec<_> = hashes.into_iter().map(|hash| state.chunk(hash)).collect();
+            Ok(stream::iter(found).boxed())
+        })
+    }
+
+    fn contents(&self, contents: Vec<ContentId>) -> RemoteFuture<'_, Vec<Option<Manifest>>> {
+        self.call(move |state| Ok(contents.iter().map(|id| state.contents.get(id).cloned()).collect()))
+    }
+
+    fn records(&self, keys: Vec<RecordKey>) -> RemoteFuture<'_, RecordsReply> {
+        self.call(move |state| {
+            let records = keys.iter().map(|key| state.current(key)).collect();
+            Ok(RecordsReply { revision: state.revision, records })
+        })
+    }
+
+    fn merkle(&self, prefixes: Vec<Vec<u8>>) -> RemoteFuture<'_, MerkleReply> {
+        self.call(move |state| {
+            let node = |prefix: &Vec<u8>| merkle::node(&state.nodes, prefix).expect("memory does not fail");
+            Ok(MerkleReply { revision: state.revision, nodes: prefixes.iter().map(node).collect() })
+        })
+    }
+
+    fn stream(&self, _client: ClientId) -> RemoteFuture<'_, FrameStream> {
+        self.call(move |state| {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let (volume, revision, root) = (state.volume, state.revision, state.root());
+            let _ = sender.send(Ok(StreamFrame::Hello { volume, revision, root }));
+            state.streams.push(sender);
+            Ok(stream::unfold(receiver, |mut receiver| async {
+                let frame = receiver.recv().await?;
+                Some((frame, receiver))
+            })
+            .boxed())
+        })
+    }
+
+    fn name(&self) -> String {
+        "memory".to_owned()
+    }
+}
