@@ -115,7 +115,8 @@ pub fn run(setup: &Setup, test: impl FnOnce(&mut Cluster) -> Result<()>) {
 
 impl Cluster {
     fn new(setup: &Setup) -> Result<Cluster> {
-        let directory = tempfile::Builder::new().prefix("dfs-").tempdir().context("directory of this test")?;
+        let directory =
+            tempfile::Builder::new().prefix("dfs-").tempdir().context("directory of this test")?;
         std::fs::create_dir(directory.path().join("xdg-run"))?;
         let server = Server::new(directory.path(), setup.server_arguments.clone());
         Ok(Cluster { mounts: Vec::new(), proxies: Vec::new(), server, directory })

@@ -75,9 +75,9 @@ pub fn copy_with_attributes(from: &Path, to: &Path) -> Result<()> {
 fn dependency_sources() -> Result<Vec<PathBuf>> {
     let lock = fs::read_to_string(binaries::workspace().join("Cargo.lock")).context("read Cargo.lock")?;
     let lock: toml::Table = lock.parse().context("parse Cargo.lock")?;
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"))
-    });
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
     let registries = home.context("neither CARGO_HOME nor HOME is set")?.join("registry/src");
     let mut sources = Vec::new();
     for registry in fs::read_dir(&registries).with_context(|| format!("list {}", registries.display()))? {

@@ -21,6 +21,7 @@ pub mod snapshot;
 pub mod source;
 pub mod user;
 pub mod wait;
+pub mod worker;
 
 pub use cluster::{Cluster, Setup, run};
 pub use wait::{eventually, eventually_within};

@@ -42,12 +42,7 @@ impl Log {
     ///
     /// # Errors
     /// Past the deadline, or when all streams ended without such a line; with the log's tail.
-    pub fn wait_for<T>(
-        &self,
-        what: &str,
-        deadline: Duration,
-        find: impl Fn(&str) -> Option<T>,
-    ) -> Result<T> {
+    pub fn wait_for<T>(&self, what: &str, deadline: Duration, find: impl Fn(&str) -> Option<T>) -> Result<T> {
         let start = Instant::now();
         let mut lines = self.lock();
         loop {

@@ -45,7 +45,9 @@ pub fn lacking(need: Need) -> Option<String> {
         Need::Fuse => fuse_lacking(),
         Need::Root => (!is_root()).then(|| String::from("not root")),
         Need::Program(name) => (!has_program(name)).then(|| format!("no program {name}")),
-        Need::PythonSqlite => (!runs("python3", &["-c", "import sqlite3"])).then(|| "no python3 with sqlite3".into()),
+        Need::PythonSqlite => {
+            (!runs("python3", &["-c", "import sqlite3"])).then(|| "no python3 with sqlite3".into())
+        }
         Need::FreePort(port) => std::net::TcpListener::bind(("127.0.0.1", port))
             .err()
             .map(|error| format!("port {port} is not free: {error}")),

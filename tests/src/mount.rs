@@ -43,7 +43,15 @@ impl Mount {
     pub fn new(directory: &Path, name: &str, server: Option<String>) -> Mount {
         let root = directory.join(name);
         let directory = directory.to_owned();
-        Mount { name: name.to_owned(), directory, root, server, arguments: vec![], daemon: None, logs: vec![] }
+        Mount {
+            name: name.to_owned(),
+            directory,
+            root,
+            server,
+            arguments: vec![],
+            daemon: None,
+            logs: vec![],
+        }
     }
 
     /// Starts it and waits for its ready line.

@@ -40,7 +40,8 @@ pub fn xattrs(path: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut all = BTreeMap::new();
     for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let text = CString::new(name).context("attribute name")?;
-        let value = lgetxattr(path, &text).with_context(|| format!("lgetxattr {text:?} {}", path.display()))?;
+        let value =
+            lgetxattr(path, &text).with_context(|| format!("lgetxattr {text:?} {}", path.display()))?;
         all.insert(name.to_vec(), value);
     }
     Ok(all)
@@ -66,7 +67,8 @@ fn lgetxattr(path: &Path, name: &CString) -> Result<Vec<u8>, Errno> {
 /// # Errors
 /// When it is not there or not text.
 pub fn state(path: &Path) -> Result<String> {
-    let value = xattr(path, "user.dfs.state").with_context(|| format!("user.dfs.state of {}", path.display()))?;
+    let value =
+        xattr(path, "user.dfs.state").with_context(|| format!("user.dfs.state of {}", path.display()))?;
     String::from_utf8(value).context("user.dfs.state is text")
 }
 
@@ -83,10 +85,8 @@ pub fn set_xattr(path: &Path, name: &str, value: &[u8], flags: sys::XattrFlags) 
 /// # Errors
 /// What the kernel says.
 pub fn set_times(path: &Path, atime: (i64, u32), mtime: (i64, u32)) -> Result<(), Errno> {
-    let time = |(seconds, nanoseconds): (i64, u32)| sys::Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds.into(),
-    };
+    let time =
+        |(seconds, nanoseconds): (i64, u32)| sys::Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
     let times = sys::Timestamps { last_access: time(atime), last_modification: time(mtime) };
     sys::utimensat(sys::CWD, path, &times, sys::AtFlags::SYMLINK_NOFOLLOW)
 }
@@ -126,7 +126,8 @@ pub fn sync_directory(path: &Path) -> Result<()> {
 /// When it can't be listed.
 pub fn names(path: &Path) -> Result<Vec<Vec<u8>>> {
     let list = std::fs::read_dir(path).with_context(|| format!("list {}", path.display()))?;
-    let mut names = list.map(|entry| Ok(entry?.file_name().as_bytes().to_vec())).collect::<Result<Vec<_>>>()?;
+    let mut names =
+        list.map(|entry| Ok(entry?.file_name().as_bytes().to_vec())).collect::<Result<Vec<_>>>()?;
     names.sort();
     Ok(names)
 }

@@ -149,6 +149,8 @@ pub fn quiet_environment(command: &mut Command) {
     }
     command.env("LC_ALL", "C").env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
     for role in ["AUTHOR", "COMMITTER"] {
-        command.env(format!("GIT_{role}_NAME"), "tester").env(format!("GIT_{role}_EMAIL"), "tester@localhost");
+        command
+            .env(format!("GIT_{role}_NAME"), "tester")
+            .env(format!("GIT_{role}_EMAIL"), "tester@localhost");
     }
 }

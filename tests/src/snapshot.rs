@@ -177,7 +177,8 @@ fn entry(path: &Path, metadata: &Metadata) -> Result<Entry> {
     let kind = kind(metadata);
     let is_directory = kind == "directory";
     let is_device = matches!(kind, "char" | "block");
-    let target = if kind == "symlink" { fs::read_link(path)?.as_os_str().as_bytes().to_vec() } else { vec![] };
+    let target =
+        if kind == "symlink" { fs::read_link(path)?.as_os_str().as_bytes().to_vec() } else { vec![] };
     let digest = if kind == "file" { Some(content_digest(&File::open(path)?)?) } else { None };
     Ok(Entry {
         kind,
@@ -255,5 +256,8 @@ fn describe(path: &[u8], left: &Entry, right: &Entry) -> String {
 }
 
 fn short(digest: Option<[u8; 32]>) -> String {
-    digest.map_or_else(|| String::from("-"), |bytes| format!("{:02x}{:02x}{:02x}…", bytes[0], bytes[1], bytes[2]))
+    digest.map_or_else(
+        || String::from("-"),
+        |bytes| format!("{:02x}{:02x}{:02x}…", bytes[0], bytes[1], bytes[2]),
+    )
 }

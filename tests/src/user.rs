@@ -38,6 +38,8 @@ pub fn rerun_as_ordinary_user(arguments: &[&str]) -> Result<usize> {
     let mut command = Command::new(&test);
     command.args(arguments).current_dir(&home).uid(NOBODY).gid(NOBODY);
     command.env("HOME", &home).env("TMPDIR", &home).env("DFS_TESTS_BIN_DIR", directory.path());
+    // What needs root has run as root already; here it is left out by name.
+    command.env_remove("DFS_TESTS_REQUIRE_ALL").env_remove("DFS_TESTS_SKIP_LOG");
     command.env_remove("XDG_RUNTIME_DIR").env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
     let output = process::output(&mut command, SUITE_DEADLINE);
     unmount_below(&home);
@@ -45,13 +47,24 @@ pub fn rerun_as_ordinary_user(arguments: &[&str]) -> Result<usize> {
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "as an ordinary user: {}\n{said}\n{errors}", output.status);
-    for line in errors.lines().filter(|line| line.starts_with("skipped: ")) {
-        machine::say(&format!("{line} (as an ordinary user)"));
-    }
     let passed = said.split("test result: ok. ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
     let passed: usize = passed.with_context(|| format!("no result line in:\n{said}"))?;
     ensure!(passed > 0, "no test was selected by {arguments:?}");
     Ok(passed)
+}
+
+/// As root runs all tests of this executable but `name`, the one that calls this, as an ordinary user; nothing
+/// otherwise, because then they run as one anyway.
+///
+/// # Errors
+/// When one of them fails.
+pub fn rerun_suite_as_ordinary_user(name: &str) -> Result<()> {
+    let needs = [machine::Need::Fuse, machine::Need::Program("fusermount3")];
+    if !machine::is_root() || machine::skip_for(name, &needs) {
+        return Ok(());
+    }
+    rerun_as_ordinary_user(&["--skip", name])?;
+    Ok(())
 }
 
 /// Lets everybody read and enter a directory.

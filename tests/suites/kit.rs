@@ -17,6 +17,9 @@ use dfs_tests::{chunk_files, eventually_within, http, machine, ops, process, use
 
 const SMALL: AwkwardSizes = AwkwardSizes { sparse_len: 6 << 30, random_len: 100_000, wide_entries: 50 };
 
+/// Something done to a tree that a comparison must find.
+type Change<'c> = &'c dyn Fn(&Path) -> Result<()>;
+
 #[test]
 fn a_copied_awkward_tree_is_equal_and_each_single_change_is_found() -> Result<()> {
     let directory = tempfile::tempdir()?;
@@ -28,7 +31,7 @@ fn a_copied_awkward_tree_is_equal_and_each_single_change_is_found() -> Result<()
     let found = differences(&wanted, &tree_snapshot(&right)?);
     ensure!(found.is_empty(), "{found:#?}");
 
-    let changes: [(&str, &dyn Fn(&Path) -> Result<()>); 9] = [
+    let changes: [(&str, Change); 9] = [
         ("content", &|root| Ok(fs::write(root.join("links/empty twin"), b"x")?)),
         ("mode", &|root| set_mode(&root.join("names/CASE"), 0o600)),
         ("mtime", &|root| Ok(ops::set_times(&root.join("links/dangling"), (0, 0), (9, 9))?)),
@@ -158,7 +161,8 @@ fn a_limited_proxy_takes_the_time_that_the_limit_says() -> Result<()> {
 fn replies_are_taken_apart_with_and_without_chunks() -> Result<()> {
     let plain = http::parse(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")?;
     ensure!(plain.status == 404 && plain.body == b"no", "{plain:?}");
-    let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{\"a\r\n4\r\n\":1}\r\n0\r\n\r\n";
+    let chunked =
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{\"a\r\n4\r\n\":1}\r\n0\r\n\r\n";
     ensure!(http::parse(chunked)?.json()?["a"] == 1, "chunked");
     ensure!(http::parse(&chunked[..60]).is_err(), "cut short");
     Ok(())
@@ -249,5 +253,29 @@ fn tests_can_be_run_as_an_ordinary_user() -> Result<()> {
     }
     let passed = user::rerun_as_ordinary_user(&["--exact", "tests_can_be_run_as_an_ordinary_user"])?;
     ensure!(passed == 1, "{passed} passed");
+    Ok(())
+}
+
+#[test]
+fn a_worker_agrees_with_a_plain_disk_and_notices_what_a_crash_must_not_do() -> Result<()> {
+    use dfs_tests::worker::Worker;
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("work");
+    let mut worker = Worker::new(path.clone(), Random::new(3))?;
+    for _ in 0..400 {
+        worker.step()?;
+    }
+    worker.verify()?;
+    let files = ops::files_below(&path)?;
+    ensure!(files.len() > 5, "only {} files", files.len());
+    let kept = fs::read(&files[0])?;
+    fs::remove_file(&files[0])?;
+    ensure!(worker.verify().is_err(), "a missing file is not noticed");
+    fs::write(&files[0], [&kept[..], b"x"].concat())?;
+    ensure!(worker.verify().is_err(), "a longer file is not noticed");
+    fs::write(&files[0], &kept)?;
+    worker.verify()?;
+    fs::write(path.join("from the dead"), b"x")?;
+    ensure!(worker.verify().is_err(), "an unknown file is not noticed");
     Ok(())
 }

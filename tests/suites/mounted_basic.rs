@@ -190,7 +190,9 @@ fn hard_links_are_one_file_under_several_names() {
         fs::write(at("second"), b"after")?;
         ensure!(fs::read(at("d/third"))? == b"after", "one content");
         cluster.expect_equal_trees()?;
-        eventually("b reads it under its third name", || Ok(fs::read(cluster.b().join("d/third"))? == b"after"))?;
+        eventually("b reads it under its third name", || {
+            Ok(fs::read(cluster.b().join("d/third"))? == b"after")
+        })?;
         fs::remove_file(at("first"))?;
         ensure!(inode("second")?.1 == 2, "two links are left");
         cluster.expect_equal_trees()?;
@@ -405,4 +407,9 @@ fn names_opened_relative_to_a_directory_follow_its_rename() {
         cluster.expect_equal_trees()?;
         Ok(())
     });
+}
+
+#[test]
+fn all_of_this_works_for_an_ordinary_user() -> Result<()> {
+    dfs_tests::user::rerun_suite_as_ordinary_user("all_of_this_works_for_an_ordinary_user")
 }

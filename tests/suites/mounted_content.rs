@@ -82,7 +82,10 @@ fn an_edit_in_the_middle_and_an_insertion_reach_the_other_mount() {
         fs::write(&here, &bytes)?;
         eventually("b reads it", || Ok(fs::read(&there)? == bytes))?;
         bytes[4 * MIB] ^= 1;
-        OpenOptions::new().write(true).open(&here)?.write_all_at(&bytes[4 * MIB..=4 * MIB], 4 * MIB as u64)?;
+        OpenOptions::new()
+            .write(true)
+            .open(&here)?
+            .write_all_at(&bytes[4 * MIB..=4 * MIB], 4 * MIB as u64)?;
         eventually("b reads the edit", || Ok(fs::read(&there)? == bytes))?;
         bytes.insert(5 * MIB, b'!');
         fs::write(&there, &bytes)?;
@@ -300,8 +303,7 @@ impl Mapping {
         use rustix::mm::{MapFlags, ProtFlags, mmap};
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses; nothing else refers to it.
-        let start =
-            unsafe { mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, file, 0) }?;
+        let start = unsafe { mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, file, 0) }?;
         Ok(Mapping { start, length })
     }
 
@@ -373,7 +375,10 @@ fn many_writers_at_once_lose_nothing() {
             writers.push(std::thread::spawn(move || -> Result<()> {
                 fs::create_dir(&directory)?;
                 for index in 0..100 {
-                    fs::write(directory.join(format!("file {index}")), format!("{number}/{index}").repeat(index))?;
+                    fs::write(
+                        directory.join(format!("file {index}")),
+                        format!("{number}/{index}").repeat(index),
+                    )?;
                 }
                 Ok(())
             }));
@@ -407,4 +412,9 @@ fn a_reader_sees_the_old_or_the_new_version_never_a_mix() {
         })?;
         writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))?
     });
+}
+
+#[test]
+fn all_of_this_works_for_an_ordinary_user() -> Result<()> {
+    dfs_tests::user::rerun_suite_as_ordinary_user("all_of_this_works_for_an_ordinary_user")
 }

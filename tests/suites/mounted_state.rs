@@ -175,7 +175,10 @@ fn content_is_fetched_when_it_is_read_and_the_cache_stays_bounded() {
             Ok(kept(&cluster.mounts[1])? < before + (16 + 8) * MIB as u64)
         })?;
         for index in 0..12 {
-            ensure!(fs::read(cluster.b().join(format!("file {index}")))? == bytes(index), "file {index} again");
+            ensure!(
+                fs::read(cluster.b().join(format!("file {index}")))? == bytes(index),
+                "file {index} again"
+            );
         }
         Ok(())
     });

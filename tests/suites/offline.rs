@@ -77,7 +77,11 @@ fn different_changes_on_both_sides_are_all_there_afterwards() {
         ] {
             ensure!(fs::read(b.join(name))? == wanted.as_bytes(), "{name}");
         }
-        ensure!(tree.len() == 9, "{:?}", tree.keys().map(|key| key.escape_ascii().to_string()).collect::<Vec<_>>());
+        ensure!(
+            tree.len() == 9,
+            "{:?}",
+            tree.keys().map(|key| key.escape_ascii().to_string()).collect::<Vec<_>>()
+        );
         Ok(())
     });
 }
@@ -96,7 +100,8 @@ fn a_file_edited_on_both_sides_is_kept_twice() {
         both_are_kept(cluster, &[b"\0edited in a", b"\0edited in b"])?;
         for name in ops::names(&cluster.a().join(directory))? {
             let name = String::from_utf8(name)?;
-            let is_kept = name == "file.bin" || (name.starts_with("file (conflict ") && name.ends_with(").bin"));
+            let is_kept =
+                name == "file.bin" || (name.starts_with("file (conflict ") && name.ends_with(").bin"));
             ensure!(is_kept, "an unexpected name: {name}");
         }
         Ok(())
@@ -175,7 +180,8 @@ fn an_edit_survives_a_deletion_on_the_other_side_in_both_orders() {
         fs::remove_file(cluster.a().join("edited in b"))?;
         restore(cluster);
         eventually("the edits are in both mounts", || {
-            Ok(contents(cluster.a())? == [b"edited", b"edited"] && contents(cluster.b())? == [b"edited", b"edited"])
+            Ok(contents(cluster.a())? == [b"edited", b"edited"]
+                && contents(cluster.b())? == [b"edited", b"edited"])
         })?;
         cluster.expect_equal_trees()?;
         Ok(())

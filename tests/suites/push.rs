@@ -21,7 +21,13 @@ fn arrives(cluster: &Cluster, name: &str, from: usize, to: usize) -> Result<Dura
     arrives_within(cluster, name, from, to, dfs_tests::wait::ARRIVAL_DEADLINE)
 }
 
-fn arrives_within(cluster: &Cluster, name: &str, from: usize, to: usize, deadline: Duration) -> Result<Duration> {
+fn arrives_within(
+    cluster: &Cluster,
+    name: &str,
+    from: usize,
+    to: usize,
+    deadline: Duration,
+) -> Result<Duration> {
     let text = format!("{name} from {from}");
     fs::write(cluster.mounts[from].path(name), &text)?;
     let start = Instant::now();

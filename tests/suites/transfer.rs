@@ -76,7 +76,10 @@ fn a_large_upload_never_delays_a_small_save() {
         fs::write(cluster.a().join("small"), b"quick")?;
         eventually("the small file is in b", || Ok(fs::read(cluster.b().join("small"))? == b"quick"))?;
         let took = start.elapsed();
-        ensure!(!cluster.b().join("large").try_exists()? || !is_whole(cluster)?, "the large one can't be done");
+        ensure!(
+            !cluster.b().join("large").try_exists()? || !is_whole(cluster)?,
+            "the large one can't be done"
+        );
         ensure!(took < Duration::from_secs(3), "it took {took:?}");
         cluster.proxies[0].limit_bytes_per_second(0);
         cluster.expect_equal_trees()?;
