@@ -103,6 +103,19 @@ impl Tree {
         }
     }
 
+    /// Returns the node that the server's entry leads to; `None` when the server has no such entry. Only for
+    /// entries with something to send.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn base_target(&self, parent: NodeId, name: &Name) -> Result<Option<NodeId>, TreeError> {
+        let mut txn = Txn::new(&self.store);
+        Ok(match txn.entry(parent, name)?.map(|entry| &entry.sync) {
+            Some(SyncState::Changed { base, .. }) => Some(*base),
+            Some(SyncState::New | SyncState::Clean(_)) | None => None,
+        })
+    }
+
     /// Gives a file the content that its bytes were hashed to. Returns `false`, having done nothing, if the
     /// file has changed since the change `number`.
     ///
