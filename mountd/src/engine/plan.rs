@@ -2,18 +2,15 @@
 //!
 //! The journal tells which records changed together; the tree tells what each of them is now. From that:
 //!
-//! 1. Journal groups that share a record become one component: a record has one value, so they can only be
-//!    sent together. A new node and its names are one component for the same reason. A directory that a group
-//!    merely touched as a parent (its times) does not join groups; otherwise everything in a directory would
-//!    wait for its slowest file.
+//! 1. Records that belong together become one component, which is sent as one change group: those of one journal
+//!    group, and a node with every entry that leads to it here or led to it on the server. So a save through a
+//!    temporary file is one change, and files of one directory stay apart.
 //! 2. A component waits for another where the server would refuse it otherwise: what is made in a new directory
 //!    waits for that directory; the removal of a directory waits for the removal of what was in it; moves of
 //!    directories keep their order.
 //! 3. Components that wait for each other in a circle become one.
 //! 4. A component that holds content which is not on the server yet stays behind, and so does what waits for it;
 //!    everything else overtakes.
-//!
-//! It leans on one habit of the tree: a group that takes or gives a node a name also names the node's record.
 //!
 //! Invariant: after any prefix of the planned components the server's tree is whole: every entry's directory
 //! and node exist, every node but the root has a name.
@@ -52,6 +49,8 @@ pub enum Want {
         base: Option<Revision>,
         /// The wanted state.
         value: Option<Record>,
+        /// Where an entry leads on the server.
+        base_target: Option<NodeId>,
     },
 }
 
@@ -101,10 +100,9 @@ struct Item<'a> {
     key: &'a RecordKey,
     base: Option<Revision>,
     value: Option<&'a Record>,
+    base_target: Option<NodeId>,
     /// Indexes of the groups that name it, ascending.
     groups: Vec<usize>,
-    /// Those of them that it belongs to; the others only touched it as a parent.
-    owners: Vec<usize>,
 }
 
 impl Item<'_> {
@@ -126,13 +124,15 @@ pub fn plan(input: &Input<'_>) -> Plan {
     let items = collect_items(input);
     let mut plan = Plan { finished: finished(input, &items), ..Plan::default() };
     let node_at = node_items(&items);
-    let (component_of, component_count) = components(input, &items, &node_at);
+    let (component_of, component_count) = components(input, &items);
     let mut blocked = vec![false; component_count];
     let edges = dependencies(input, &items, &node_at, &component_of, &mut blocked);
+    let is_continued = |group: &Pending| group.keys.iter().any(|key| input.continued.contains(key));
+    let continued: Vec<bool> = input.groups.iter().map(is_continued).collect();
     for (item, component) in items.iter().zip(&component_of) {
         let waits = matches!(item.key, RecordKey::Node(node) if input.waiting.contains(node));
-        let stuck = item.owners.iter().any(|group| input.stuck.contains(&input.groups[*group].seq));
-        blocked[*component] |= waits || stuck || input.continued.contains(item.key);
+        let stuck = item.groups.iter().any(|group| input.stuck.contains(&input.groups[*group].seq));
+        blocked[*component] |= waits || stuck || item.groups.iter().any(|group| continued[*group]);
     }
     let mut members = vec![Vec::new(); component_count];
     let mut first_seq = vec![u64::MAX; component_count];
@@ -180,52 +180,21 @@ fn collect_items<'a>(input: &Input<'a>) -> Vec<Item<'a>> {
     let mut items: Vec<Item<'a>> = Vec::new();
     for (group, pending) in input.groups.iter().enumerate() {
         for key in &pending.keys {
-            let Some(Want::Change { base, value }) = input.wants.get(key) else { continue };
+            let Some(Want::Change { base, value, base_target }) = input.wants.get(key) else { continue };
             if base.is_none() && value.is_none() {
                 continue;
             }
             let index = *index_of.entry(key).or_insert_with(|| {
-                let (groups, owners) = (Vec::new(), Vec::new());
-                items.push(Item { key, base: *base, value: value.as_ref(), groups, owners });
+                let (base, value, base_target, groups) = (*base, value.as_ref(), *base_target, Vec::new());
+                items.push(Item { key, base, value, base_target, groups });
                 items.len() - 1
             });
             if items[index].groups.last() != Some(&group) {
                 items[index].groups.push(group);
-                if !touched_as_parent(input, pending, key) {
-                    items[index].owners.push(group);
-                }
             }
         }
     }
-    items.iter_mut().for_each(adopt);
     items
-}
-
-/// Tells whether the group changed something in the directory but not the directory's own place.
-fn touched_as_parent(input: &Input<'_>, pending: &Pending, key: &RecordKey) -> bool {
-    let RecordKey::Node(node) = key else { return false };
-    let mut inside = false;
-    for other in &pending.keys {
-        if let RecordKey::Entry { parent, .. } = other {
-            inside |= parent == node;
-            let target = match input.wants.get(other) {
-                Some(Want::Change { value: Some(Record::Entry(entry)), .. }) => Some(entry.node),
-                _ => None,
-            };
-            if target == Some(*node) {
-                return false;
-            }
-        }
-    }
-    inside
-}
-
-/// Finds an owner for a directory that every group only touched. Its times alone need none; its removal goes
-/// with the last group. A new one that is in no group with its name has no owner: see [`dependencies`].
-fn adopt(item: &mut Item<'_>) {
-    if item.owners.is_empty() && item.value.is_none() {
-        item.owners.extend(item.groups.last());
-    }
 }
 
 fn finished(input: &Input<'_>, items: &[Item<'_>]) -> Vec<u64> {
@@ -245,19 +214,18 @@ fn node_items(items: &[Item<'_>]) -> HashMap<NodeId, usize> {
 }
 
 /// Numbers the components and tells which one each item is in.
-fn components(
-    input: &Input<'_>,
-    items: &[Item<'_>],
-    node_at: &HashMap<NodeId, usize>,
-) -> (Vec<usize>, usize) {
+fn components(input: &Input<'_>, items: &[Item<'_>]) -> (Vec<usize>, usize) {
     let mut sets = Sets::new(input.groups.len() + items.len());
+    let mut place_of: HashMap<NodeId, usize> = HashMap::new();
     for (index, item) in items.iter().enumerate() {
-        for group in &item.owners {
-            sets.join(input.groups.len() + index, *group);
-        }
-        let target = item.entry_target().and_then(|node| node_at.get(&node));
-        if let Some(target) = target.filter(|at| items[**at].is_new()) {
-            sets.join(input.groups.len() + index, input.groups.len() + target);
+        let place = input.groups.len() + index;
+        item.groups.iter().for_each(|group| sets.join(place, *group));
+        let node = match item.key {
+            RecordKey::Node(node) => Some(*node),
+            RecordKey::Entry { .. } => item.entry_target(),
+        };
+        for node in [node, item.base_target].into_iter().flatten() {
+            sets.join(place, *place_of.entry(node).or_insert(place));
         }
     }
     let mut number_of = HashMap::new();
@@ -292,18 +260,18 @@ fn dependencies(
             continue;
         };
         named.insert(target);
-        for node in [*parent, target] {
-            match node_at.get(&node) {
-                Some(at) if items[*at].is_new() => {
-                    edges.insert((component_of[*at], here));
-                }
-                None if is_new(input.wants.get(&RecordKey::Node(node))) => blocked[here] = true,
-                _ => {}
+        let new_elsewhere = |node| is_new(input.wants.get(&RecordKey::Node(node)));
+        match node_at.get(parent) {
+            Some(at) if items[*at].is_new() => {
+                edges.insert((component_of[*at], here));
             }
+            Some(_) => {}
+            None => blocked[here] |= new_elsewhere(*parent),
         }
+        blocked[here] |= !node_at.contains_key(&target) && new_elsewhere(target);
         let is_new_target = node_at.get(&target).is_some_and(|at| items[*at].is_new());
         if input.directories.contains(&target) && !is_new_target {
-            moves.extend(item.owners.iter().map(|group| (*group, here)));
+            moves.extend(item.groups.iter().map(|group| (*group, here)));
         }
     }
     edges.extend(moves.values().zip(moves.values().skip(1)).map(|(first, then)| (*first, *then)));
@@ -315,5 +283,5 @@ fn dependencies(
 }
 
 fn is_new(want: Option<&Want>) -> bool {
-    matches!(want, Some(Want::Change { base: None, value: Some(_) }))
+    matches!(want, Some(Want::Change { base: None, value: Some(_), .. }))
 }

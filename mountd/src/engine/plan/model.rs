@@ -122,9 +122,13 @@ impl Local {
         Self { records, base: server.records.clone(), journal: Vec::new(), next_seq: 1, next_id: 1, clock: 0 }
     }
 
-    fn journal(&mut self, keys: impl IntoIterator<Item = RecordKey>) {
-        self.journal.push(Pending { seq: self.next_seq, keys: keys.into_iter().collect() });
-        self.next_seq += 1;
+    /// Appends a group for what happened to names, and one for each touched node, as the tree does.
+    fn journal(&mut self, keys: impl IntoIterator<Item = RecordKey>, touched: &[NodeId]) {
+        let touched = touched.iter().map(|node| vec![self.touch(*node)]).collect::<Vec<_>>();
+        for keys in [keys.into_iter().collect()].into_iter().chain(touched).filter(|keys| !keys.is_empty()) {
+            self.journal.push(Pending { seq: self.next_seq, keys });
+            self.next_seq += 1;
+        }
     }
 
     fn put(&mut self, record: Record) -> RecordKey {
@@ -190,24 +194,19 @@ impl Local {
         }
         let id = id(self.next_id);
         self.next_id = self.next_id.checked_add(1).expect("small tests");
-        let keys = [
-            self.put(Record::Node(node(id, kind))),
-            self.put(Self::entry(parent, name, id)),
-            self.touch(parent),
-        ];
-        self.journal(keys);
+        let keys = [self.put(Record::Node(node(id, kind))), self.put(Self::entry(parent, name, id))];
+        self.journal(keys, &[parent]);
         Some(id)
     }
 
     pub(super) fn write(&mut self, id: NodeId) {
-        let key = self.touch(id);
-        self.journal([key]);
+        self.journal([], &[id]);
     }
 
     pub(super) fn link(&mut self, id: NodeId, parent: NodeId, name: &Name) {
         if self.lookup(parent, name).is_none() {
-            let keys = [self.put(Self::entry(parent, name, id)), self.touch(id), self.touch(parent)];
-            self.journal(keys);
+            let keys = [self.put(Self::entry(parent, name, id))];
+            self.journal(keys, &[id, parent]);
         }
     }
 
@@ -219,9 +218,9 @@ impl Local {
         }
         keys.push(Self::key(parent, name));
         self.records.remove(&Self::key(parent, name));
-        keys.push(self.touch(id));
         if self.count(|entry| entry.node == id) == 0 {
             self.records.remove(&RecordKey::Node(id));
+            keys.push(RecordKey::Node(id));
         }
         true
     }
@@ -229,8 +228,7 @@ impl Local {
     pub(super) fn remove(&mut self, parent: NodeId, name: &Name) {
         let mut keys = Vec::new();
         if self.drop_name(parent, name, &mut keys) && !keys.is_empty() {
-            keys.push(self.touch(parent));
-            self.journal(keys);
+            self.journal(keys, &[parent]);
         }
     }
 
@@ -262,9 +260,7 @@ impl Local {
         }
         self.records.remove(&Self::key(from.0, from.1));
         keys.extend([Self::key(from.0, from.1), self.put(Self::entry(to.0, to.1, id))]);
-        keys.extend([self.touch(from.0), self.touch(to.0), self.touch(id)]);
-        keys.dedup();
-        self.journal(keys);
+        self.journal(keys, &[id, from.0, to.0]);
     }
 
     pub(super) fn exchange(&mut self, one: (NodeId, &Name), other: (NodeId, &Name)) {
@@ -272,15 +268,8 @@ impl Local {
         if a == b || self.inside(other.0, a) || self.inside(one.0, b) {
             return;
         }
-        let keys = [
-            self.put(Self::entry(one.0, one.1, b)),
-            self.put(Self::entry(other.0, other.1, a)),
-            self.touch(one.0),
-            self.touch(other.0),
-            self.touch(a),
-            self.touch(b),
-        ];
-        self.journal(keys);
+        let keys = [self.put(Self::entry(one.0, one.1, b)), self.put(Self::entry(other.0, other.1, a))];
+        self.journal(keys, &[a, b, one.0, other.0]);
     }
 
     pub(super) fn want(&self, key: &RecordKey) -> Want {
@@ -289,7 +278,14 @@ impl Local {
         match (base, value) {
             (Some((_, base)), Some(value)) if base == value => Want::Clean,
             (None, None) => Want::Clean,
-            _ => Want::Change { base: base.map(|(revision, _)| *revision), value: value.cloned() },
+            _ => Want::Change {
+                base: base.map(|(revision, _)| *revision),
+                value: value.cloned(),
+                base_target: match base {
+                    Some((_, Record::Entry(entry))) => Some(entry.node),
+                    _ => None,
+                },
+            },
         }
     }
 

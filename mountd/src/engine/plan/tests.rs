@@ -43,7 +43,7 @@ fn files_of_one_directory_are_sent_apart_and_one_that_waits_delays_no_other() {
     local.create(ROOT, &name("small"), NodeKind::File).expect("new");
     let plan = local.plan(&BTreeSet::from([big]));
     assert_eq!(plan.send.len(), 2, "the small file, and the directory's times: {plan:#?}");
-    assert_eq!(plan.held, BTreeSet::from([1]));
+    assert_eq!(plan.held, BTreeSet::from([1]), "its creation");
     send(&mut local, &mut server, &plan);
     assert_eq!(local.journal.len(), 1);
     flush(&mut local, &mut server);
