@@ -48,3 +48,5 @@ pub const STREAM_SILENCE_MS_MAX: u64 = 3 * HEARTBEAT_INTERVAL_MS;
 pub const MERKLE_LEAF_RECORDS_MAX: usize = 16;
 /// Most nodes that one walk takes from the other side: more than a volume of 100 million records has.
 pub const MERKLE_WALK_NODES_MAX: usize = 1 << 27;
+/// Longest queue of a listener on the event bus, in events: what waits is in memory.
+pub const EVENT_QUEUE_LEN_MAX: usize = 1 << 20;

@@ -1,0 +1,193 @@
+//! Events of a server.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::hash::{ChunkHash, ContentId};
+use crate::ids::{ClientId, NodeId, VolumeName};
+use crate::name::Name;
+use crate::record::RecordKey;
+use crate::revision::Revision;
+use crate::wire::messages;
+
+/// A commit is durable; carries what is pushed to the mounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The commit with its records.
+    pub commit: Arc<messages::Committed>,
+}
+
+/// A name that was not there leads to a node now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileAdded {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The commit that added it.
+    pub revision: Revision,
+    /// The node.
+    pub node: NodeId,
+    /// The directory.
+    pub parent: NodeId,
+    /// The name in it.
+    pub name: Name,
+}
+
+/// A node has new content or attributes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileModified {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The commit that changed it.
+    pub revision: Revision,
+    /// The node.
+    pub node: NodeId,
+    /// Its length in bytes now.
+    pub size: u64,
+}
+
+/// A name is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileDeleted {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The commit that removed it.
+    pub revision: Revision,
+    /// The node that the name led to.
+    pub node: NodeId,
+    /// The directory.
+    pub parent: NodeId,
+    /// The name in it.
+    pub name: Name,
+}
+
+/// A client began to send a file or a batch of chunks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileUploadStarted {
+    /// The volume.
+    pub volume: VolumeName,
+    /// Who sends, where it is a registered client.
+    pub client: Option<ClientId>,
+    /// Announced length in bytes, if it is known.
+    pub size: Option<u64>,
+}
+
+/// A chunk arrived and is verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileChunkReceived {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The chunk.
+    pub chunk: ChunkHash,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+/// All of a content is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileUploadCompleted {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The content.
+    pub content: ContentId,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// A content, or a batch of chunks, was sent to a client to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileDownloadCompleted {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The content, where a whole one was asked for.
+    pub content: Option<ContentId>,
+    /// Bytes sent.
+    pub size: u64,
+}
+
+/// A client began to send changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncStarted {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The client.
+    pub client: ClientId,
+}
+
+/// A client's changes are dealt with: committed or refused, each with its reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncCompleted {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The client.
+    pub client: ClientId,
+    /// The volume's newest revision.
+    pub revision: Revision,
+    /// Change groups accepted.
+    pub accepted: u64,
+    /// Change groups refused.
+    pub refused: u64,
+}
+
+/// A client's changes could not be dealt with; it will repeat them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncFailed {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The client.
+    pub client: ClientId,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// A client's change was based on a state that is no longer the newest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileConflictDetected {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The client whose change came second.
+    pub client: ClientId,
+    /// The record.
+    pub key: RecordKey,
+}
+
+/// A record over which there was a conflict is committed again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileConflictResolved {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The client that resolved it.
+    pub client: ClientId,
+    /// The record.
+    pub key: RecordKey,
+}
+
+/// The server accepts connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerStarted {
+    /// Where.
+    pub address: SocketAddr,
+}
+
+/// The server takes no new connections and will end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerShuttingDown;
+
+events!(
+    Committed,
+    FileAdded,
+    FileModified,
+    FileDeleted,
+    FileUploadStarted,
+    FileChunkReceived,
+    FileUploadCompleted,
+    FileDownloadCompleted,
+    SyncStarted,
+    SyncCompleted,
+    SyncFailed,
+    FileConflictDetected,
+    FileConflictResolved,
+    ServerStarted,
+    ServerShuttingDown,
+);
