@@ -57,3 +57,19 @@ pub const HTTP_LINGER_TIMEOUT_MS: u64 = 2_000;
 pub const HTTP_HALF_CLOSE_GRACE_MS: u64 = 250;
 /// Pause in milliseconds before the next accept when the process has no file descriptor left.
 pub const HTTP_ACCEPT_PAUSE_MS: u64 = 50;
+/// Replies kept for each client, in commit numbers: more than a mount ever has under way.
+pub const COMMIT_REPLIES_KEPT: u64 = 64;
+/// Records that a refusal reports beyond those of the group: enough to see the conflict, small enough to send.
+pub const REFUSAL_RECORDS_MAX: usize = 256;
+/// Chunks of one upload that are hashed and written at the same time.
+pub const CHUNK_WRITES_MAX: usize = 4;
+/// Largest body of a query in bytes: `QUERY_ITEMS_MAX` keys with the longest names.
+pub const QUERY_LEN_MAX: usize = 8 << 20;
+/// Bytes of chunks that are gathered before they are handed to the connection.
+pub const CHUNK_PIECE_LEN: usize = 256 * 1024;
+/// Pieces of chunks that are read ahead of a peer: with the largest chunk this bounds a download's memory.
+pub const CHUNK_PIECES_MAX: usize = 2;
+/// Frames that wait for one event stream before it counts as too slow.
+pub const STREAM_FRAMES_MAX: usize = 1024;
+/// Bytes of frames that wait for one event stream before it counts as too slow.
+pub const STREAM_BYTES_MAX: usize = 64 << 20;

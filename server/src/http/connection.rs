@@ -131,6 +131,12 @@ impl Connection {
         &mut self.buffer
     }
 
+    /// Tells whether the peer ended its side.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// Returns how many received bytes were not yet made into events.
     #[must_use]
     pub fn buffered(&self) -> usize {
@@ -305,6 +311,12 @@ impl Connection {
         self.sending == Sending::Body(Coding::Skipped)
     }
 
+    /// Tells whether every announced byte of the response's body was encoded.
+    #[must_use]
+    pub fn is_body_full(&self) -> bool {
+        matches!(self.sending, Sending::Body(Coding::Length { left: 0 }) | Sending::Done)
+    }
+
     /// Goes on to the next request; `false` if the connection has to close instead. Both sides of the current exchange
     /// have to be complete.
     pub fn next_cycle(&mut self) -> bool {
@@ -317,6 +329,12 @@ impl Connection {
         self.sending = Sending::Idle;
         self.context = HeadContext::default();
         true
+    }
+
+    /// Tells whether the peer may still be sending, or has sent what was not made into events.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        !self.ended && !(matches!(self.receiving, Receiving::Done) && self.buffer.is_empty())
     }
 
     /// Tells whether the response leaves the connection usable once the request's body was read past.

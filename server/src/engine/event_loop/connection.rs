@@ -1,0 +1,320 @@
+//! One connection as one task: it drives the HTTP machine between its socket and the handler.
+//!
+//! ```text
+//! wait for a head ─► handler (the body is fed to it meanwhile) ─► response ─► read past the rest ─┐
+//!       ▲                                                                                         │
+//!       └──────────────────── keep-alive ─────────────────────────────────────────────────────────┘
+//! ```
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::guard::guarded;
+use super::io_wait::{Gone, Io, ReadEnd};
+use crate::engine::{BodyError, EngineConfig, Handler, RequestBody};
+use crate::http::{Connection, Event, HttpDate, HttpError, Output, Request, Response, Status};
+use crate::limits;
+
+/// A request's body pieces on their way to the handler.
+type Pieces = mpsc::Sender<Result<Bytes, BodyError>>;
+
+/// What a connection holds between the socket and the handler.
+pub(super) struct Session<'a, S> {
+    pub(super) io: Io<S>,
+    pub(super) machine: Connection,
+    pub(super) output: Output,
+    pub(super) config: &'a EngineConfig,
+    date: (u64, HttpDate),
+    peer: SocketAddr,
+}
+
+/// What came instead of a request.
+enum NoRequest {
+    /// Nothing: the connection ends without an answer.
+    Quiet,
+    /// Something that is answered with this, last.
+    Refuse(Response),
+}
+
+/// How a connection came to its last response.
+enum Ending {
+    /// Nothing is left to read.
+    Settled,
+    /// The peer may still be sending.
+    Unread,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin, H: Handler>(
+    stream: S,
+    peer: SocketAddr,
+    handler: &H,
+    config: &EngineConfig,
+    stop: watch::Receiver<bool>,
+) {
+    let mut session = Session {
+        io: Io::new(stream, stop, config.write_timeout),
+        machine: Connection::new(config.body_len_max),
+        output: Output::default(),
+        config,
+        date: (0, HttpDate::from_unix_seconds(0)),
+        peer,
+    };
+    match session.run(handler).await {
+        Ok(Ending::Settled) => session.io.end().await,
+        Ok(Ending::Unread) => session.linger().await,
+        // Dropping the socket is all that is left.
+        Err(Gone) => {}
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
+    async fn run<H: Handler>(&mut self, handler: &H) -> Result<Ending, Gone> {
+        let mut head_wait = self.config.head_timeout;
+        loop {
+            let response = match self.next_request(head_wait).await {
+                Ok(request) => self.handle(handler, request).await,
+                Err(NoRequest::Quiet) => return Ok(Ending::Settled),
+                Err(NoRequest::Refuse(response)) => response,
+            };
+            if self.io.is_stopped().await {
+                self.machine.close_after_response();
+            }
+            self.respond(response).await?;
+            if self.machine.keeps_alive() {
+                self.discard_body().await;
+            }
+            let unread = self.machine.has_unread();
+            if !self.machine.next_cycle() {
+                return Ok(if unread { Ending::Unread } else { Ending::Settled });
+            }
+            head_wait = self.config.idle_timeout;
+        }
+    }
+
+    /// Waits for the next request head; a connection without one for `idle` ends quietly.
+    async fn next_request(&mut self, idle: Duration) -> Result<Request, NoRequest> {
+        let idle_deadline = Instant::now() + idle;
+        let mut head_deadline = None;
+        loop {
+            match self.machine.next_event() {
+                Ok(Event::Request(mut request)) => {
+                    request.peer = Some(self.peer);
+                    return Ok(*request);
+                }
+                Ok(Event::NeedMore) => {}
+                Ok(_) => return Err(NoRequest::Quiet),
+                Err(error) => return Err(NoRequest::Refuse(self.refusal(error))),
+            }
+            let begun = self.machine.has_begun_head();
+            if begun && head_deadline.is_none() {
+                head_deadline = Some(Instant::now() + self.config.head_timeout);
+            }
+            let deadline = head_deadline.unwrap_or(idle_deadline);
+            match self.io.read(Some(self.machine.read_buffer()), Some(deadline), !begun).await {
+                ReadEnd::Data(_) => {}
+                ReadEnd::End => self.machine.receive_end(),
+                ReadEnd::TimedOut if begun => {
+                    let message = "the request head came too slowly";
+                    return Err(NoRequest::Refuse(Response::error(
+                        Status::REQUEST_TIMEOUT,
+                        "head_timeout",
+                        message,
+                    )));
+                }
+                ReadEnd::TimedOut | ReadEnd::Stopped | ReadEnd::Broken => return Err(NoRequest::Quiet),
+            }
+        }
+    }
+
+    fn refusal(&self, error: HttpError) -> Response {
+        tracing::debug!(peer = %self.peer, code = error.code(), "request refused: {error}");
+        Response::error(error.status(), error.code(), &error.to_string())
+    }
+
+    /// Runs the handler; its body is given whole if it is already here, otherwise fed as it comes.
+    async fn handle<H: Handler>(&mut self, handler: &H, request: Request) -> Response {
+        let mut first = None;
+        loop {
+            match self.machine.next_event() {
+                Ok(Event::Body(bytes)) if first.is_none() => first = Some(Ok(bytes)),
+                Ok(Event::Body(bytes)) => {
+                    return self.handle_fed(handler, request, [first, Some(Ok(bytes))]).await;
+                }
+                Ok(Event::NeedMore) => return self.handle_fed(handler, request, [first, None]).await,
+                Ok(_) => {
+                    let bytes = first.and_then(Result::ok).unwrap_or_default();
+                    return guarded(handler.handle(request, RequestBody::whole(bytes))).await;
+                }
+                Err(error) => {
+                    return self.handle_fed(handler, request, [first, Some(Err(body_error(error)))]).await;
+                }
+            }
+        }
+    }
+
+    /// Runs the handler while its body comes; `ahead` is what was already taken from the machine.
+    async fn handle_fed<H: Handler>(
+        &mut self,
+        handler: &H,
+        request: Request,
+        ahead: [Option<Result<Bytes, BodyError>>; 2],
+    ) -> Response {
+        let (pieces, receiver) = mpsc::channel(limits::HTTP_BODY_PIECES_MAX);
+        for piece in ahead.into_iter().flatten() {
+            pieces.try_send(piece).expect("the channel has room for two pieces");
+        }
+        let (wanted, first_pull) = oneshot::channel();
+        let body = RequestBody::pieces(receiver, Some(wanted), request.content_length);
+        let mut response = std::pin::pin!(guarded(handler.handle(request, body)));
+        tokio::select! {
+            biased;
+            response = &mut response => response,
+            () = self.feed(pieces, first_pull) => response.await,
+        }
+    }
+
+    /// Feeds the body to the handler until its end, or until the handler lets go of it. Reads only while the handler
+    /// keeps up. May be dropped at any await: what was not fed stays in the machine or was not wanted.
+    async fn feed(&mut self, pieces: Pieces, first_pull: oneshot::Receiver<()>) {
+        let mut first_pull = Some(first_pull);
+        let mut pace = Pace::new(self.config.body_timeout);
+        loop {
+            let piece = match self.machine.next_event() {
+                Ok(Event::Body(bytes)) => Ok(bytes),
+                Ok(Event::NeedMore) => {
+                    if self.machine.needs_continue() {
+                        let Some(pulled) = first_pull.take() else { return };
+                        if pulled.await.is_err() {
+                            return;
+                        }
+                        self.machine.send_continue(&mut self.output);
+                        // A peer that is gone shows itself at the read below.
+                        let _ = self.io.flush(&mut self.output).await;
+                    }
+                    let Ok(_room) = pieces.reserve().await else { return };
+                    match self.read_body(&mut pace).await {
+                        Ok(()) => continue,
+                        Err(error) => Err(error),
+                    }
+                }
+                Ok(_) => return,
+                Err(error) => Err(body_error(error)),
+            };
+            let failed = piece.is_err();
+            if pieces.send(piece).await.is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    /// Reads once for a body that has to keep its pace.
+    async fn read_body(&mut self, pace: &mut Pace) -> Result<(), BodyError> {
+        let started = Instant::now();
+        match self.io.read(Some(self.machine.read_buffer()), Some(started + pace.budget), false).await {
+            ReadEnd::Data(len) => {
+                pace.advance(len, started.elapsed());
+                Ok(())
+            }
+            ReadEnd::End => {
+                self.machine.receive_end();
+                Ok(())
+            }
+            ReadEnd::TimedOut => {
+                self.machine.close_after_response();
+                Err(BodyError::TimedOut)
+            }
+            ReadEnd::Stopped | ReadEnd::Broken => {
+                self.machine.close_after_response();
+                Err(BodyError::Disconnected)
+            }
+        }
+    }
+
+    /// Reads past the rest of a body that the handler did not want; what can not be read leaves the machine closed.
+    async fn discard_body(&mut self) {
+        let mut pace = Pace::new(self.config.body_timeout);
+        loop {
+            match self.machine.next_event() {
+                Ok(Event::Body(_)) => {}
+                Ok(Event::NeedMore) => {
+                    if self.read_body(&mut pace).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Returns the current date's text, made anew once a second.
+    pub(super) fn date(&mut self) -> HttpDate {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let seconds = since_epoch.as_secs();
+        if self.date.0 != seconds {
+            self.date = (seconds, HttpDate::from_unix_seconds(seconds));
+        }
+        self.date.1
+    }
+
+    /// Ends the connection, but reads past what the peer still sends for a while: closing a socket with unread bytes
+    /// resets it, and a reset can destroy the answer on its way (RFC 9112, 9.6).
+    async fn linger(&mut self) {
+        self.io.end().await;
+        let deadline = Instant::now() + self.config.linger_timeout;
+        let mut scratch = BytesMut::with_capacity(limits::HTTP_READ_LEN);
+        while let ReadEnd::Data(_) = self.io.read(Some(&mut scratch), Some(deadline), true).await {
+            scratch.clear();
+        }
+    }
+}
+
+/// How fast a request body has to come: a minimum of bytes for each timeout spent waiting for it. Time that the
+/// handler takes does not count.
+struct Pace {
+    timeout: Duration,
+    budget: Duration,
+    len: usize,
+}
+
+impl Pace {
+    fn new(timeout: Duration) -> Self {
+        Self { timeout, budget: timeout, len: 0 }
+    }
+
+    fn advance(&mut self, len: usize, waited: Duration) {
+        self.len += len;
+        if self.len >= limits::HTTP_BODY_PROGRESS_LEN_MIN {
+            (self.len, self.budget) = (0, self.timeout);
+        } else {
+            self.budget = self.budget.saturating_sub(waited);
+        }
+    }
+}
+
+/// Returns what a handler learns of a violation inside its body.
+fn body_error(error: HttpError) -> BodyError {
+    match error {
+        HttpError::BodyTooLarge => BodyError::TooLarge,
+        HttpError::CutShort => BodyError::Disconnected,
+        HttpError::RequestLine
+        | HttpError::BareLineEnd
+        | HttpError::Target
+        | HttpError::TargetTooLong
+        | HttpError::Method
+        | HttpError::Version
+        | HttpError::Header
+        | HttpError::HeadersTooLarge
+        | HttpError::Host
+        | HttpError::ContentLength
+        | HttpError::TransferEncoding
+        | HttpError::TransferCoding
+        | HttpError::Chunk
+        | HttpError::Expectation => BodyError::Malformed,
+    }
+}

@@ -1,0 +1,129 @@
+//! Sends a response: what is at hand in one write, streams item by item while watching the peer and the stop signal.
+
+use bytes::Buf;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::time::{Duration, Instant};
+
+use super::connection::Session;
+use super::io_wait::{Gone, ReadEnd};
+use crate::http::{Body, BodyLength, Response, StreamItem};
+use crate::limits;
+
+/// What kind of stream is sent; see [`Body`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Finite,
+    Sized,
+    Events,
+}
+
+/// Why a stream has no next item.
+enum Pause {
+    /// The producer is done.
+    Finished,
+    /// The stream ends as if it were done.
+    Cut,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
+    /// Sends a response to its end. A streamed body whose receiver is dropped here tells its producer to stop.
+    pub(super) async fn respond(&mut self, response: Response) -> Result<(), Gone> {
+        let Response { status, headers, body } = response;
+        let length = match &body {
+            Body::Empty => BodyLength::None,
+            Body::Full(bytes) => BodyLength::Known(bytes.len() as u64),
+            Body::Sized(len, _) => BodyLength::Known(*len),
+            Body::Stream(_) | Body::Events(_) => BodyLength::Unknown,
+        };
+        let date = self.date();
+        self.machine.send_head(status, &headers, length, Some(&date), &mut self.output);
+        match body {
+            Body::Full(bytes) => self.machine.send_data(bytes, &mut self.output).map_err(|_| Gone)?,
+            Body::Empty => {}
+            _ if self.machine.skips_body() => {}
+            Body::Stream(items) => self.stream(items, Kind::Finite).await?,
+            Body::Sized(_, items) => self.stream(items, Kind::Sized).await?,
+            Body::Events(items) => self.stream(items, Kind::Events).await?,
+        }
+        if let Err(error) = self.machine.send_end(&mut self.output) {
+            if !self.machine.skips_body() {
+                tracing::error!("a handler's response broke off: {error}");
+                return Err(Gone);
+            }
+        }
+        self.io.flush(&mut self.output).await
+    }
+
+    /// Sends the items of a stream, each as soon as it is there.
+    async fn stream(&mut self, mut items: Receiver<StreamItem>, kind: Kind) -> Result<(), Gone> {
+        while !self.machine.is_body_full() {
+            while self.output.remaining() < limits::HTTP_READ_LEN {
+                match items.try_recv() {
+                    Ok(item) => self.encode(item)?,
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return Ok(()),
+                }
+            }
+            self.io.flush(&mut self.output).await?;
+            if kind == Kind::Events && self.io.is_stopped().await {
+                self.machine.close_after_response();
+                return Ok(());
+            }
+            match self.next_item(&mut items, kind).await? {
+                Ok(item) => self.encode(item)?,
+                Err(Pause::Finished) => return Ok(()),
+                Err(Pause::Cut) => {
+                    self.machine.close_after_response();
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn encode(&mut self, item: StreamItem) -> Result<(), Gone> {
+        let sent = item.map_err(|error| error.to_string()).and_then(|bytes| {
+            self.machine.send_data(bytes, &mut self.output).map_err(|error| error.to_string())
+        });
+        sent.map_err(|error| {
+            tracing::warn!("response cut: {error}");
+            Gone
+        })
+    }
+
+    /// Waits for the next item, or for a reason to stop: the peer's end or, for events, the server's.
+    ///
+    /// A peer that has ended its side may still read (a half-closed connection looks the same as a closed one until
+    /// something is written), so a finite stream goes on as long as its producer keeps it moving.
+    async fn next_item(
+        &mut self,
+        items: &mut Receiver<StreamItem>,
+        kind: Kind,
+    ) -> Result<Result<StreamItem, Pause>, Gone> {
+        let grace = Duration::from_millis(limits::HTTP_HALF_CLOSE_GRACE_MS);
+        loop {
+            let peer_ended = self.machine.has_ended();
+            let watches = !peer_ended && self.machine.buffered() < limits::HTTP_READ_LEN;
+            let deadline = (peer_ended && kind == Kind::Finite).then(|| Instant::now() + grace);
+            let buffer = if watches { Some(self.machine.read_buffer()) } else { None };
+            let read = tokio::select! {
+                biased;
+                item = items.recv() => return Ok(item.ok_or(Pause::Finished)),
+                read = self.io.read(buffer, deadline, kind == Kind::Events) => read,
+            };
+            match read {
+                ReadEnd::Data(_) => {}
+                ReadEnd::End => {
+                    self.machine.receive_end();
+                    if kind == Kind::Events {
+                        return Ok(Err(Pause::Cut));
+                    }
+                }
+                ReadEnd::Stopped => return Ok(Err(Pause::Cut)),
+                ReadEnd::TimedOut | ReadEnd::Broken => return Err(Gone),
+            }
+        }
+    }
+}
