@@ -97,16 +97,21 @@ impl<E> Queue<E> {
         }
         state.events.push_back(event);
         state.entered += 1;
-        if state.is_worker_waiting {
+        if std::mem::take(&mut state.is_worker_waiting) {
             self.filled.notify_one();
         }
         drop(state);
         u64::from(oldest.is_some())
     }
 
-    /// Takes the next event on the listener's thread; waits for one. `None` when the queue is closed and empty.
+    /// Takes the next event on the listener's thread, which is through with the one before; waits for one.
+    /// `None` when the queue is closed and empty.
     pub(super) fn pop(&self) -> Option<E> {
         let mut state = self.lock();
+        state.handling = None;
+        if state.idle_waiting > 0 {
+            self.idle.notify_all();
+        }
         state.worker = Some(std::thread::current().id());
         while state.events.is_empty() && !state.is_closed {
             state.is_worker_waiting = true;
@@ -115,19 +120,11 @@ impl<E> Queue<E> {
         }
         state.handling = (!state.events.is_empty()).then(|| state.next());
         let event = state.events.pop_front();
-        if state.publishers_waiting > 0 {
-            self.emptied.notify_one();
+        // Publishers are woken in one go at half, so that they and this thread do not take turns for each event.
+        if state.publishers_waiting > 0 && state.events.len() <= self.capacity / 2 {
+            self.emptied.notify_all();
         }
         event
-    }
-
-    /// Notes that the event last popped was handled.
-    pub(super) fn finish(&self) {
-        let mut state = self.lock();
-        state.handling = None;
-        if state.idle_waiting > 0 {
-            self.idle.notify_all();
-        }
     }
 
     /// Waits until everything that is in the queue now has been handled or dropped. Returns at once on

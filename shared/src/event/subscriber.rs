@@ -106,7 +106,6 @@ impl<E: Event> Subscriber<E> {
         let queue = self.queue.as_ref().expect("only listeners with a queue have a thread");
         while let Some(event) = queue.pop() {
             self.handle(&event);
-            queue.finish();
         }
     }
 
