@@ -134,10 +134,10 @@ impl Cluster {
             let name = char::from(b'a' + u8::try_from(index)?).to_string();
             let mut mount = Mount::new(self.directory.path(), &name, Some(format!("127.0.0.1:{port}")));
             mount.arguments.clone_from(&setup.mount_arguments);
-            if !setup.is_unstarted {
-                mount.start()?;
-            }
             self.mounts.push(mount);
+            if !setup.is_unstarted {
+                self.mounts[index].start()?;
+            }
         }
         Ok(())
     }

@@ -35,7 +35,8 @@ enum Token {
     Mark(char),
 }
 
-/// Every source file of the crate in `directory`, which is relative to `workspace`.
+/// Every source file of the crate in `directory`, which is relative to `workspace`, but the files of tests: these may
+/// look anywhere.
 ///
 /// # Errors
 /// When one can't be read.
@@ -43,7 +44,11 @@ pub fn source_files(workspace: &Path, directory: &str) -> Result<Vec<SourceFile>
     let root = workspace.join(directory).join("src");
     let mut files = Vec::new();
     for path in crate::ops::files_below(&root)? {
-        if path.extension().is_none_or(|extension| extension != "rs") {
+        let is_test = path.strip_prefix(&root)?.components().any(|part| {
+            let name = part.as_os_str();
+            name == "tests.rs" || name == "tests"
+        });
+        if is_test || path.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;

@@ -32,6 +32,7 @@ fn refused_with(output: &Output, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+// S1
 #[test]
 fn a_server_that_is_not_there_is_said_and_the_mount_works_all_the_same() {
     run(&Setup::mounts(1).unstarted(), |cluster| {
@@ -138,6 +139,7 @@ fn a_state_directory_in_use_is_refused_with_the_name_of_its_user() {
     });
 }
 
+// S2
 #[test]
 fn a_full_disk_under_the_state_directory_is_enospc_and_goes_on_when_there_is_room() {
     let needs = [Need::Root, Need::Program("mount")];

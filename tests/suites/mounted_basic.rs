@@ -316,6 +316,7 @@ fn a_name_that_was_missing_is_found_once_another_mount_made_it() {
     });
 }
 
+// S1
 #[test]
 fn statfs_tells_sizes_that_can_be_true() {
     on_two_mounts(|cluster| {

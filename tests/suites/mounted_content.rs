@@ -119,6 +119,7 @@ fn fallocate_reserves_punches_and_zeroes() {
     });
 }
 
+// S7
 #[test]
 fn a_fallocate_mode_that_is_not_supported_says_so_and_changes_nothing() {
     on_two_mounts(|cluster| {
@@ -392,6 +393,7 @@ fn many_writers_at_once_lose_nothing() {
     });
 }
 
+// S3
 #[test]
 fn a_reader_sees_the_old_or_the_new_version_never_a_mix() {
     on_two_mounts(|cluster| {

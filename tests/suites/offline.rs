@@ -32,6 +32,7 @@ fn contents(directory: &Path) -> Result<Vec<Vec<u8>>> {
     Ok(contents)
 }
 
+// S6
 #[test]
 fn a_mount_starts_without_a_server_accepts_changes_and_delivers_them_later() {
     run(&Setup::mounts(2).unstarted(), |cluster| {
@@ -49,6 +50,7 @@ fn a_mount_starts_without_a_server_accepts_changes_and_delivers_them_later() {
     });
 }
 
+// S6
 #[test]
 fn different_changes_on_both_sides_are_all_there_afterwards() {
     apart(|cluster| {
@@ -230,6 +232,7 @@ fn crossing_moves_make_no_cycle_and_lose_nothing() {
     });
 }
 
+// S1
 #[test]
 fn reading_what_is_not_here_fails_clearly_and_never_hangs() {
     apart(|cluster| {

@@ -38,6 +38,7 @@ fn arrives_within(
     Ok(start.elapsed())
 }
 
+// S4
 #[test]
 fn changes_are_pushed_within_milliseconds() {
     run(&Setup::mounts(2), |cluster| {
@@ -53,6 +54,7 @@ fn changes_are_pushed_within_milliseconds() {
     });
 }
 
+// S4
 #[test]
 fn an_idle_mount_asks_nothing() {
     through_proxies(|cluster| {
