@@ -32,7 +32,6 @@ fn refused_with(output: &Output, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-// S1
 #[test]
 fn a_server_that_is_not_there_is_said_and_the_mount_works_all_the_same() {
     run(&Setup::mounts(1).unstarted(), |cluster| {
@@ -122,6 +121,7 @@ fn a_dead_mount_is_cleaned_up_by_the_next_start_and_nothing_is_lost() {
     });
 }
 
+// S28
 #[test]
 fn a_state_directory_in_use_is_refused_with_the_name_of_its_user() {
     run(&Setup::mounts(1), |cluster| {
@@ -139,7 +139,7 @@ fn a_state_directory_in_use_is_refused_with_the_name_of_its_user() {
     });
 }
 
-// S2
+// S26
 #[test]
 fn a_full_disk_under_the_state_directory_is_enospc_and_goes_on_when_there_is_room() {
     let needs = [Need::Root, Need::Program("mount")];
@@ -218,6 +218,7 @@ impl Drop for SmallDisk {
     }
 }
 
+// S27
 #[test]
 fn a_corrupt_chunk_on_the_servers_disk_is_never_served_and_named() {
     run(&Setup::mounts(2).unstarted(), |cluster| {

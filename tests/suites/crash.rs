@@ -243,7 +243,7 @@ fn under_fire(kills: u64, mut make: impl FnMut(&Path, &Cluster, Random) -> Resul
     });
 }
 
-// S2
+// S1, S2, S3, S4
 #[test]
 fn killed_at_random_moments_of_file_operations_nothing_acknowledged_is_lost() {
     let kills = scale("DFS_TESTS_KILLS", 30);
@@ -256,7 +256,7 @@ fn killed_at_random_moments_of_file_operations_nothing_acknowledged_is_lost() {
     });
 }
 
-// S2
+// S2, S3, S4
 #[test]
 fn killed_at_random_moments_of_ordinary_programs_nothing_acknowledged_is_lost() {
     let kills = scale("DFS_TESTS_KILLS", 30).div_ceil(3);

@@ -119,7 +119,6 @@ fn fallocate_reserves_punches_and_zeroes() {
     });
 }
 
-// S7
 #[test]
 fn a_fallocate_mode_that_is_not_supported_says_so_and_changes_nothing() {
     on_two_mounts(|cluster| {
@@ -188,6 +187,7 @@ fn copy_file_range_copies_inside_one_file_and_between_two() {
     });
 }
 
+// S19
 #[test]
 fn an_unlinked_file_lives_until_its_last_close() {
     on_two_mounts(|cluster| {
@@ -245,6 +245,7 @@ fn a_file_deleted_in_the_other_mount_stays_readable_where_it_is_open() {
     });
 }
 
+// S11
 #[test]
 fn files_beyond_four_gib_have_exact_sizes_and_places() {
     on_two_mounts(|cluster| {
@@ -269,6 +270,7 @@ fn files_beyond_four_gib_have_exact_sizes_and_places() {
     });
 }
 
+// S24
 #[test]
 fn what_is_written_through_a_shared_mapping_is_read_in_the_other_mount() {
     on_two_mounts(|cluster| {
@@ -393,7 +395,7 @@ fn many_writers_at_once_lose_nothing() {
     });
 }
 
-// S3
+// S7
 #[test]
 fn a_reader_sees_the_old_or_the_new_version_never_a_mix() {
     on_two_mounts(|cluster| {

@@ -15,7 +15,7 @@ use rustix::process::Signal;
 
 const MIB: usize = 1 << 20;
 
-// S8
+// S25
 #[test]
 fn the_state_of_a_file_climbs_from_journaled_to_synced() {
     run(&Setup::mounts(2), |cluster| {
@@ -36,6 +36,7 @@ fn the_state_of_a_file_climbs_from_journaled_to_synced() {
     });
 }
 
+// S5
 #[test]
 fn status_counts_what_is_pending_and_wait_returns_when_nothing_is() {
     run(&Setup::mounts(1), |cluster| {
@@ -74,7 +75,7 @@ fn a_path_inside_the_mount_is_good_enough_for_status_and_wait() {
     });
 }
 
-// S7
+// S4
 #[test]
 fn sigint_and_sigterm_unmount_cleanly_and_say_what_is_pending() {
     run(&Setup::mounts(2), |cluster| {
@@ -148,7 +149,6 @@ fn a_file_held_open_for_writing_reaches_the_other_mount() {
     });
 }
 
-// S5
 #[test]
 fn content_is_fetched_when_it_is_read_and_the_cache_stays_bounded() {
     run(&Setup::mounts(2).unstarted(), |cluster| {
@@ -203,7 +203,6 @@ fn a_deleted_cache_directory_costs_nothing_but_fetching_again() {
     });
 }
 
-// S8
 #[test]
 fn fsync_with_fsync_server_means_the_server_has_it() {
     run(&Setup::mounts(1).mount_arguments(&["--fsync", "server"]), |cluster| {

@@ -32,7 +32,7 @@ fn contents(directory: &Path) -> Result<Vec<Vec<u8>>> {
     Ok(contents)
 }
 
-// S6
+// S12, S14
 #[test]
 fn a_mount_starts_without_a_server_accepts_changes_and_delivers_them_later() {
     run(&Setup::mounts(2).unstarted(), |cluster| {
@@ -50,7 +50,7 @@ fn a_mount_starts_without_a_server_accepts_changes_and_delivers_them_later() {
     });
 }
 
-// S6
+// S14
 #[test]
 fn different_changes_on_both_sides_are_all_there_afterwards() {
     apart(|cluster| {
@@ -88,6 +88,7 @@ fn different_changes_on_both_sides_are_all_there_afterwards() {
     });
 }
 
+// S15
 #[test]
 fn a_file_edited_on_both_sides_is_kept_twice() {
     apart(|cluster| {
@@ -110,6 +111,7 @@ fn a_file_edited_on_both_sides_is_kept_twice() {
     });
 }
 
+// S17
 #[test]
 fn one_name_made_on_both_sides_is_kept_twice() {
     apart(|cluster| {
@@ -152,6 +154,7 @@ fn both_are_kept(cluster: &Cluster, wanted: &[&[u8]]) -> Result<()> {
     Ok(())
 }
 
+// S17
 #[test]
 fn identical_files_made_on_both_sides_become_one() {
     apart(|cluster| {
@@ -168,6 +171,25 @@ fn identical_files_made_on_both_sides_become_one() {
     });
 }
 
+// S17
+#[test]
+fn directories_made_under_one_name_on_both_sides_merge() {
+    apart(|cluster| {
+        cut(cluster);
+        for (mount, name) in [(0, "from a"), (1, "from b")] {
+            fs::create_dir_all(cluster.mounts[mount].path("directory/below"))?;
+            fs::write(cluster.mounts[mount].path("directory/below").join(name), name)?;
+        }
+        restore(cluster);
+        let tree = cluster.expect_equal_trees()?;
+        let names: Vec<String> = tree.keys().map(|name| name.escape_ascii().to_string()).collect();
+        let wanted = ["", "directory", "directory/below", "directory/below/from a", "directory/below/from b"];
+        ensure!(names == wanted, "{names:?}");
+        Ok(())
+    });
+}
+
+// S16
 #[test]
 fn an_edit_survives_a_deletion_on_the_other_side_in_both_orders() {
     apart(|cluster| {
@@ -211,6 +233,7 @@ fn what_is_added_under_a_directory_survives_its_deletion_elsewhere() {
     });
 }
 
+// S18
 #[test]
 fn crossing_moves_make_no_cycle_and_lose_nothing() {
     apart(|cluster| {
@@ -232,7 +255,7 @@ fn crossing_moves_make_no_cycle_and_lose_nothing() {
     });
 }
 
-// S1
+// S13
 #[test]
 fn reading_what_is_not_here_fails_clearly_and_never_hangs() {
     apart(|cluster| {

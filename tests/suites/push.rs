@@ -38,7 +38,7 @@ fn arrives_within(
     Ok(start.elapsed())
 }
 
-// S4
+// S6
 #[test]
 fn changes_are_pushed_within_milliseconds() {
     run(&Setup::mounts(2), |cluster| {
@@ -54,7 +54,7 @@ fn changes_are_pushed_within_milliseconds() {
     });
 }
 
-// S4
+// S6
 #[test]
 fn an_idle_mount_asks_nothing() {
     through_proxies(|cluster| {
@@ -71,6 +71,7 @@ fn an_idle_mount_asks_nothing() {
     });
 }
 
+// S8
 #[test]
 fn a_change_made_while_the_stream_was_cut_arrives_when_it_is_back() {
     through_proxies(|cluster| {
@@ -92,6 +93,7 @@ fn a_change_made_while_the_stream_was_cut_arrives_when_it_is_back() {
     });
 }
 
+// S8
 #[test]
 fn a_stream_cut_again_and_again_loses_no_change() {
     through_proxies(|cluster| {

@@ -11,6 +11,7 @@ use dfs_tests::{Setup, eventually_within, run};
 
 const SETTLE_DEADLINE: Duration = Duration::from_secs(600);
 
+// S9
 #[test]
 fn a_real_source_tree_copied_with_cp_is_equal_in_the_second_mount() {
     let files_min = usize::try_from(machine::scale("DFS_TESTS_REAL_FILES", 3000)).unwrap_or(3000);
@@ -43,6 +44,7 @@ fn a_real_source_tree_copied_with_cp_is_equal_in_the_second_mount() {
     });
 }
 
+// S9, S21
 #[test]
 fn an_awkward_tree_is_equal_in_the_second_mount() {
     run(&Setup::mounts(2).needs(&[Need::Root]), |cluster| {

@@ -47,6 +47,7 @@ fn sigterm_drains_and_exits_with_0_while_mounts_are_connected() {
     });
 }
 
+// S28
 #[test]
 fn a_second_server_on_one_data_directory_is_refused() {
     server_only(|cluster| {
@@ -88,6 +89,7 @@ fn listening_elsewhere_without_tokens_is_refused() {
     });
 }
 
+// S3
 #[test]
 fn a_killed_server_starts_again_with_the_same_root_and_revision() {
     run(&Setup::mounts(1), |cluster| {

@@ -50,6 +50,27 @@ fn one_changed_byte_sends_one_chunk_and_an_insertion_little_more() {
     });
 }
 
+// S11
+#[test]
+fn holes_are_neither_stored_nor_sent() {
+    use std::os::unix::fs::MetadataExt;
+    through_proxies(|cluster| {
+        let (here, there) = (cluster.a().join("sparse"), cluster.b().join("sparse"));
+        let sent = sent_by(cluster, || fixture::write_sparse_file(&here, 3 << 30))?;
+        ensure!(sent < 16 * MIB, "{sent} bytes were sent for 100 KB of data");
+        let before = cluster.proxies[1].passed().down;
+        let digest = |path| dfs_tests::snapshot::content_digest(&fs::File::open(path)?);
+        ensure!(digest(&here)? == digest(&there)?, "the contents differ");
+        let fetched = cluster.proxies[1].passed().down - before;
+        ensure!(fetched < 16 * MIB, "{fetched} bytes were fetched");
+        let stored = dfs_tests::ops::disk_usage(&cluster.mounts[1].state_dir())?
+            + dfs_tests::ops::disk_usage(&cluster.mounts[1].cache_dir()).unwrap_or(0);
+        ensure!(stored < 300 * MIB, "b keeps {stored} bytes");
+        ensure!(fs::metadata(&here)?.blocks() * 512 < 16 * MIB, "a's file is no longer sparse");
+        Ok(())
+    });
+}
+
 #[test]
 fn content_that_the_server_has_is_not_sent_again() {
     through_proxies(|cluster| {
@@ -67,7 +88,7 @@ fn content_that_the_server_has_is_not_sent_again() {
     });
 }
 
-// S3
+// S10
 #[test]
 fn a_large_upload_never_delays_a_small_save() {
     through_proxies(|cluster| {
