@@ -1,0 +1,186 @@
+//! Batches of chunks up and down, frame by frame: never more than a few chunks in memory.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use dfs_shared::limits::QUERY_ITEMS_MAX;
+use dfs_shared::wire::chunks::{CHUNK_HEADER_LEN, ChunkBody, ChunkHeader};
+use dfs_shared::wire::messages::ChunksRequest;
+use dfs_shared::wire::{CHUNKS_CONTENT_TYPE, decode};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::status::{ApiError, answer};
+use super::{Api, volume_of};
+use crate::blocking::{beside, offload};
+use crate::http::{Body, Response, Status, StreamError, StreamItem};
+use crate::limits::{CHUNK_PIECES_MAX, CHUNK_PIECE_LEN, QUERY_LEN_MAX};
+use crate::router::Call;
+use crate::sync::{FoundChunk, SyncError, SyncService};
+
+/// `PUT /sync/{volume}/chunks`: 200 when all chunks of the batch are durable.
+pub(super) async fn put(api: Arc<Api>, call: Call) -> Response {
+    answer(try_put(&api, call).await)
+}
+
+async fn try_put(api: &Api, mut call: Call) -> Result<Response, ApiError> {
+    let volume = volume_of(&call)?;
+    let sync = Arc::clone(&api.sync);
+    offload(move || sync.volume(&volume)).await?;
+    let mut batch = api.sync.upload();
+    let mut frames = Frames::default();
+    while let Some(piece) = call.body.next().await.transpose()? {
+        frames.push(piece);
+        while let Some((header, bytes)) = frames.next()? {
+            batch.put(header.hash, bytes).await?;
+        }
+    }
+    frames.end()?;
+    let stored = batch.finish().await?;
+    Ok(Response::json(Status::OK, format!("{}\n", json!({ "stored": stored }))))
+}
+
+/// Cuts a body that comes in pieces into frames.
+#[derive(Debug, Default)]
+struct Frames {
+    buffer: BytesMut,
+    header: Option<(ChunkHeader, usize)>,
+}
+
+impl Frames {
+    fn push(&mut self, piece: Bytes) {
+        if let Some((_, len)) = self.header {
+            self.buffer.reserve(len.saturating_sub(self.buffer.len()));
+        }
+        self.buffer.extend_from_slice(&piece);
+    }
+
+    /// Takes the next whole frame off the buffer.
+    fn next(&mut self) -> Result<Option<(ChunkHeader, Bytes)>, ApiError> {
+        if self.header.is_none() {
+            let Some(header) = self.buffer.first_chunk::<CHUNK_HEADER_LEN>() else { return Ok(None) };
+            let header = ChunkHeader::decode(header)?;
+            let ChunkBody::Bytes(len) = header.body else {
+                return Err(ApiError::Batch { why: "an upload has no marks in place of bytes" });
+            };
+            self.buffer.advance(CHUNK_HEADER_LEN);
+            self.header = Some((header, len as usize));
+        }
+        match self.header {
+            Some((header, len)) if self.buffer.len() >= len => {
+                self.header = None;
+                Ok(Some((header, self.buffer.split_to(len).freeze())))
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    fn end(&self) -> Result<(), ApiError> {
+        if self.header.is_some() || !self.buffer.is_empty() {
+            return Err(ApiError::Batch { why: "it is cut short inside a chunk" });
+        }
+        Ok(())
+    }
+}
+
+/// `POST /sync/{volume}/chunks/get`: every asked chunk in order.
+pub(super) async fn get(api: Arc<Api>, call: Call) -> Response {
+    answer(try_get(&api, call).await)
+}
+
+async fn try_get(api: &Api, call: Call) -> Result<Response, ApiError> {
+    let volume = volume_of(&call)?;
+    let request: ChunksRequest = decode(&call.body.collect(QUERY_LEN_MAX).await?)?;
+    if request.hashes.len() > QUERY_ITEMS_MAX {
+        let count = request.hashes.len();
+        return Err(SyncError::TooMany { what: "hashes", count, max: QUERY_ITEMS_MAX }.into());
+    }
+    let sync = Arc::clone(&api.sync);
+    offload(move || sync.volume(&volume)).await?;
+    let (pieces, body) = mpsc::channel(CHUNK_PIECES_MAX);
+    let sync = Arc::clone(&api.sync);
+    beside(move || send_chunks(&sync, &request, &pieces));
+    Ok(Response::new(Status::OK).with_header("Content-Type", CHUNKS_CONTENT_TYPE).with_body(Body::Stream(body)))
+}
+
+/// Reads the chunks one after the other, ahead of the peer by [`CHUNK_PIECES_MAX`] pieces.
+fn send_chunks(sync: &SyncService, request: &ChunksRequest, pieces: &mpsc::Sender<StreamItem>) {
+    let mut piece = BytesMut::new();
+    for hash in &request.hashes {
+        let found = match sync.chunk(*hash) {
+            Ok(found) => found,
+            Err(error) => {
+                let reason = crate::report::chain(&error);
+                tracing::error!(chunk = %hash, error = %reason, "cannot read a chunk");
+                let _ = pieces.blocking_send(Err(StreamError { reason }));
+                return;
+            }
+        };
+        let (body, bytes) = match found {
+            FoundChunk::Bytes(bytes) => {
+                let len = u32::try_from(bytes.len()).expect("a stored chunk is within CHUNK_LEN_MAX");
+                (ChunkBody::Bytes(len), bytes)
+            }
+            FoundChunk::Absent => (ChunkBody::Absent, Bytes::new()),
+            FoundChunk::Corrupt => (ChunkBody::Corrupt, Bytes::new()),
+        };
+        piece.extend_from_slice(&ChunkHeader { hash: *hash, body }.encode());
+        piece.extend_from_slice(&bytes);
+        // A failed send means that the peer is gone.
+        if piece.len() >= CHUNK_PIECE_LEN && pieces.blocking_send(Ok(piece.split().freeze())).is_err() {
+            return;
+        }
+    }
+    let _ = pieces.blocking_send(Ok(piece.freeze()));
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_shared::hash::ChunkHash;
+
+    use super::*;
+
+    fn frame(bytes: &[u8]) -> Vec<u8> {
+        let header = ChunkHeader { hash: ChunkHash::of(bytes), body: ChunkBody::Bytes(bytes.len() as u32) };
+        [&header.encode()[..], bytes].concat()
+    }
+
+    #[test]
+    fn frames_are_found_however_the_body_is_split() {
+        let body = [frame(b"one"), frame(&[7; 100]), frame(b"z")].concat();
+        for split in 0..=body.len() {
+            let mut frames = Frames::default();
+            let mut found = Vec::new();
+            for piece in [&body[..split], &body[split..]] {
+                frames.push(Bytes::copy_from_slice(piece));
+                while let Some((header, bytes)) = frames.next().unwrap() {
+                    assert_eq!(ChunkHash::of(&bytes), header.hash);
+                    found.push(bytes.len());
+                }
+            }
+            frames.end().unwrap();
+            assert_eq!(found, [3, 100, 1], "split at {split}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_ends_inside_a_frame_is_refused() {
+        let body = frame(b"one");
+        for len in 1..body.len() {
+            let mut frames = Frames::default();
+            frames.push(Bytes::copy_from_slice(&body[..len]));
+            assert!(frames.next().unwrap().is_none());
+            assert!(frames.end().is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn marks_and_lengths_over_the_limit_are_refused_before_any_byte() {
+        let hash = ChunkHash::of(b"x");
+        for body in [ChunkBody::Absent, ChunkBody::Corrupt, ChunkBody::Bytes(0), ChunkBody::Bytes(u32::MAX - 2)] {
+            let mut frames = Frames::default();
+            frames.push(Bytes::copy_from_slice(&ChunkHeader { hash, body }.encode()));
+            assert!(frames.next().is_err(), "{body:?}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The routes that take one message and answer one.
+
+use std::sync::Arc;
+
+use dfs_shared::ids::VolumeName;
+use dfs_shared::limits::MESSAGE_LEN_MAX;
+use dfs_shared::wire::messages::RegisterRequest;
+use dfs_shared::wire::{CONTENT_TYPE, decode, encode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::status::{ApiError, answer};
+use super::{Api, volume_of};
+use crate::blocking::offload;
+use crate::http::{Response, Status};
+use crate::limits::QUERY_LEN_MAX;
+use crate::router::Call;
+use crate::sync::{SyncError, SyncService};
+
+/// `POST /sync/{volume}/register`
+pub(super) async fn register(api: Arc<Api>, call: Call) -> Response {
+    answer(try_register(&api, call).await)
+}
+
+async fn try_register(api: &Api, call: Call) -> Result<Response, ApiError> {
+    let volume = volume_of(&call)?;
+    let request: RegisterRequest = decode(&call.body.collect(QUERY_LEN_MAX).await?)?;
+    reply(&api.sync.register(&volume, request).await?)
+}
+
+/// `POST /sync/{volume}/commit`
+pub(super) async fn commit(api: Arc<Api>, call: Call) -> Response {
+    answer(try_commit(&api, call).await)
+}
+
+async fn try_commit(api: &Api, call: Call) -> Result<Response, ApiError> {
+    let volume = volume_of(&call)?;
+    let body = call.body.collect(MESSAGE_LEN_MAX).await?;
+    // A large commit takes milliseconds to decode and hash: not on a thread that other connections wait for.
+    let prepared = if body.len() > OFFLOAD_LEN {
+        offload(move || decode(&body).map(SyncService::prepare)).await
+    } else {
+        decode(&body).map(SyncService::prepare)
+    };
+    reply(&api.sync.commit(&volume, prepared??).await?)
+}
+
+/// Bodies up to this many bytes are decoded where they arrived: about 0.1 ms.
+const OFFLOAD_LEN: usize = 64 * 1024;
+
+/// Defines a handler that only reads.
+macro_rules! query {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        pub(super) async fn $name(api: Arc<Api>, call: Call) -> Response {
+            answer(query(&api, call, SyncService::$name).await)
+        }
+    };
+}
+
+query! {
+    /// `POST /sync/{volume}/missing`
+    missing
+}
+query! {
+    /// `POST /sync/{volume}/contents`
+    contents
+}
+query! {
+    /// `POST /sync/{volume}/records`
+    records
+}
+query! {
+    /// `POST /sync/{volume}/merkle`
+    merkle
+}
+
+async fn query<Q, R>(
+    api: &Api,
+    call: Call,
+    work: fn(&SyncService, &VolumeName, &Q) -> Result<R, SyncError>,
+) -> Result<Response, ApiError>
+where
+    Q: DeserializeOwned + Send + 'static,
+    R: Serialize + Send + 'static,
+{
+    let volume = volume_of(&call)?;
+    let request: Q = decode(&call.body.collect(QUERY_LEN_MAX).await?)?;
+    let sync = Arc::clone(&api.sync);
+    offload(move || reply(&work(&sync, &volume, &request)?)).await
+}
+
+/// Encodes an answer.
+fn reply<R: Serialize>(message: &R) -> Result<Response, ApiError> {
+    Ok(Response::full(Status::OK, CONTENT_TYPE, encode(message)))
+}

@@ -1,0 +1,117 @@
+//! The one match from errors to status and code. A code is stable, a message may change.
+
+use dfs_shared::ids::IdError;
+use dfs_shared::wire::WireError;
+use dfs_shared::wire::chunks::ChunkHeaderError;
+
+use crate::chunk_store::ChunkError;
+use crate::engine::BodyError;
+use crate::http::{Response, Status};
+use crate::metadata::MetadataError;
+use crate::report::chain;
+use crate::sync::SyncError;
+
+/// Why a request was not answered with what it asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The path names no possible volume.
+    #[error("bad volume name")]
+    VolumeName {
+        /// What is wrong with it.
+        #[source]
+        source: IdError,
+    },
+    /// The body is no message of the protocol.
+    #[error("bad message")]
+    Message {
+        /// What is wrong with it.
+        #[from]
+        source: WireError,
+    },
+    /// The body could not be read.
+    #[error("cannot read the request's body")]
+    Body {
+        /// Why.
+        #[from]
+        source: BodyError,
+    },
+    /// A chunk's frame is malformed.
+    #[error("bad batch of chunks")]
+    Frame {
+        /// What is wrong with it.
+        #[from]
+        source: ChunkHeaderError,
+    },
+    /// A batch of chunks ends inside a frame, or has a frame without bytes.
+    #[error("bad batch of chunks: {why}")]
+    Batch {
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The sync service refused or failed.
+    #[error(transparent)]
+    Sync(
+        /// Why.
+        #[from]
+        SyncError,
+    ),
+}
+
+/// The status and the stable code of an error.
+#[must_use]
+pub fn status(error: &ApiError) -> (Status, &'static str) {
+    match error {
+        ApiError::VolumeName { .. } => (Status::BAD_REQUEST, "bad_volume_name"),
+        ApiError::Message { source } => match source {
+            WireError::NotAMessage => (Status::BAD_REQUEST, "not_a_message"),
+            WireError::UnknownVersion { .. } => (Status::BAD_REQUEST, "unknown_version"),
+            WireError::TooLong { .. } => (Status::CONTENT_TOO_LARGE, "message_too_long"),
+            WireError::Damaged { .. } | WireError::TrailingBytes { .. } => (Status::BAD_REQUEST, "bad_message"),
+        },
+        ApiError::Body { source } => match source {
+            BodyError::TooLarge => (source.status(), "body_too_large"),
+            BodyError::Malformed => (source.status(), "bad_body"),
+            BodyError::Disconnected => (source.status(), "cut_short"),
+            BodyError::TimedOut => (source.status(), "body_timeout"),
+        },
+        ApiError::Frame { .. } | ApiError::Batch { .. } => (Status::BAD_REQUEST, "bad_chunk_batch"),
+        ApiError::Sync(error) => match error {
+            SyncError::VolumeNotFound { .. } => (Status::NOT_FOUND, "volume_not_found"),
+            SyncError::ClientUnknown { .. } => (Status::NOT_FOUND, "client_not_found"),
+            SyncError::BadRequest { .. } => (Status::BAD_REQUEST, "bad_request"),
+            SyncError::TooMany { .. } => (Status::CONTENT_TOO_LARGE, "too_many"),
+            SyncError::Metadata(error) => match error {
+                MetadataError::DiskFull => (Status::INSUFFICIENT_STORAGE, "disk_full"),
+                MetadataError::Busy { .. } => (Status::SERVICE_UNAVAILABLE, "busy"),
+                MetadataError::Stopped { .. } => (Status::SERVICE_UNAVAILABLE, "stopped"),
+                MetadataError::Database { .. }
+                | MetadataError::Damaged { .. }
+                | MetadataError::SchemaTooNew { .. } => (Status::INTERNAL_SERVER_ERROR, "metadata_failed"),
+            },
+            SyncError::Chunks(error) => match error {
+                ChunkError::HashMismatch { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_mismatch"),
+                ChunkError::DiskFull { .. } => (Status::INSUFFICIENT_STORAGE, "disk_full"),
+                ChunkError::Absent { .. } => (Status::NOT_FOUND, "chunk_not_found"),
+                ChunkError::Corrupt { .. } | ChunkError::Io { .. } => {
+                    (Status::INTERNAL_SERVER_ERROR, "chunk_store_failed")
+                }
+            },
+        },
+    }
+}
+
+/// The response that tells of an error; the server's own failures are also logged.
+#[must_use]
+pub fn response(error: &ApiError) -> Response {
+    let (status, code) = status(error);
+    let message = chain(error);
+    if status.code() >= 500 {
+        tracing::error!(code, error = %message, "a request failed");
+    }
+    Response::error(status, code, &message)
+}
+
+/// Turns a handler's result into its response.
+pub(super) fn answer(result: Result<Response, ApiError>) -> Response {
+    result.unwrap_or_else(|error| response(&error))
+}

@@ -1,0 +1,147 @@
+//! Chunks as files: `chunks/ab/<64 hexadecimal digits>`, where `ab` are the first two digits.
+//!
+//! A chunk is written under `chunks/tmp` and renamed, so a file under its final name is whole unless
+//! power was lost before the sync. What a killed process left under `tmp` is removed at the start.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use dfs_shared::hash::ChunkHash;
+
+use super::{ChunkError, ChunkStore};
+
+/// Chunks in a local directory.
+#[derive(Debug)]
+pub struct DiskStore {
+    root: PathBuf,
+    tmp: PathBuf,
+    /// Any open file of the file system, for `syncfs`.
+    directory: File,
+    tmp_counter: AtomicU64,
+}
+
+impl DiskStore {
+    /// Opens the directory, makes it and its 256 subdirectories if they are missing, and clears `tmp`.
+    ///
+    /// # Errors
+    /// [`ChunkError::DiskFull`] or [`ChunkError::Io`].
+    pub fn open(root: &Path) -> Result<Self, ChunkError> {
+        let tmp = root.join("tmp");
+        let make = |path: &Path| fs::create_dir_all(path).map_err(io_error("make", path));
+        make(&tmp)?;
+        for first in 0..=255_u8 {
+            make(&root.join(format!("{first:02x}")))?;
+        }
+        for left in fs::read_dir(&tmp).map_err(io_error("list", &tmp))? {
+            let path = left.map_err(io_error("list", &tmp))?.path();
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+        let directory = File::open(root).map_err(io_error("open", root))?;
+        Ok(Self { root: root.to_owned(), tmp, directory, tmp_counter: AtomicU64::new(0) })
+    }
+
+    /// Returns the file that holds a chunk.
+    #[must_use]
+    pub fn path(&self, hash: ChunkHash) -> PathBuf {
+        let name = hash.to_string();
+        self.root.join(&name[..2]).join(name)
+    }
+}
+
+impl ChunkStore for DiskStore {
+    fn put(&self, hash: ChunkHash, bytes: &[u8]) -> Result<(), ChunkError> {
+        if ChunkHash::of(bytes) != hash {
+            return Err(ChunkError::HashMismatch { hash });
+        }
+        let tmp = self.tmp.join(self.tmp_counter.fetch_add(1, Ordering::Relaxed).to_string());
+        let path = self.path(hash);
+        let written = File::create(&tmp)
+            .and_then(|mut file| file.write_all(bytes))
+            .map_err(io_error("write", &tmp))
+            .and_then(|()| fs::rename(&tmp, &path).map_err(io_error("rename to", &path)));
+        if written.is_err() {
+            // What cannot be removed now is removed at the next start.
+            let _ = fs::remove_file(&tmp);
+        }
+        written
+    }
+
+    fn sync(&self) -> Result<(), ChunkError> {
+        rustix::fs::syncfs(&self.directory).map_err(|error| io_error("sync", &self.root)(error.into()))
+    }
+
+    fn get(&self, hash: ChunkHash) -> Result<Bytes, ChunkError> {
+        let path = self.path(hash);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => Bytes::from(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ChunkError::Absent { hash }),
+            Err(error) => return Err(io_error("read", &path)(error)),
+        };
+        if ChunkHash::of(&bytes) == hash { Ok(bytes) } else { Err(ChunkError::Corrupt { hash, path }) }
+    }
+}
+
+fn io_error(attempted: &'static str, path: &Path) -> impl Fn(io::Error) -> ChunkError {
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ChunkError::DiskFull { path: path.to_owned() },
+        _ => ChunkError::Io { attempted, path: path.to_owned(), source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, DiskStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DiskStore::open(dir.path()).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn a_chunk_comes_back_after_reopening() {
+        let (dir, store) = store();
+        let hash = ChunkHash::of(b"bytes");
+        store.put(hash, b"bytes").unwrap();
+        store.put(hash, b"bytes").unwrap();
+        store.sync().unwrap();
+        drop(store);
+        assert_eq!(DiskStore::open(dir.path()).unwrap().get(hash).unwrap(), &b"bytes"[..]);
+    }
+
+    #[test]
+    fn bytes_under_a_wrong_name_are_refused_and_leave_nothing() {
+        let (dir, store) = store();
+        let hash = ChunkHash::of(b"other");
+        assert!(matches!(store.put(hash, b"bytes"), Err(ChunkError::HashMismatch { .. })));
+        assert!(matches!(store.get(hash), Err(ChunkError::Absent { .. })));
+        assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_damaged_chunk_is_never_served_and_a_new_put_mends_it() {
+        let (_dir, store) = store();
+        let hash = ChunkHash::of(b"bytes");
+        store.put(hash, b"bytes").unwrap();
+        for damage in [&b"bytez"[..], b"byte", b"", b"bytes and more"] {
+            fs::write(store.path(hash), damage).unwrap();
+            let error = store.get(hash).expect_err("damaged");
+            assert!(error.to_string().contains(&hash.to_string()), "{error}");
+            assert!(error.to_string().contains(store.path(hash).to_str().unwrap()), "{error}");
+        }
+        store.put(hash, b"bytes").unwrap();
+        assert_eq!(store.get(hash).unwrap(), &b"bytes"[..]);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_behind_is_cleared() {
+        let (dir, store) = store();
+        drop(store);
+        fs::write(dir.path().join("tmp/7"), b"half").unwrap();
+        DiskStore::open(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+    }
+}

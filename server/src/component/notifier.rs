@@ -1,0 +1,203 @@
+//! Pushes commits to the event streams.
+//!
+//! Each stream has a bounded queue of frames; a frame is encoded once and shared by all. Publishing
+//! never waits: a stream whose queue is full is cut and told so, and its mount reconciles.
+//! Invariant: a subscription sees every commit from its beginning to its end, in order, without a gap.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use dfs_shared::ids::VolumeName;
+use dfs_shared::revision::Revision;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::limits::{STREAM_BYTES_MAX, STREAM_FRAMES_MAX};
+use crate::sync::CommitEvent;
+
+/// The open event streams of all volumes.
+#[derive(Debug, Default)]
+pub struct Notifier {
+    volumes: Mutex<HashMap<VolumeName, Vec<Subscriber>>>,
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    frames: mpsc::Sender<(Revision, Bytes)>,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting_bytes: AtomicUsize,
+    lagged: AtomicBool,
+}
+
+/// One stream's end of its queue. Dropping it unsubscribes.
+#[derive(Debug)]
+pub struct Subscription {
+    frames: mpsc::Receiver<(Revision, Bytes)>,
+    state: Arc<State>,
+}
+
+/// What a subscription brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pushed {
+    /// A commit.
+    Commit {
+        /// Its revision.
+        revision: Revision,
+        /// The encoded frame.
+        frame: Bytes,
+    },
+    /// The queue was full and frames were dropped; nothing follows.
+    Lagged,
+}
+
+impl Notifier {
+    /// Subscribes to the commits of a volume from now on.
+    #[must_use]
+    pub fn subscribe(&self, volume: &VolumeName) -> Subscription {
+        let (sender, frames) = mpsc::channel(STREAM_FRAMES_MAX);
+        let state = Arc::<State>::default();
+        let subscriber = Subscriber { frames: sender, state: Arc::clone(&state) };
+        self.volumes.lock().entry(volume.clone()).or_default().push(subscriber);
+        Subscription { frames, state }
+    }
+
+    /// Returns how many streams are open.
+    #[must_use]
+    pub fn subscribers(&self) -> usize {
+        let volumes = self.volumes.lock();
+        volumes.values().flatten().filter(|subscriber| !subscriber.frames.is_closed()).count()
+    }
+
+    /// Queues a commit for every stream of its volume.
+    pub fn on_commit(&self, event: &CommitEvent) {
+        let Some(frame) = &event.frame else { return };
+        let mut volumes = self.volumes.lock();
+        let Some(subscribers) = volumes.get_mut(&event.volume) else { return };
+        subscribers.retain(|subscriber| subscriber.push(event.revision, frame));
+        if subscribers.is_empty() {
+            volumes.remove(&event.volume);
+        }
+    }
+}
+
+impl Subscriber {
+    /// Queues a frame; `false` when the stream is gone or too slow.
+    fn push(&self, revision: Revision, frame: &Bytes) -> bool {
+        let waiting = self.state.waiting_bytes.load(Ordering::Acquire);
+        // A frame that is over the limit alone still goes to a stream that keeps up.
+        let fits = waiting == 0 || waiting + frame.len() <= STREAM_BYTES_MAX;
+        if fits {
+            self.state.waiting_bytes.fetch_add(frame.len(), Ordering::AcqRel);
+            match self.frames.try_send((revision, frame.clone())) {
+                Ok(()) => return true,
+                Err(mpsc::error::TrySendError::Closed(_)) => return false,
+                Err(mpsc::error::TrySendError::Full(_)) => {}
+            }
+        }
+        self.state.lagged.store(true, Ordering::Release);
+        false
+    }
+}
+
+impl Subscription {
+    /// Waits for the next commit; `None` at the end.
+    pub async fn next(&mut self) -> Option<Pushed> {
+        match self.frames.recv().await {
+            Some((revision, frame)) => {
+                self.state.waiting_bytes.fetch_sub(frame.len(), Ordering::AcqRel);
+                Some(Pushed::Commit { revision, frame })
+            }
+            // The notifier drops its end only after it has set the mark.
+            None => self.state.lagged.swap(false, Ordering::AcqRel).then_some(Pushed::Lagged),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use dfs_shared::ids::ClientId;
+
+    use super::*;
+    use crate::blocking::block_on;
+
+    fn volume(name: &str) -> VolumeName {
+        VolumeName::new(name).unwrap()
+    }
+
+    fn commit(name: &str, revision: u64, len: usize) -> CommitEvent {
+        CommitEvent {
+            volume: volume(name),
+            revision: Revision(revision),
+            client: ClientId::new("c").unwrap(),
+            frame: Some(Bytes::from(vec![0; len])),
+            changes: 1,
+            accepted: 1,
+            refused: 0,
+            took: Duration::ZERO,
+        }
+    }
+
+    fn revision(pushed: Option<Pushed>) -> u64 {
+        match pushed {
+            Some(Pushed::Commit { revision, .. }) => revision.0,
+            other => panic!("{other:?} instead of a commit"),
+        }
+    }
+
+    #[test]
+    fn a_stream_gets_the_commits_of_its_volume_in_order() {
+        let notifier = Notifier::default();
+        let mut stream = notifier.subscribe(&volume("a"));
+        for revision in 1..=3 {
+            notifier.on_commit(&commit("a", revision, 10));
+            notifier.on_commit(&commit("b", revision, 10));
+        }
+        for expected in 1..=3 {
+            assert_eq!(revision(block_on(stream.next())), expected);
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_too_slow_is_told_and_cut_and_the_others_go_on() {
+        let notifier = Notifier::default();
+        let mut slow = notifier.subscribe(&volume("a"));
+        let mut quick = notifier.subscribe(&volume("a"));
+        for number in 1..=STREAM_FRAMES_MAX as u64 + 1 {
+            notifier.on_commit(&commit("a", number, 1));
+            assert_eq!(revision(block_on(quick.next())), number);
+        }
+        for number in 1..=STREAM_FRAMES_MAX as u64 {
+            assert_eq!(revision(block_on(slow.next())), number);
+        }
+        assert_eq!(block_on(slow.next()), Some(Pushed::Lagged));
+        assert_eq!(block_on(slow.next()), None);
+        assert_eq!(notifier.subscribers(), 1);
+    }
+
+    #[test]
+    fn waiting_bytes_are_bounded_but_one_large_frame_passes() {
+        let notifier = Notifier::default();
+        let mut stream = notifier.subscribe(&volume("a"));
+        notifier.on_commit(&commit("a", 1, STREAM_BYTES_MAX + 1));
+        notifier.on_commit(&commit("a", 2, 1));
+        assert_eq!(revision(block_on(stream.next())), 1);
+        assert_eq!(block_on(stream.next()), Some(Pushed::Lagged));
+    }
+
+    #[test]
+    fn a_dropped_subscription_is_forgotten() {
+        let notifier = Notifier::default();
+        drop(notifier.subscribe(&volume("a")));
+        assert_eq!(notifier.subscribers(), 0);
+        notifier.on_commit(&commit("a", 1, 1));
+        assert!(notifier.volumes.lock().is_empty());
+    }
+}

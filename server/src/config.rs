@@ -1,0 +1,316 @@
+//! Command line, environment and configuration file of `dfs-server`.
+//!
+//! A flag wins over its environment variable, that over the file, the file over the default. Pure: the
+//! caller passes the file's text and the directories. Invariant: a [`Settings`] has passed every check
+//! that needs no disk and no socket.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dfs_shared::ids::VolumeName;
+use serde::Deserialize;
+
+use crate::server::Config;
+
+/// Holds the truth of every dfs volume and serves it to the mounts.
+#[derive(Debug, Parser)]
+#[command(name = "dfs-server", version, after_help = EXAMPLE)]
+pub struct Cli {
+    /// Flags that every command takes.
+    #[command(flatten)]
+    pub options: Options,
+    /// What to do; serves without one.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+const EXAMPLE: &str = "Example:
+  dfs-server --data-dir /srv/dfs --listen 127.0.0.1:8080
+Every flag is also an environment variable (DFS_LISTEN, DFS_DATA_DIR, …) and a key of the --config file.";
+
+/// Flags, environment variables and keys of the configuration file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Options {
+    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "DFS_LISTEN", global = true)]
+    pub listen: Option<SocketAddr>,
+    /// Where everything is kept [default: $XDG_DATA_HOME/dfs/server]
+    #[arg(long, value_name = "DIR", env = "DFS_DATA_DIR", global = true)]
+    pub data_dir: Option<PathBuf>,
+    /// How connections are served [default: async]
+    #[arg(long, value_enum, env = "DFS_ENGINE", global = true)]
+    pub engine: Option<EngineKind>,
+    /// Threads that serve connections [default: one for each core]
+    #[arg(long, value_name = "N", env = "DFS_THREADS", global = true)]
+    pub threads: Option<usize>,
+    /// What to log: error, warn, info, debug, trace, or a filter such as `info,dfs_server=debug` [default: info]
+    #[arg(long, value_name = "LEVEL", env = "DFS_LOG_LEVEL", global = true)]
+    pub log_level: Option<String>,
+    /// How to print the log [default: text]
+    #[arg(long, value_enum, env = "DFS_LOG_FORMAT", global = true)]
+    pub log_format: Option<LogFormat>,
+    /// Reads these settings from a TOML file
+    #[arg(long, value_name = "FILE", env = "DFS_CONFIG", global = true)]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Metadata store [default: sqlite]
+    #[arg(long, value_name = "STORE", env = "DFS_METADATA", global = true)]
+    pub metadata: Option<String>,
+    /// Where chunks are kept [default: chunks in the data directory]
+    #[arg(long, value_name = "DIR", env = "DFS_CHUNKS", global = true)]
+    pub chunks: Option<String>,
+    /// TLS certificate
+    #[arg(long, value_name = "FILE", env = "DFS_TLS_CERT", global = true, hide = true)]
+    pub tls_cert: Option<PathBuf>,
+    /// TLS key
+    #[arg(long, value_name = "FILE", env = "DFS_TLS_KEY", global = true, hide = true)]
+    pub tls_key: Option<PathBuf>,
+    /// Lets everyone who reaches the port read and write everything
+    #[arg(long, env = "DFS_INSECURE_NO_AUTH", global = true)]
+    pub insecure_no_auth: bool,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Make or list volumes, also while a server runs on the data directory
+    Volume {
+        /// What to do with volumes.
+        #[command(subcommand)]
+        action: VolumeAction,
+    },
+    /// Access tokens (not built yet)
+    Token(Rest),
+    /// Check a data directory (not built yet)
+    Check(Rest),
+    /// Collect chunks that nothing refers to (not built yet)
+    Gc(Rest),
+    /// Back a data directory up (not built yet)
+    Backup(Rest),
+    /// Restore a backup (not built yet)
+    Restore(Rest),
+}
+
+/// What to do with volumes.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum VolumeAction {
+    /// Make a volume
+    Create {
+        /// Its name.
+        name: VolumeName,
+    },
+    /// List all volumes
+    List,
+}
+
+/// Arguments of a command that is not built yet.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Rest {
+    /// Whatever follows.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub rest: Vec<OsString>,
+}
+
+/// How connections are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineKind {
+    /// A task for each connection.
+    Async,
+    /// A bounded number of threads.
+    ThreadPool,
+    /// One connection at a time.
+    Blocking,
+}
+
+/// How the log is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// A line of text for each event.
+    Text,
+    /// A JSON object for each event.
+    Json,
+}
+
+/// The settings of a server, complete and checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What the server needs.
+    pub server: Config,
+    /// What to log.
+    pub log_level: String,
+    /// How to print the log.
+    pub log_format: LogFormat,
+}
+
+/// Why settings cannot be used: wrong usage.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The configuration file is no TOML of known keys.
+    #[error("the configuration file {} is wrong", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// Something asked for is not built yet.
+    #[error("{what} is not built yet: {instead}")]
+    NotBuilt {
+        /// The flag and its value.
+        what: String,
+        /// What to do.
+        instead: &'static str,
+    },
+    /// The port would be open to everyone.
+    #[error(
+        "refusing to listen on {listen} without access tokens: anyone who reaches it could read and write everything; \
+         listen on 127.0.0.1, or say --insecure-no-auth if the network is trusted"
+    )]
+    Open {
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// There is no place for the data.
+    #[error("neither XDG_DATA_HOME nor HOME is set: say where to keep the data with --data-dir")]
+    NoDataDir,
+    /// No thread would serve.
+    #[error("--threads 0: at least one thread has to serve")]
+    NoThreads,
+}
+
+impl Options {
+    /// Fills what flags and environment left open from the text of the configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError::File`].
+    pub fn or_file(self, path: PathBuf, text: &str) -> Result<Self, ConfigError> {
+        let file: Self =
+            toml::from_str(text).map_err(|source| ConfigError::File { path, source: Box::new(source) })?;
+        Ok(Self {
+            listen: self.listen.or(file.listen),
+            data_dir: self.data_dir.or(file.data_dir),
+            engine: self.engine.or(file.engine),
+            threads: self.threads.or(file.threads),
+            log_level: self.log_level.or(file.log_level),
+            log_format: self.log_format.or(file.log_format),
+            config: self.config,
+            metadata: self.metadata.or(file.metadata),
+            chunks: self.chunks.or(file.chunks),
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
+            insecure_no_auth: self.insecure_no_auth || file.insecure_no_auth,
+        })
+    }
+
+    /// Completes and checks the settings; `data_home` is where data goes by default.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn check(self, data_home: Option<PathBuf>) -> Result<Settings, ConfigError> {
+        let not_built = |what: String, instead| Err(ConfigError::NotBuilt { what, instead });
+        match self.engine.unwrap_or(EngineKind::Async) {
+            EngineKind::Async => {}
+            EngineKind::ThreadPool => return not_built("--engine thread-pool".to_owned(), "use --engine async"),
+            EngineKind::Blocking => return not_built("--engine blocking".to_owned(), "use --engine async"),
+        }
+        if let Some(metadata) = self.metadata.filter(|metadata| metadata != "sqlite") {
+            return not_built(format!("--metadata {metadata}"), "use --metadata sqlite");
+        }
+        if let Some(chunks) = self.chunks.as_ref().filter(|chunks| chunks.contains("://")) {
+            return not_built(format!("--chunks {chunks}"), "name a directory");
+        }
+        if self.tls_cert.is_some() || self.tls_key.is_some() {
+            return not_built("TLS".to_owned(), "leave --tls-cert and --tls-key away");
+        }
+        let listen = self.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080));
+        if !listen.ip().is_loopback() && !self.insecure_no_auth {
+            return Err(ConfigError::Open { listen });
+        }
+        if self.threads == Some(0) {
+            return Err(ConfigError::NoThreads);
+        }
+        let data_dir = self.data_dir.or_else(|| data_home.map(|home| home.join("dfs/server")));
+        Ok(Settings {
+            server: Config {
+                listen,
+                data_dir: data_dir.ok_or(ConfigError::NoDataDir)?,
+                chunks_dir: self.chunks.map(PathBuf::from),
+                threads: self.threads,
+            },
+            log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
+            log_format: self.log_format.unwrap_or(LogFormat::Text),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(args: &[&str]) -> Options {
+        Cli::try_parse_from([&["dfs-server"][..], args].concat()).unwrap().options
+    }
+
+    fn check(args: &[&str]) -> Result<Settings, ConfigError> {
+        options(args).check(Some(PathBuf::from("/home/x/data")))
+    }
+
+    #[test]
+    fn a_server_without_flags_listens_on_loopback_and_keeps_data_at_home() {
+        let settings = check(&[]).unwrap();
+        assert_eq!(settings.server.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(settings.server.data_dir, PathBuf::from("/home/x/data/dfs/server"));
+        assert!(matches!(options(&[]).check(None), Err(ConfigError::NoDataDir)));
+    }
+
+    #[test]
+    fn listening_beyond_loopback_needs_the_flag_that_says_so() {
+        for open in ["0.0.0.0:80", "[::]:80", "192.0.2.1:80"] {
+            let error = check(&["--listen", open]).expect_err(open);
+            assert!(error.to_string().contains("--insecure-no-auth"), "{error}");
+            check(&["--listen", open, "--insecure-no-auth"]).unwrap();
+        }
+        check(&["--listen", "127.0.0.5:0"]).unwrap();
+        check(&["--listen", "[::1]:0"]).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_built_yet_is_said_by_name() {
+        for (args, name) in [
+            (["--engine", "blocking"], "--engine blocking"),
+            (["--engine", "thread-pool"], "--engine thread-pool"),
+            (["--metadata", "postgres://x"], "postgres://x"),
+            (["--chunks", "s3://bucket"], "s3://bucket"),
+            (["--tls-cert", "x"], "TLS"),
+        ] {
+            let error = check(&args).expect_err(name).to_string();
+            assert!(error.contains(name) && error.contains("not built yet"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_unknown_keys_are_named() {
+        let text = "listen = '127.0.0.1:1'\nthreads = 3\nlog-format = 'json'";
+        let merged = options(&["--threads", "5"]).or_file("f".into(), text).unwrap();
+        assert_eq!(merged.threads, Some(5));
+        assert_eq!(merged.listen.unwrap().port(), 1);
+        assert_eq!(merged.log_format, Some(LogFormat::Json));
+        let error = options(&[]).or_file("f.toml".into(), "lisen = 'x'").expect_err("a typing error");
+        assert!(crate::report::chain(&error).contains("lisen"), "{error}");
+    }
+
+    #[test]
+    fn flags_may_stand_before_and_after_a_command() {
+        for args in [["--data-dir", "d", "volume", "list"], ["volume", "list", "--data-dir", "d"]] {
+            let cli = Cli::try_parse_from([&["dfs-server"][..], &args].concat()).unwrap();
+            assert_eq!(cli.options.data_dir, Some(PathBuf::from("d")));
+            assert_eq!(cli.command, Some(Command::Volume { action: VolumeAction::List }));
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Joins the parts into a running server, for `main` and for the mount's embedded server.
+//!
+//! A server has one thread of its own with a runtime inside, so it can be started and stopped from
+//! anywhere. Invariant: when [`Server::shutdown`] returns, requests in flight have been answered (or
+//! cut after the drain time), the stores are closed and the data directory is free.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use dfs_shared::ids::{IdError, VolumeName};
+use tokio::sync::oneshot;
+
+use crate::api::{self, Api};
+use crate::blocking::block_on;
+use crate::chunk_store::{ChunkError, DiskStore};
+use crate::component::{Logger, Metrics, Notifier};
+use crate::data_dir::{DataDir, DataDirError};
+use crate::engine::event_loop::{self, Drained};
+use crate::engine::EngineConfig;
+use crate::metadata::MetadataError;
+use crate::metadata::sqlite::SqliteStore;
+use crate::sync::{Events, SyncError, SyncService};
+
+/// The volume that always exists.
+pub const DEFAULT_VOLUME: &str = "main";
+
+/// What a server needs to run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where chunks are kept, if not under the data directory.
+    pub chunks_dir: Option<PathBuf>,
+    /// Threads that serve connections; `None` takes as many as there are cores.
+    pub threads: Option<usize>,
+}
+
+impl Config {
+    /// Listens on this address and keeps everything under this directory.
+    #[must_use]
+    pub fn new(listen: SocketAddr, data_dir: PathBuf) -> Self {
+        Self { listen, data_dir, chunks_dir: None, threads: None }
+    }
+}
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(
+        /// Why.
+        #[from]
+        DataDirError,
+    ),
+    /// The metadata database cannot be used.
+    #[error("cannot open the metadata database in {}", data_dir.display())]
+    Metadata {
+        /// The data directory.
+        data_dir: PathBuf,
+        /// Why.
+        #[source]
+        source: MetadataError,
+    },
+    /// The chunk store cannot be used.
+    #[error("cannot open the chunk store")]
+    Chunks(
+        /// Why.
+        #[from]
+        ChunkError,
+    ),
+    /// The default volume cannot be made.
+    #[error("cannot make the volume `{DEFAULT_VOLUME}`")]
+    Volume(
+        /// Why.
+        #[from]
+        SyncError,
+    ),
+    /// The address cannot be used.
+    #[error("cannot listen on {listen}")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The system gives no threads.
+    #[error("cannot start the server's threads")]
+    Threads(
+        /// What the system said.
+        #[source]
+        io::Error,
+    ),
+}
+
+/// A running server. Dropping it shuts it down.
+#[derive(Debug)]
+pub struct Server {
+    addr: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Drained>>,
+}
+
+impl Server {
+    /// Returns where it listens, with the real port.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops listening, lets requests in flight finish and closes the stores. Blocks until all is done.
+    pub fn shutdown(mut self) -> Drained {
+        self.stop_and_wait()
+    }
+
+    fn stop_and_wait(&mut self) -> Drained {
+        // A closed channel stops the server as well.
+        drop(self.stop.take());
+        let ended = self.thread.take().map(JoinHandle::join);
+        ended.and_then(Result::ok).unwrap_or(Drained { aborted: 0 })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop_and_wait();
+    }
+}
+
+/// Starts a server; when this returns it accepts connections. Blocks for the time of opening the stores.
+///
+/// # Errors
+/// [`StartError`] says which part cannot be had, and why.
+pub fn start(config: Config) -> Result<Server, StartError> {
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let metadata = SqliteStore::open(data_dir.path())
+        .map_err(|source| StartError::Metadata { data_dir: data_dir.path().to_owned(), source })?;
+    let chunks = DiskStore::open(&config.chunks_dir.unwrap_or_else(|| data_dir.path().join("chunks")))?;
+    let (notifier, metrics) = (Arc::<Notifier>::default(), Arc::<Metrics>::default());
+    let events = join_components(&notifier, &metrics);
+    let sync = Arc::new(SyncService::new(Arc::new(metadata), Arc::new(chunks), Arc::new(events)));
+    block_on(sync.ensure_volume(&default_volume()))?;
+
+    let listen_error = |source| StartError::Listen { listen: config.listen, source };
+    let listener = TcpListener::bind(config.listen).map_err(listen_error)?;
+    listener.set_nonblocking(true).map_err(listen_error)?;
+    let addr = listener.local_addr().map_err(listen_error)?;
+
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.thread_name("dfs-server").enable_all();
+    if let Some(threads) = config.threads {
+        builder.worker_threads(threads);
+    }
+    let runtime = builder.build().map_err(StartError::Threads)?;
+    let router = api::router(Arc::new(Api {
+        sync,
+        notifier,
+        metrics: Some(metrics),
+        engine: "async",
+        started: Instant::now(),
+    }));
+    let listener = {
+        let _entered = runtime.enter();
+        tokio::net::TcpListener::from_std(listener).map_err(listen_error)?
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serve = move || {
+        let shutdown = async move {
+            // Sent or dropped: both mean stop.
+            let _ = stopped.await;
+        };
+        let handler = Arc::new(router);
+        let drained =
+            runtime.block_on(event_loop::serve(listener, Arc::clone(&handler), EngineConfig::default(), shutdown));
+        // Waits for blocking work under way; then the last handle of the stores closes them.
+        drop(runtime);
+        drop(handler);
+        drop(data_dir);
+        drained
+    };
+    let thread = std::thread::Builder::new().name("dfs-server-main".to_owned()).spawn(serve);
+    let thread = thread.map_err(StartError::Threads)?;
+    Ok(Server { addr, stop: Some(stop), thread: Some(thread) })
+}
+
+/// Parses nothing that can fail at run time: the default volume's name is a constant.
+fn default_volume() -> VolumeName {
+    let name: Result<VolumeName, IdError> = VolumeName::new(DEFAULT_VOLUME);
+    name.expect("`main` is a volume name")
+}
+
+/// Subscribes the components; each line can go without touching the others.
+fn join_components(notifier: &Arc<Notifier>, metrics: &Arc<Metrics>) -> Events {
+    let mut events = Events::default();
+    let component = Arc::clone(notifier);
+    events.on_commit(move |event| component.on_commit(event));
+    let component = Arc::clone(metrics);
+    events.on_commit(move |event| component.on_commit(event));
+    let component = Arc::clone(metrics);
+    events.on_chunk_corrupt(move |event| component.on_chunk_corrupt(event));
+    let component = Arc::clone(metrics);
+    events.on_chunks_moved(move |event| component.on_chunks_moved(event));
+    events.on_commit(|event| Logger.on_commit(event));
+    events.on_chunk_corrupt(|event| Logger.on_chunk_corrupt(event));
+    events
+}

@@ -1,0 +1,243 @@
+//! The sync service: what mounts ask of the server, without HTTP.
+//!
+//! Reads block the thread for the time of a database read; writes are queued and awaited. Leaves
+//! storage to `metadata` and `chunk_store`, and telling the mounts to the components on the bus.
+//! Invariant: everything acknowledged is durable, and every commit is published once, in order.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use dfs_shared::hash::ChunkHash;
+use dfs_shared::ids::{VolumeId, VolumeName};
+use dfs_shared::record::Versioned;
+use dfs_shared::time::Timestamp;
+use dfs_shared::wire::messages::{
+    CommitReply, CommitRequest, ContentsReply, ContentsRequest, CurrentRecord, MerkleReply, MerkleRequest,
+    MissingReply, MissingRequest, RecordsReply, RecordsRequest, RegisterReply, RegisterRequest,
+};
+use tokio::sync::oneshot;
+
+use crate::chunk_store::ChunkStore;
+use crate::metadata::{Client, MetadataError, MetadataStore, ReadMetadata, Volume};
+
+mod chunks;
+mod commit;
+mod error;
+mod event;
+mod group;
+mod merkle;
+mod register;
+mod request;
+mod validity;
+
+pub use chunks::{Batch, FoundChunk};
+pub use error::SyncError;
+pub use event::{ChunkCorrupt, ChunksMoved, CommitEvent, Events};
+
+use commit::CommitJob;
+use register::{RegisterJob, new_client_id, root_record};
+pub use request::CheckedRequest;
+use request::check_query;
+
+/// What the public API tells about a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeInfo {
+    /// The volume.
+    pub volume: Volume,
+    /// How many records it has.
+    pub records: u64,
+}
+
+/// The sync service over its stores.
+pub struct SyncService {
+    metadata: Arc<dyn MetadataStore>,
+    chunks: Arc<dyn ChunkStore>,
+    events: Arc<Events>,
+}
+
+impl std::fmt::Debug for SyncService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SyncService").finish_non_exhaustive()
+    }
+}
+
+impl SyncService {
+    /// Joins the stores and the bus.
+    #[must_use]
+    pub fn new(metadata: Arc<dyn MetadataStore>, chunks: Arc<dyn ChunkStore>, events: Arc<Events>) -> Self {
+        Self { metadata, chunks, events }
+    }
+
+    /// Makes a volume if there is none of this name; returns it and whether it is new.
+    ///
+    /// # Errors
+    /// [`SyncError::Metadata`] when the store fails.
+    pub async fn ensure_volume(&self, name: &VolumeName) -> Result<(Volume, bool), SyncError> {
+        let name = name.clone();
+        let made = self.metadata.write(1, move |tx| match tx.volume(&name)? {
+            Some(volume) => Ok((volume, false)),
+            None => Ok((tx.create_volume(&name, VolumeId::generate())?, true)),
+        });
+        Ok(made.get().await?)
+    }
+
+    /// Lists all volumes. Blocks.
+    ///
+    /// # Errors
+    /// [`SyncError::Metadata`] when the store fails.
+    pub fn volumes(&self) -> Result<Vec<Volume>, SyncError> {
+        Ok(self.metadata.read(|snapshot| snapshot.volumes())?)
+    }
+
+    /// Finds a volume. Blocks.
+    ///
+    /// # Errors
+    /// [`SyncError::VolumeNotFound`] or [`SyncError::Metadata`].
+    pub fn volume(&self, name: &VolumeName) -> Result<Volume, SyncError> {
+        self.read(name, |_, volume| Ok(volume.clone()))
+    }
+
+    /// Tells about a volume. Blocks.
+    ///
+    /// # Errors
+    /// [`SyncError::VolumeNotFound`] or [`SyncError::Metadata`].
+    pub fn info(&self, name: &VolumeName) -> Result<VolumeInfo, SyncError> {
+        self.read(name, |snapshot, volume| {
+            let records = merkle::count(snapshot, volume.key)?;
+            Ok(VolumeInfo { volume: volume.clone(), records })
+        })
+    }
+
+    /// Registers a client; the first one of a volume also makes its root directory.
+    ///
+    /// # Errors
+    /// [`SyncError::VolumeNotFound`], [`SyncError::BadRequest`] or [`SyncError::Metadata`].
+    pub async fn register(&self, name: &VolumeName, request: RegisterRequest) -> Result<RegisterReply, SyncError> {
+        let id = match request.client {
+            Some(client) => client,
+            None => new_client_id(&request.client_name)?,
+        };
+        let now = Timestamp::from(SystemTime::now());
+        let (reply, replied) = oneshot::channel();
+        self.metadata.submit(Box::new(RegisterJob {
+            volume: name.clone(),
+            client: Client { id: id.clone(), name: request.client_name, last_seen: now },
+            root: root_record(request.uid, request.gid, now),
+            events: Arc::clone(&self.events),
+            taken: Instant::now(),
+            done: None,
+            reply,
+        }));
+        let volume = replied.await.unwrap_or_else(|_| Err(writer_ended()))?;
+        Ok(RegisterReply {
+            client: id,
+            volume: volume.id,
+            revision: volume.revision,
+            root: volume.root,
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+
+    /// Checks a commit request as far as that needs no store: hashes its bytes, takes milliseconds if it is large.
+    ///
+    /// # Errors
+    /// [`SyncError::TooMany`] or [`SyncError::BadRequest`].
+    pub fn prepare(request: CommitRequest) -> Result<CheckedRequest, SyncError> {
+        CheckedRequest::new(request)
+    }
+
+    /// Commits change groups. Returns when everything accepted is durable and published.
+    ///
+    /// # Errors
+    /// [`SyncError`] when the request as a whole is refused; refused groups are no error.
+    pub async fn commit(&self, name: &VolumeName, request: CheckedRequest) -> Result<CommitReply, SyncError> {
+        let taken = Instant::now();
+        let (reply, replied) = oneshot::channel();
+        self.metadata.submit(Box::new(CommitJob {
+            volume: name.clone(),
+            request,
+            events: Arc::clone(&self.events),
+            taken,
+            done: None,
+            reply,
+        }));
+        replied.await.unwrap_or_else(|_| Err(writer_ended()))
+    }
+
+    /// Tells which chunks are not here. Blocks.
+    ///
+    /// # Errors
+    /// [`SyncError`] when the volume is unknown, too much is asked, or the store fails.
+    pub fn missing(&self, name: &VolumeName, request: &MissingRequest) -> Result<MissingReply, SyncError> {
+        check_query("hashes", request.hashes.len())?;
+        self.read(name, |snapshot, _| {
+            let mut missing = Vec::new();
+            for hash in request.hashes.iter().filter(|hash| **hash != ChunkHash::HOLE) {
+                if snapshot.chunk_place(hash)?.is_none() {
+                    missing.push(*hash);
+                }
+            }
+            Ok(MissingReply { missing })
+        })
+    }
+
+    /// Reads manifests. Blocks.
+    ///
+    /// # Errors
+    /// As [`SyncService::missing`].
+    pub fn contents(&self, name: &VolumeName, request: &ContentsRequest) -> Result<ContentsReply, SyncError> {
+        check_query("contents", request.contents.len())?;
+        self.read(name, |snapshot, _| {
+            let manifests = request.contents.iter().map(|id| snapshot.content(id)).collect::<Result<_, _>>()?;
+            Ok(ContentsReply { manifests })
+        })
+    }
+
+    /// Reads records. Blocks.
+    ///
+    /// # Errors
+    /// As [`SyncService::missing`].
+    pub fn records(&self, name: &VolumeName, request: &RecordsRequest) -> Result<RecordsReply, SyncError> {
+        check_query("keys", request.keys.len())?;
+        self.read(name, |snapshot, volume| {
+            let current = |key: &_| -> Result<CurrentRecord, MetadataError> {
+                let value: Option<Versioned> = snapshot.record(volume.key, key)?;
+                Ok(CurrentRecord { key: key.clone(), value })
+            };
+            let records = request.keys.iter().map(current).collect::<Result<_, _>>()?;
+            Ok(RecordsReply { revision: volume.revision, records })
+        })
+    }
+
+    /// Reads nodes of the Merkle tree. Blocks.
+    ///
+    /// # Errors
+    /// As [`SyncService::missing`].
+    pub fn merkle(&self, name: &VolumeName, request: &MerkleRequest) -> Result<MerkleReply, SyncError> {
+        check_query("prefixes", request.prefixes.len())?;
+        self.read(name, |snapshot, volume| {
+            let nodes = request.prefixes.iter().map(|prefix| merkle::node(snapshot, volume.key, prefix));
+            Ok(MerkleReply { revision: volume.revision, nodes: nodes.collect::<Result<_, _>>()? })
+        })
+    }
+
+    fn read<T>(
+        &self,
+        name: &VolumeName,
+        mut work: impl FnMut(&dyn ReadMetadata, &Volume) -> Result<T, MetadataError>,
+    ) -> Result<T, SyncError> {
+        let found = self.metadata.read(|snapshot| match snapshot.volume(name)? {
+            Some(volume) => work(snapshot, &volume).map(Some),
+            None => Ok(None),
+        })?;
+        found.ok_or_else(|| SyncError::VolumeNotFound { name: name.clone() })
+    }
+}
+
+fn writer_ended() -> SyncError {
+    let reason = "the writer ended before the write was done".to_owned();
+    SyncError::Metadata(MetadataError::Stopped { reason })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! Chunks in and out: durable before they are noted, verified before they are served.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dfs_shared::hash::ChunkHash;
+use dfs_shared::limits::{CHUNK_BATCH_LEN_MAX, QUERY_ITEMS_MAX};
+
+use super::event::{ChunkCorrupt, ChunksMoved};
+use super::request::at_most;
+use super::{SyncError, SyncService};
+use crate::blocking::offload;
+use crate::chunk_store::{ChunkError, ChunkStore};
+use crate::limits::CHUNK_WRITES_MAX;
+use crate::metadata::ChunkPlace;
+
+/// What a reader gets for a chunk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FoundChunk {
+    /// Its verified bytes.
+    Bytes(Bytes),
+    /// It is not here.
+    Absent,
+    /// It was here, but its bytes are damaged or gone; it counts as missing from now on.
+    Corrupt,
+}
+
+impl SyncService {
+    /// Reads and verifies a chunk. Blocks.
+    ///
+    /// # Errors
+    /// [`SyncError`] when a store fails; a damaged chunk is no error.
+    pub fn chunk(&self, hash: ChunkHash) -> Result<FoundChunk, SyncError> {
+        let (place, small) = self.metadata.read(|snapshot| {
+            let place = snapshot.chunk_place(&hash)?;
+            let small = match place {
+                Some(ChunkPlace::Small { .. }) => snapshot.small_chunk(&hash)?,
+                Some(ChunkPlace::Stored { .. }) | None => None,
+            };
+            Ok((place, small))
+        })?;
+        let found = match (place, small) {
+            (None, _) => return Ok(FoundChunk::Absent),
+            (Some(ChunkPlace::Small { .. }), Some(bytes)) if ChunkHash::of(&bytes) == hash => Ok(bytes.into()),
+            (Some(ChunkPlace::Small { .. }), _) => {
+                Err(ChunkError::Corrupt { hash, path: crate::metadata::sqlite::DATABASE_FILE.into() })
+            }
+            (Some(ChunkPlace::Stored { .. }), _) => self.chunks.get(hash),
+        };
+        match found {
+            Ok(bytes) => {
+                self.events.chunks_moved(ChunksMoved::Served { bytes: bytes.len() as u64 });
+                Ok(FoundChunk::Bytes(bytes))
+            }
+            Err(error @ (ChunkError::Corrupt { .. } | ChunkError::Absent { .. })) => {
+                self.forget(hash, &error);
+                Ok(FoundChunk::Corrupt)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lets a chunk count as missing, so that a mount which has its bytes can bring them again.
+    fn forget(&self, hash: ChunkHash, error: &ChunkError) {
+        self.events.chunk_corrupt(&ChunkCorrupt { hash, why: error.to_string() });
+        // Nobody waits for it: if it fails, the next reader finds the damage again.
+        drop(self.metadata.write(1, move |tx| tx.forget_chunk(&hash)));
+    }
+
+    /// Begins an upload.
+    #[must_use]
+    pub fn upload(&self) -> Batch {
+        Batch {
+            chunks: Arc::clone(&self.chunks),
+            metadata: Arc::clone(&self.metadata),
+            events: Arc::clone(&self.events),
+            received: Vec::new(),
+            bytes: 0,
+            writing: VecDeque::new(),
+        }
+    }
+}
+
+type Writing = Pin<Box<dyn Future<Output = Result<(), ChunkError>> + Send>>;
+
+/// An upload of chunks: nothing counts as present before [`Batch::finish`] has returned.
+pub struct Batch {
+    chunks: Arc<dyn ChunkStore>,
+    metadata: Arc<dyn crate::metadata::MetadataStore>,
+    events: Arc<super::Events>,
+    received: Vec<(ChunkHash, u64)>,
+    bytes: usize,
+    writing: VecDeque<Writing>,
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").field("received", &self.received.len()).finish_non_exhaustive()
+    }
+}
+
+impl Batch {
+    /// Takes a chunk; hashing and writing go on beside the caller.
+    ///
+    /// # Errors
+    /// [`SyncError`] when the batch is too large, or this or an earlier chunk cannot be stored.
+    pub async fn put(&mut self, hash: ChunkHash, bytes: Bytes) -> Result<(), SyncError> {
+        self.bytes += bytes.len();
+        at_most("bytes in a batch of chunks", self.bytes, CHUNK_BATCH_LEN_MAX)?;
+        at_most("chunks in a batch", self.received.len() + 1, QUERY_ITEMS_MAX)?;
+        self.received.push((hash, bytes.len() as u64));
+        while self.writing.len() >= CHUNK_WRITES_MAX {
+            self.wait_for_one().await?;
+        }
+        let chunks = Arc::clone(&self.chunks);
+        self.writing.push_back(Box::pin(offload(move || chunks.put(hash, &bytes))));
+        Ok(())
+    }
+
+    async fn wait_for_one(&mut self) -> Result<(), SyncError> {
+        match self.writing.pop_front() {
+            Some(writing) => Ok(writing.await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the batch durable, then notes its chunks as present; returns how many it had.
+    ///
+    /// # Errors
+    /// [`SyncError`] when a chunk cannot be stored; then none of the batch counts as present.
+    pub async fn finish(mut self) -> Result<usize, SyncError> {
+        while !self.writing.is_empty() {
+            self.wait_for_one().await?;
+        }
+        let (received, chunks) = (std::mem::take(&mut self.received), Arc::clone(&self.chunks));
+        if received.is_empty() {
+            return Ok(0);
+        }
+        offload(move || chunks.sync()).await?;
+        let count = received.len();
+        let noted = self.metadata.write(count, move |tx| {
+            received.iter().try_for_each(|(hash, len)| tx.put_chunk(hash, *len))
+        });
+        noted.get().await?;
+        self.events.chunks_moved(ChunksMoved::Stored { count, bytes: self.bytes as u64 });
+        Ok(count)
+    }
+}

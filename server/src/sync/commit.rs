@@ -1,0 +1,244 @@
+//! A commit as a write job: repeated or new, group by group, one revision, one Merkle update, one event.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use dfs_shared::hash::ContentId;
+use dfs_shared::ids::{ClientId, NodeId, VolumeName};
+use dfs_shared::limits::{COMMIT_SMALL_BYTES_MAX, EVENT_MANIFEST_CHUNKS_MAX, SMALL_CONTENT_LEN_MAX};
+use dfs_shared::manifest::Manifest;
+use dfs_shared::record::{NodeKind, Record, RecordKey, Versioned};
+use dfs_shared::revision::Revision;
+use dfs_shared::time::Timestamp;
+use dfs_shared::wire::messages::{
+    CommitReply, Committed, CurrentRecord, GroupOutcome, SmallChunk, StreamFrame,
+};
+use dfs_shared::wire::{decode_plain, encode_frame, encode_plain};
+use tokio::sync::oneshot;
+
+use super::event::{CommitEvent, Events};
+use super::group::Groups;
+use super::request::CheckedRequest;
+use super::{SyncError, merkle};
+use crate::limits::COMMIT_REPLIES_KEPT;
+use crate::metadata::{MetadataError, PastRecord, Volume, VolumeKey, WriteJob, WriteMetadata};
+
+/// A queued commit.
+pub(super) struct CommitJob {
+    pub(super) volume: VolumeName,
+    pub(super) request: CheckedRequest,
+    pub(super) events: Arc<Events>,
+    /// When the request was taken, for the measured latency.
+    pub(super) taken: Instant,
+    pub(super) done: Option<Done>,
+    pub(super) reply: oneshot::Sender<Result<CommitReply, SyncError>>,
+}
+
+/// What a commit has come to, before it is durable.
+pub(super) enum Done {
+    /// An earlier reply, or a refusal of the whole request.
+    Answer(Result<CommitReply, SyncError>),
+    /// A new reply and, if a group was accepted, what to publish.
+    New { reply: CommitReply, frame: Option<Bytes>, changes: usize },
+}
+
+impl WriteJob for CommitJob {
+    fn weight(&self) -> usize {
+        self.request.weight()
+    }
+
+    fn run(&mut self, tx: &mut dyn WriteMetadata) -> Result<(), MetadataError> {
+        let Some(volume) = tx.volume(&self.volume)? else {
+            let name = self.volume.clone();
+            self.done = Some(Done::Answer(Err(SyncError::VolumeNotFound { name })));
+            return Ok(());
+        };
+        let (client, number) = (&self.request.client, self.request.commit);
+        if let Some(kept) = tx.commit_reply(volume.key, client, number)? {
+            let reply = decode_plain(&kept).map_err(|source| MetadataError::Damaged {
+                what: "kept reply",
+                source: Some(Arc::new(source)),
+            })?;
+            self.done = Some(Done::Answer(Ok(reply)));
+            return Ok(());
+        }
+        if tx.client(volume.key, client)?.is_none() {
+            self.done = Some(Done::Answer(Err(SyncError::ClientUnknown { client: client.clone() })));
+            return Ok(());
+        }
+        self.done = Some(commit(tx, &volume, &self.request)?);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), MetadataError>) {
+        let answer = match (outcome, self.done) {
+            (Err(error), _) => Err(SyncError::Metadata(error)),
+            (Ok(()), None) => unreachable!("a job that ran without an error has an outcome"),
+            (Ok(()), Some(Done::Answer(answer))) => answer,
+            (Ok(()), Some(Done::New { reply, frame, changes })) => {
+                self.events.committed(CommitEvent {
+                    volume: self.volume,
+                    revision: reply.revision,
+                    client: self.request.client.clone(),
+                    frame,
+                    changes,
+                    accepted: reply.outcomes.iter().filter(|outcome| is_accepted(outcome)).count(),
+                    refused: reply.outcomes.iter().filter(|outcome| !is_accepted(outcome)).count(),
+                    took: self.taken.elapsed(),
+                });
+                Ok(reply)
+            }
+        };
+        // The asker may have gone away; the commit stands, and a repeated request gets the kept reply.
+        let _ = self.reply.send(answer);
+    }
+}
+
+fn is_accepted(outcome: &GroupOutcome) -> bool {
+    matches!(outcome, GroupOutcome::Accepted)
+}
+
+fn commit(tx: &mut dyn WriteMetadata, volume: &Volume, request: &CheckedRequest) -> Result<Done, MetadataError> {
+    let revision = volume.revision.next();
+    let mut groups = Groups {
+        tx,
+        volume: volume.key,
+        revision,
+        request,
+        replaced: HashMap::new(),
+        introduced: HashMap::new(),
+    };
+    let outcomes = request.groups.iter().map(|group| groups.apply(group)).collect::<Result<Vec<_>, _>>()?;
+    let Groups { tx, replaced, introduced, .. } = groups;
+    let mut reply = CommitReply { outcomes, revision: volume.revision, root: volume.root };
+    let mut frame = None;
+    let changes = replaced.len();
+    if !replaced.is_empty() {
+        let replaced = replaced.into_iter().collect();
+        let committed =
+            conclude(tx, volume, &request.client, request.commit, replaced, &introduced, Some(request))?;
+        (reply.revision, reply.root) = (committed.revision, committed.root);
+        frame = Some(Bytes::from(encode_frame(&StreamFrame::Committed(committed))));
+    }
+    let kept = encode_plain(&reply);
+    tx.put_commit_reply(volume.key, &request.client, request.commit, &kept, COMMIT_REPLIES_KEPT)?;
+    Ok(Done::New { reply, frame, changes })
+}
+
+/// Advances the volume over changed records: history, Merkle tree, revision; returns the event's message.
+pub(super) fn conclude(
+    tx: &mut dyn WriteMetadata,
+    volume: &Volume,
+    client: &ClientId,
+    commit: u64,
+    replaced: BTreeMap<RecordKey, Option<Versioned>>,
+    introduced: &HashMap<ContentId, Manifest>,
+    request: Option<&CheckedRequest>,
+) -> Result<Committed, MetadataError> {
+    let revision = volume.revision.next();
+    let time = Timestamp::from(SystemTime::now());
+    let mut records = Vec::with_capacity(replaced.len());
+    let mut contents = Vec::new();
+    for (key, old) in replaced {
+        let value = tx.record(volume.key, &key)?;
+        if let Some(content) = new_content(old.as_ref(), value.as_ref()) {
+            contents.push(content);
+        }
+        if let Some(past) = past(old, value.as_ref(), revision, time) {
+            tx.put_history(volume.key, &past)?;
+        }
+        records.push(CurrentRecord { key, value });
+    }
+    let root = merkle::update(tx, volume.key, &records)?;
+    tx.advance_volume(volume.key, revision, root)?;
+    let (manifests, small_chunks) = pushed(tx, &contents, introduced, request)?;
+    Ok(Committed { revision, root, client: client.clone(), commit, records, manifests, small_chunks })
+}
+
+/// The content that a file has got with this change.
+fn new_content(old: Option<&Versioned>, new: Option<&Versioned>) -> Option<ContentId> {
+    let content = |record: Option<&Versioned>| match record.map(|versioned| &versioned.record) {
+        Some(Record::Node(node)) => node.content,
+        Some(Record::Entry(_)) | None => None,
+    };
+    content(new).filter(|id| content(old) != Some(*id))
+}
+
+/// What the history keeps: removed records, entries that lead elsewhere, and files whose content changed.
+fn past(
+    old: Option<Versioned>,
+    new: Option<&Versioned>,
+    ended: Revision,
+    time: Timestamp,
+) -> Option<PastRecord> {
+    let old = old?;
+    let node = match (&old.record, new.map(|new| &new.record)) {
+        (Record::Node(old), Some(Record::Node(new))) => {
+            let is_kept = old.kind == NodeKind::File && old.content != new.content;
+            is_kept.then_some(old.id)
+        }
+        (Record::Entry(old), Some(Record::Entry(new))) if old.node == new.node => None,
+        (Record::Node(old), _) => Some(old.id),
+        (Record::Entry(old), _) => Some(old.node),
+    };
+    let node: NodeId = node?;
+    Some(PastRecord { node, began: old.revision, ended, time, record: old.record })
+}
+
+/// Manifests and small contents that travel inside the event.
+fn pushed(
+    tx: &dyn WriteMetadata,
+    contents: &[ContentId],
+    introduced: &HashMap<ContentId, Manifest>,
+    request: Option<&CheckedRequest>,
+) -> Result<(Vec<Manifest>, Vec<SmallChunk>), MetadataError> {
+    let mut unique = std::collections::BTreeSet::new();
+    let mut manifests = Vec::new();
+    let mut small_chunks: BTreeMap<_, Vec<u8>> = BTreeMap::new();
+    let mut small_bytes = 0;
+    for id in contents.iter().filter(|id| unique.insert(**id)) {
+        let Some(manifest) = introduced.get(id) else { continue };
+        if manifest.chunks.len() > EVENT_MANIFEST_CHUNKS_MAX {
+            continue;
+        }
+        let is_small = manifest.size() <= SMALL_CONTENT_LEN_MAX;
+        for chunk in manifest.chunks.iter().filter(|chunk| is_small && !chunk.hash.is_hole()) {
+            if small_bytes > COMMIT_SMALL_BYTES_MAX || small_chunks.contains_key(&chunk.hash) {
+                continue;
+            }
+            let bytes = match request.and_then(|request| request.small_chunks.get(&chunk.hash)) {
+                Some(bytes) => Some(bytes.clone()),
+                None => tx.small_chunk(&chunk.hash)?,
+            };
+            if let Some(bytes) = bytes {
+                small_bytes += bytes.len();
+                small_chunks.insert(chunk.hash, bytes);
+            }
+        }
+        manifests.push(manifest.clone());
+    }
+    let small_chunks = small_chunks.into_iter().map(|(hash, bytes)| SmallChunk { hash, bytes });
+    Ok((manifests, small_chunks.collect()))
+}
+
+/// Makes the root directory of a volume that has none yet; returns what to publish.
+pub(super) fn make_root(
+    tx: &mut dyn WriteMetadata,
+    volume: &Volume,
+    client: &ClientId,
+    root: &Record,
+) -> Result<Committed, MetadataError> {
+    let key = root.key();
+    tx.put_record(volume.key, volume.revision.next(), root)?;
+    conclude(tx, volume, client, 0, BTreeMap::from([(key, None)]), &HashMap::new(), None)
+}
+
+/// Tells whether a volume has its root directory.
+pub(super) fn has_root(tx: &dyn WriteMetadata, volume: VolumeKey) -> Result<bool, MetadataError> {
+    Ok(tx.record(volume, &RecordKey::Node(NodeId::ROOT))?.is_some())
+}
+
+#[cfg(test)]
+mod tests;
