@@ -334,7 +334,7 @@ impl Connection {
     /// Tells whether the peer may still be sending, or has sent what was not made into events.
     #[must_use]
     pub fn has_unread(&self) -> bool {
-        !self.ended && !(matches!(self.receiving, Receiving::Done) && self.buffer.is_empty())
+        !self.ended && (!matches!(self.receiving, Receiving::Done) || !self.buffer.is_empty())
     }
 
     /// Tells whether the response leaves the connection usable once the request's body was read past.

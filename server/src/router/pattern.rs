@@ -144,7 +144,8 @@ mod tests {
 
     #[test]
     fn literals_win_over_params_and_params_over_the_rest() {
-        let table: [(&str, Option<(usize, &[&str])>); 14] = [
+        type Match = Option<(usize, &'static [&'static str])>;
+        let table: [(&str, Match); 14] = [
             ("/", Some((0, &[]))),
             ("/sync/a/commit", Some((1, &["volume=a"]))),
             ("/sync/main/commit", Some((2, &["what=commit"]))),

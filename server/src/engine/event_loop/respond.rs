@@ -47,12 +47,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             Body::Sized(_, items) => self.stream(items, Kind::Sized).await?,
             Body::Events(items) => self.stream(items, Kind::Events).await?,
         }
-        if let Err(error) = self.machine.send_end(&mut self.output) {
-            if !self.machine.skips_body() {
-                tracing::error!("a handler's response broke off: {error}");
-                return Err(Gone);
-            }
-        }
+        self.machine.send_end(&mut self.output).map_err(|error| {
+            tracing::error!("response cut: {error}");
+            Gone
+        })?;
         self.io.flush(&mut self.output).await
     }
 

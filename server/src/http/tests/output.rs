@@ -41,7 +41,8 @@ const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n";
 fn bodies_are_framed_by_what_is_known_of_them() {
     let none = Headers::new();
     let known = BodyLength::Known(2);
-    let table: [(&str, Status, BodyLength, &[&'static str], &str, bool); 9] = [
+    type Row = (&'static str, Status, BodyLength, &'static [&'static str], &'static str, bool);
+    let table: [Row; 9] = [
         (GET, Status::OK, BodyLength::None, &[], "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true),
         (GET, Status::OK, known, &["a", "", "b"], "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab", true),
         (
