@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use dfs_shared::event::kinds::server::{ServerShuttingDown, ServerStarted};
+use dfs_shared::event::{EventBus, SubscribeError, Subscription};
 use dfs_shared::ids::{IdError, VolumeName};
 use tokio::sync::oneshot;
 
@@ -23,7 +25,7 @@ use crate::engine::event_loop::{self, Drained};
 use crate::engine::EngineConfig;
 use crate::metadata::MetadataError;
 use crate::metadata::sqlite::SqliteStore;
-use crate::sync::{Events, SyncError, SyncService};
+use crate::sync::{SyncError, SyncService};
 
 /// The volume that always exists.
 pub const DEFAULT_VOLUME: &str = "main";
@@ -81,6 +83,13 @@ pub enum StartError {
         /// Why.
         #[from]
         SyncError,
+    ),
+    /// The components cannot join the bus.
+    #[error("cannot join the components")]
+    Components(
+        /// Why.
+        #[from]
+        SubscribeError,
     ),
     /// The address cannot be used.
     #[error("cannot listen on {listen}")]
@@ -144,8 +153,9 @@ pub fn start(config: Config) -> Result<Server, StartError> {
         .map_err(|source| StartError::Metadata { data_dir: data_dir.path().to_owned(), source })?;
     let chunks = DiskStore::open(&config.chunks_dir.unwrap_or_else(|| data_dir.path().join("chunks")))?;
     let (notifier, metrics) = (Arc::<Notifier>::default(), Arc::<Metrics>::default());
-    let events = join_components(&notifier, &metrics);
-    let sync = Arc::new(SyncService::new(Arc::new(metadata), Arc::new(chunks), Arc::new(events)));
+    let bus = EventBus::new();
+    let components = join_components(&bus, &notifier, &metrics)?;
+    let sync = Arc::new(SyncService::new(Arc::new(metadata), Arc::new(chunks), bus.clone()));
     block_on(sync.ensure_volume(&default_volume()))?;
 
     let listen_error = |source| StartError::Listen { listen: config.listen, source };
@@ -172,9 +182,11 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let serve = move || {
+        bus.publish(ServerStarted { address: addr });
         let shutdown = async move {
             // Sent or dropped: both mean stop.
             let _ = stopped.await;
+            bus.publish(ServerShuttingDown);
         };
         let handler = Arc::new(router);
         let drained =
@@ -182,6 +194,7 @@ pub fn start(config: Config) -> Result<Server, StartError> {
         // Waits for blocking work under way; then the last handle of the stores closes them.
         drop(runtime);
         drop(handler);
+        drop(components);
         drop(data_dir);
         drained
     };
@@ -197,17 +210,13 @@ fn default_volume() -> VolumeName {
 }
 
 /// Subscribes the components; each line can go without touching the others.
-fn join_components(notifier: &Arc<Notifier>, metrics: &Arc<Metrics>) -> Events {
-    let mut events = Events::default();
-    let component = Arc::clone(notifier);
-    events.on_commit(move |event| component.on_commit(event));
-    let component = Arc::clone(metrics);
-    events.on_commit(move |event| component.on_commit(event));
-    let component = Arc::clone(metrics);
-    events.on_chunk_corrupt(move |event| component.on_chunk_corrupt(event));
-    let component = Arc::clone(metrics);
-    events.on_chunks_moved(move |event| component.on_chunks_moved(event));
-    events.on_commit(|event| Logger.on_commit(event));
-    events.on_chunk_corrupt(|event| Logger.on_chunk_corrupt(event));
-    events
+fn join_components(
+    bus: &EventBus,
+    notifier: &Arc<Notifier>,
+    metrics: &Arc<Metrics>,
+) -> Result<Vec<Subscription>, SubscribeError> {
+    let mut joined = vec![notifier.join(bus)?];
+    joined.extend(metrics.join(bus)?);
+    joined.extend(Logger.join(bus)?);
+    Ok(joined)
 }

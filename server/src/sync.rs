@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use dfs_shared::event::EventBus;
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::ids::{VolumeId, VolumeName};
 use dfs_shared::record::Versioned;
@@ -32,7 +33,7 @@ mod validity;
 
 pub use chunks::{Batch, FoundChunk};
 pub use error::SyncError;
-pub use event::{ChunkCorrupt, ChunksMoved, CommitEvent, Events};
+pub use event::{ChunkCorrupt, ChunksMoved, CommitAnswered};
 
 use commit::CommitJob;
 use register::{RegisterJob, new_client_id, root_record};
@@ -52,7 +53,7 @@ pub struct VolumeInfo {
 pub struct SyncService {
     metadata: Arc<dyn MetadataStore>,
     chunks: Arc<dyn ChunkStore>,
-    events: Arc<Events>,
+    bus: EventBus,
 }
 
 impl std::fmt::Debug for SyncService {
@@ -64,8 +65,8 @@ impl std::fmt::Debug for SyncService {
 impl SyncService {
     /// Joins the stores and the bus.
     #[must_use]
-    pub fn new(metadata: Arc<dyn MetadataStore>, chunks: Arc<dyn ChunkStore>, events: Arc<Events>) -> Self {
-        Self { metadata, chunks, events }
+    pub fn new(metadata: Arc<dyn MetadataStore>, chunks: Arc<dyn ChunkStore>, bus: EventBus) -> Self {
+        Self { metadata, chunks, bus }
     }
 
     /// Makes a volume if there is none of this name; returns it and whether it is new.
@@ -123,8 +124,7 @@ impl SyncService {
             volume: name.clone(),
             client: Client { id: id.clone(), name: request.client_name, last_seen: now },
             root: root_record(request.uid, request.gid, now),
-            events: Arc::clone(&self.events),
-            taken: Instant::now(),
+            bus: self.bus.clone(),
             done: None,
             reply,
         }));
@@ -156,7 +156,7 @@ impl SyncService {
         self.metadata.submit(Box::new(CommitJob {
             volume: name.clone(),
             request,
-            events: Arc::clone(&self.events),
+            bus: self.bus.clone(),
             taken,
             done: None,
             reply,

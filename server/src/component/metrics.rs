@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use dfs_shared::event::{EventBus, SubscribeError, SubscribeOptions, Subscription};
 use parking_lot::Mutex;
 
 use crate::router::Outcome;
-use crate::sync::{ChunkCorrupt, ChunksMoved, CommitEvent};
+use crate::sync::{ChunkCorrupt, ChunksMoved, CommitAnswered};
 
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS_S: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
@@ -87,23 +89,35 @@ impl Text {
 }
 
 impl Metrics {
+    /// Joins the bus until the returned subscriptions are dropped.
+    ///
+    /// # Errors
+    /// [`SubscribeError`].
+    pub fn join(self: &Arc<Self>, bus: &EventBus) -> Result<Vec<Subscription>, SubscribeError> {
+        let (commits, moved, corrupt) = (Arc::clone(self), Arc::clone(self), Arc::clone(self));
+        let name = "metrics";
+        Ok(vec![
+            bus.subscribe(SubscribeOptions::new(name), move |event: &CommitAnswered| commits.on_commit(event))?,
+            bus.subscribe(SubscribeOptions::new(name), move |event: &ChunksMoved| moved.on_chunks_moved(event))?,
+            bus.subscribe(SubscribeOptions::new(name), move |_: &ChunkCorrupt| add(&corrupt.chunks_corrupt, 1))?,
+        ])
+    }
+
     /// Counts an answered request.
     pub fn request(&self, outcome: &Outcome) {
         let key = (outcome.pattern, outcome.method.as_str(), outcome.status.code());
         *self.requests.lock().entry(key).or_default() += 1;
     }
 
-    /// Counts a commit.
-    pub fn on_commit(&self, event: &CommitEvent) {
-        add(&self.commits, u64::from(event.frame.is_some()));
+    fn on_commit(&self, event: &CommitAnswered) {
+        add(&self.commits, u64::from(event.changes > 0));
         add(&self.changes, event.changes as u64);
         add(&self.groups_accepted, event.accepted as u64);
         add(&self.groups_refused, event.refused as u64);
         self.commit_latency.add(event.took);
     }
 
-    /// Counts chunks that came or went.
-    pub fn on_chunks_moved(&self, event: &ChunksMoved) {
+    fn on_chunks_moved(&self, event: &ChunksMoved) {
         match event {
             ChunksMoved::Stored { count, bytes } => {
                 add(&self.chunks_stored, *count as u64);
@@ -114,11 +128,6 @@ impl Metrics {
                 add(&self.chunk_bytes_served, *bytes);
             }
         }
-    }
-
-    /// Counts a damaged chunk.
-    pub fn on_chunk_corrupt(&self, _: &ChunkCorrupt) {
-        add(&self.chunks_corrupt, 1);
     }
 
     /// Prints everything; `streams` is how many event streams are open.

@@ -9,13 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use dfs_shared::event::kinds::server::Committed;
+use dfs_shared::event::{self, EventBus, SubscribeError, SubscribeOptions};
 use dfs_shared::ids::VolumeName;
 use dfs_shared::revision::Revision;
+use dfs_shared::wire::{encode_frame, messages};
 use parking_lot::Mutex;
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::limits::{STREAM_BYTES_MAX, STREAM_FRAMES_MAX};
-use crate::sync::CommitEvent;
 
 /// The open event streams of all volumes.
 #[derive(Debug, Default)]
@@ -56,6 +59,14 @@ pub enum Pushed {
     Lagged,
 }
 
+/// Encodes as [`messages::StreamFrame`] does, without a copy of the commit.
+#[derive(Serialize)]
+enum FrameRef<'a> {
+    #[expect(dead_code, reason = "keeps the place of the variant before")]
+    Hello,
+    Committed(&'a messages::Committed),
+}
+
 impl Notifier {
     /// Subscribes to the commits of a volume from now on.
     #[must_use]
@@ -74,12 +85,24 @@ impl Notifier {
         volumes.values().flatten().filter(|subscriber| !subscriber.frames.is_closed()).count()
     }
 
+    /// Joins the bus until the returned subscription is dropped. Runs on the publisher's thread: a queue
+    /// of its own would only add to the latency.
+    ///
+    /// # Errors
+    /// [`SubscribeError`].
+    pub fn join(self: &Arc<Self>, bus: &EventBus) -> Result<event::Subscription, SubscribeError> {
+        let component = Arc::clone(self);
+        let options = SubscribeOptions::new("notifier").priority(100);
+        bus.subscribe(options, move |event: &Committed| component.on_commit(event))
+    }
+
     /// Queues a commit for every stream of its volume.
-    pub fn on_commit(&self, event: &CommitEvent) {
-        let Some(frame) = &event.frame else { return };
+    fn on_commit(&self, event: &Committed) {
         let mut volumes = self.volumes.lock();
         let Some(subscribers) = volumes.get_mut(&event.volume) else { return };
-        subscribers.retain(|subscriber| subscriber.push(event.revision, frame));
+        let revision = event.commit.revision;
+        let frame = Bytes::from(encode_frame(&FrameRef::Committed(&event.commit)));
+        subscribers.retain(|subscriber| subscriber.push(revision, &frame));
         if subscribers.is_empty() {
             volumes.remove(&event.volume);
         }
@@ -121,9 +144,9 @@ impl Subscription {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
+    use dfs_shared::hash::{ChunkHash, MerkleHash};
     use dfs_shared::ids::ClientId;
+    use dfs_shared::wire::decode_frame;
 
     use super::*;
     use crate::blocking::block_on;
@@ -132,17 +155,36 @@ mod tests {
         VolumeName::new(name).unwrap()
     }
 
-    fn commit(name: &str, revision: u64, len: usize) -> CommitEvent {
-        CommitEvent {
-            volume: volume(name),
+    fn commit(name: &str, revision: u64, len: usize) -> Committed {
+        let small = messages::SmallChunk { hash: ChunkHash::HOLE, bytes: vec![0; len] };
+        let commit = messages::Committed {
             revision: Revision(revision),
+            root: MerkleHash::EMPTY,
             client: ClientId::new("c").unwrap(),
-            frame: Some(Bytes::from(vec![0; len])),
-            changes: 1,
-            accepted: 1,
-            refused: 0,
-            took: Duration::ZERO,
-        }
+            commit: 1,
+            records: Vec::new(),
+            manifests: Vec::new(),
+            small_chunks: vec![small],
+        };
+        Committed { volume: volume(name), commit: Arc::new(commit) }
+    }
+
+    #[test]
+    fn a_frame_is_what_a_mount_decodes() {
+        let notifier = Arc::<Notifier>::default();
+        let bus = EventBus::new();
+        let joined = notifier.join(&bus).unwrap();
+        let mut stream = notifier.subscribe(&volume("a"));
+        let sent = commit("a", 7, 3);
+        bus.publish(sent.clone());
+        let Some(Pushed::Commit { frame, .. }) = block_on(stream.next()) else { panic!("no commit") };
+        let (decoded, used) = decode_frame::<messages::StreamFrame>(&frame).unwrap().unwrap();
+        assert_eq!(decoded, messages::StreamFrame::Committed((*sent.commit).clone()));
+        assert_eq!(used, frame.len());
+        drop(joined);
+        bus.publish(commit("a", 8, 3));
+        drop(notifier);
+        assert_eq!(block_on(stream.next()), None);
     }
 
     fn revision(pushed: Option<Pushed>) -> u64 {

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use dfs_shared::event::EventBus;
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::limits::{CHUNK_BATCH_LEN_MAX, QUERY_ITEMS_MAX};
 
@@ -52,7 +53,7 @@ impl SyncService {
         };
         match found {
             Ok(bytes) => {
-                self.events.chunks_moved(ChunksMoved::Served { bytes: bytes.len() as u64 });
+                self.bus.publish(ChunksMoved::Served { bytes: bytes.len() as u64 });
                 Ok(FoundChunk::Bytes(bytes))
             }
             Err(error @ (ChunkError::Corrupt { .. } | ChunkError::Absent { .. })) => {
@@ -65,7 +66,7 @@ impl SyncService {
 
     /// Lets a chunk count as missing, so that a mount which has its bytes can bring them again.
     fn forget(&self, hash: ChunkHash, error: &ChunkError) {
-        self.events.chunk_corrupt(&ChunkCorrupt { hash, why: error.to_string() });
+        self.bus.publish(ChunkCorrupt { hash, why: error.to_string() });
         // Nobody waits for it: if it fails, the next reader finds the damage again.
         drop(self.metadata.write(1, move |tx| tx.forget_chunk(&hash)));
     }
@@ -76,7 +77,7 @@ impl SyncService {
         Batch {
             chunks: Arc::clone(&self.chunks),
             metadata: Arc::clone(&self.metadata),
-            events: Arc::clone(&self.events),
+            bus: self.bus.clone(),
             received: Vec::new(),
             bytes: 0,
             writing: VecDeque::new(),
@@ -90,7 +91,7 @@ type Writing = Pin<Box<dyn Future<Output = Result<(), ChunkError>> + Send>>;
 pub struct Batch {
     chunks: Arc<dyn ChunkStore>,
     metadata: Arc<dyn crate::metadata::MetadataStore>,
-    events: Arc<super::Events>,
+    bus: EventBus,
     received: Vec<(ChunkHash, u64)>,
     bytes: usize,
     writing: VecDeque<Writing>,
@@ -145,7 +146,7 @@ impl Batch {
             received.iter().try_for_each(|(hash, len)| tx.put_chunk(hash, *len))
         });
         noted.get().await?;
-        self.events.chunks_moved(ChunksMoved::Stored { count, bytes: self.bytes as u64 });
+        self.bus.publish(ChunksMoved::Stored { count, bytes: self.bytes as u64 });
         Ok(count)
     }
 }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use bytes::Bytes;
+use dfs_shared::event::EventBus;
+use dfs_shared::event::kinds::server::Committed;
 use dfs_shared::hash::ContentId;
 use dfs_shared::ids::{ClientId, NodeId, VolumeName};
 use dfs_shared::limits::{COMMIT_SMALL_BYTES_MAX, EVENT_MANIFEST_CHUNKS_MAX, SMALL_CONTENT_LEN_MAX};
@@ -12,13 +13,11 @@ use dfs_shared::manifest::Manifest;
 use dfs_shared::record::{NodeKind, Record, RecordKey, Versioned};
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
-use dfs_shared::wire::messages::{
-    CommitReply, Committed, CurrentRecord, GroupOutcome, SmallChunk, StreamFrame,
-};
-use dfs_shared::wire::{decode_plain, encode_frame, encode_plain};
+use dfs_shared::wire::messages::{self, CommitReply, CurrentRecord, GroupOutcome, SmallChunk};
+use dfs_shared::wire::{decode_plain, encode_plain};
 use tokio::sync::oneshot;
 
-use super::event::{CommitEvent, Events};
+use super::event::CommitAnswered;
 use super::group::Groups;
 use super::request::CheckedRequest;
 use super::{SyncError, merkle};
@@ -29,7 +28,7 @@ use crate::metadata::{MetadataError, PastRecord, Volume, VolumeKey, WriteJob, Wr
 pub(super) struct CommitJob {
     pub(super) volume: VolumeName,
     pub(super) request: CheckedRequest,
-    pub(super) events: Arc<Events>,
+    pub(super) bus: EventBus,
     /// When the request was taken, for the measured latency.
     pub(super) taken: Instant,
     pub(super) done: Option<Done>,
@@ -41,7 +40,7 @@ pub(super) enum Done {
     /// An earlier reply, or a refusal of the whole request.
     Answer(Result<CommitReply, SyncError>),
     /// A new reply and, if a group was accepted, what to publish.
-    New { reply: CommitReply, frame: Option<Bytes>, changes: usize },
+    New { reply: CommitReply, commit: Option<Arc<messages::Committed>>, changes: usize },
 }
 
 impl WriteJob for CommitJob {
@@ -77,15 +76,18 @@ impl WriteJob for CommitJob {
             (Err(error), _) => Err(SyncError::Metadata(error)),
             (Ok(()), None) => unreachable!("a job that ran without an error has an outcome"),
             (Ok(()), Some(Done::Answer(answer))) => answer,
-            (Ok(()), Some(Done::New { reply, frame, changes })) => {
-                self.events.committed(CommitEvent {
+            (Ok(()), Some(Done::New { reply, commit, changes })) => {
+                if let Some(commit) = commit {
+                    self.bus.publish(Committed { volume: self.volume.clone(), commit });
+                }
+                let accepted = reply.outcomes.iter().filter(|outcome| is_accepted(outcome)).count();
+                self.bus.publish(CommitAnswered {
                     volume: self.volume,
                     revision: reply.revision,
-                    client: self.request.client.clone(),
-                    frame,
+                    client: self.request.client,
                     changes,
-                    accepted: reply.outcomes.iter().filter(|outcome| is_accepted(outcome)).count(),
-                    refused: reply.outcomes.iter().filter(|outcome| !is_accepted(outcome)).count(),
+                    accepted,
+                    refused: reply.outcomes.len() - accepted,
                     took: self.taken.elapsed(),
                 });
                 Ok(reply)
@@ -113,18 +115,18 @@ fn commit(tx: &mut dyn WriteMetadata, volume: &Volume, request: &CheckedRequest)
     let outcomes = request.groups.iter().map(|group| groups.apply(group)).collect::<Result<Vec<_>, _>>()?;
     let Groups { tx, replaced, introduced, .. } = groups;
     let mut reply = CommitReply { outcomes, revision: volume.revision, root: volume.root };
-    let mut frame = None;
+    let mut published = None;
     let changes = replaced.len();
     if !replaced.is_empty() {
         let replaced = replaced.into_iter().collect();
         let committed =
             conclude(tx, volume, &request.client, request.commit, replaced, &introduced, Some(request))?;
         (reply.revision, reply.root) = (committed.revision, committed.root);
-        frame = Some(Bytes::from(encode_frame(&StreamFrame::Committed(committed))));
+        published = Some(Arc::new(committed));
     }
     let kept = encode_plain(&reply);
     tx.put_commit_reply(volume.key, &request.client, request.commit, &kept, COMMIT_REPLIES_KEPT)?;
-    Ok(Done::New { reply, frame, changes })
+    Ok(Done::New { reply, commit: published, changes })
 }
 
 /// Advances the volume over changed records: history, Merkle tree, revision; returns the event's message.
@@ -136,7 +138,7 @@ pub(super) fn conclude(
     replaced: BTreeMap<RecordKey, Option<Versioned>>,
     introduced: &HashMap<ContentId, Manifest>,
     request: Option<&CheckedRequest>,
-) -> Result<Committed, MetadataError> {
+) -> Result<messages::Committed, MetadataError> {
     let revision = volume.revision.next();
     let time = Timestamp::from(SystemTime::now());
     let mut records = Vec::with_capacity(replaced.len());
@@ -154,7 +156,7 @@ pub(super) fn conclude(
     let root = merkle::update(tx, volume.key, &records)?;
     tx.advance_volume(volume.key, revision, root)?;
     let (manifests, small_chunks) = pushed(tx, &contents, introduced, request)?;
-    Ok(Committed { revision, root, client: client.clone(), commit, records, manifests, small_chunks })
+    Ok(messages::Committed { revision, root, client: client.clone(), commit, records, manifests, small_chunks })
 }
 
 /// The content that a file has got with this change.
@@ -229,7 +231,7 @@ pub(super) fn make_root(
     volume: &Volume,
     client: &ClientId,
     root: &Record,
-) -> Result<Committed, MetadataError> {
+) -> Result<messages::Committed, MetadataError> {
     let key = root.key();
     tx.put_record(volume.key, volume.revision.next(), root)?;
     conclude(tx, volume, client, 0, BTreeMap::from([(key, None)]), &HashMap::new(), None)

@@ -1,23 +1,21 @@
-//! What the server tells on the event bus, and the door through which it does.
+//! Events that concern the server alone: the bus carries them beside those of `dfs_shared::event::kinds`.
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use dfs_shared::event::Event;
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::ids::{ClientId, VolumeName};
 use dfs_shared::revision::Revision;
 
-/// A commit has become durable.
+/// A commit request was answered, whatever became of its groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommitEvent {
+pub struct CommitAnswered {
     /// The volume.
     pub volume: VolumeName,
     /// The volume's revision after it.
     pub revision: Revision,
-    /// Who committed.
+    /// Who asked.
     pub client: ClientId,
-    /// The encoded frame for the event streams; `None` when no group was accepted.
-    pub frame: Option<Bytes>,
     /// Records changed.
     pub changes: usize,
     /// Groups accepted.
@@ -28,6 +26,10 @@ pub struct CommitEvent {
     pub took: Duration,
 }
 
+impl Event for CommitAnswered {
+    const NAME: &'static str = "CommitAnswered";
+}
+
 /// A stored chunk was found damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkCorrupt {
@@ -35,6 +37,10 @@ pub struct ChunkCorrupt {
     pub hash: ChunkHash,
     /// What is wrong, with the file's name.
     pub why: String,
+}
+
+impl Event for ChunkCorrupt {
+    const NAME: &'static str = "ChunkCorrupt";
 }
 
 /// Chunks came or went.
@@ -54,44 +60,6 @@ pub enum ChunksMoved {
     },
 }
 
-type Listener<E> = Box<dyn Fn(&E) + Send + Sync>;
-
-/// The door to the bus.
-#[derive(Default)]
-pub struct Events {
-    commits: Vec<Listener<CommitEvent>>,
-    corrupt: Vec<Listener<ChunkCorrupt>>,
-    moved: Vec<Listener<ChunksMoved>>,
-}
-
-impl std::fmt::Debug for Events {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Events").finish_non_exhaustive()
-    }
-}
-
-impl Events {
-    pub(crate) fn on_commit(&mut self, listener: impl Fn(&CommitEvent) + Send + Sync + 'static) {
-        self.commits.push(Box::new(listener));
-    }
-
-    pub(crate) fn on_chunk_corrupt(&mut self, listener: impl Fn(&ChunkCorrupt) + Send + Sync + 'static) {
-        self.corrupt.push(Box::new(listener));
-    }
-
-    pub(crate) fn on_chunks_moved(&mut self, listener: impl Fn(&ChunksMoved) + Send + Sync + 'static) {
-        self.moved.push(Box::new(listener));
-    }
-
-    pub(super) fn committed(&self, event: CommitEvent) {
-        self.commits.iter().for_each(|listener| listener(&event));
-    }
-
-    pub(super) fn chunk_corrupt(&self, event: &ChunkCorrupt) {
-        self.corrupt.iter().for_each(|listener| listener(event));
-    }
-
-    pub(super) fn chunks_moved(&self, event: ChunksMoved) {
-        self.moved.iter().for_each(|listener| listener(&event));
-    }
+impl Event for ChunksMoved {
+    const NAME: &'static str = "ChunksMoved";
 }

@@ -3,16 +3,16 @@
 //! The root's commit is published by the writer, like every other, so that revisions stay in order.
 
 use std::sync::Arc;
-use std::time::Instant;
 
+use dfs_shared::event::EventBus;
+use dfs_shared::event::kinds::server::Committed;
 use dfs_shared::ids::{ClientId, NodeId, VolumeName};
 use dfs_shared::record::{NodeKind, NodeRecord, Record};
 use dfs_shared::time::Timestamp;
-use dfs_shared::wire::encode_frame;
-use dfs_shared::wire::messages::{Committed, StreamFrame};
+use dfs_shared::wire::messages;
 use tokio::sync::oneshot;
 
-use super::{CommitEvent, Events, SyncError, commit};
+use super::{SyncError, commit};
 use crate::metadata::{Client, MetadataError, Volume, WriteJob, WriteMetadata};
 
 /// A queued registration.
@@ -20,9 +20,8 @@ pub(super) struct RegisterJob {
     pub(super) volume: VolumeName,
     pub(super) client: Client,
     pub(super) root: Record,
-    pub(super) events: Arc<Events>,
-    pub(super) taken: Instant,
-    pub(super) done: Option<(Volume, Option<Committed>)>,
+    pub(super) bus: EventBus,
+    pub(super) done: Option<(Volume, Option<messages::Committed>)>,
     pub(super) reply: oneshot::Sender<Result<Volume, SyncError>>,
 }
 
@@ -49,16 +48,7 @@ impl WriteJob for RegisterJob {
             (Ok(()), None) => Err(SyncError::VolumeNotFound { name: self.volume }),
             (Ok(()), Some((volume, committed))) => {
                 if let Some(committed) = committed {
-                    self.events.committed(CommitEvent {
-                        volume: self.volume,
-                        revision: committed.revision,
-                        client: self.client.id,
-                        frame: Some(encode_frame(&StreamFrame::Committed(committed)).into()),
-                        changes: 1,
-                        accepted: 1,
-                        refused: 0,
-                        took: self.taken.elapsed(),
-                    });
+                    self.bus.publish(Committed { volume: self.volume, commit: Arc::new(committed) });
                 }
                 Ok(volume)
             }
