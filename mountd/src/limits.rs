@@ -25,3 +25,78 @@ pub const UNSENT_MS_MAX: u64 = 10_000;
 pub const IDLE_CONNECTIONS_MAX: usize = 8;
 /// Most bytes of an error's body that are read: codes and messages are short.
 pub const ERROR_BODY_LEN_MAX: usize = 64 * 1024;
+
+/// Base-2 logarithm of how many neighbouring backing files share a directory: files made together lie together.
+pub const BACKING_DIR_FILES_LOG2: u32 = 12;
+/// Bytes copied at once between file systems that the kernel does not copy between.
+pub const COPY_BUFFER_LEN: usize = 1 << 20;
+/// Bytes fetched into one file before its present ranges are written down: what a crash fetches again at most.
+pub const FILL_UNSAVED_MAX: u64 = 32 << 20;
+/// Most files whose last use is remembered for eviction; past it the file's own access time has to do.
+pub const RECENT_FILES_MAX: usize = 1 << 16;
+/// Part of `--cache-size` in percent that eviction goes down to, so that it does not run for every file.
+pub const CACHE_LOW_PERCENT: u64 = 90;
+
+/// Shortest and longest pause between two attempts to reach the server, in milliseconds.
+pub const RETRY_MS: std::ops::RangeInclusive<u64> = 50..=5_000;
+/// Most frames of the event stream that wait to be applied; past it the peer is slowed down.
+pub const STREAM_FRAMES_MAX: usize = 256;
+/// Prefixes asked in one step of a Merkle walk: a reply of about half a megabyte.
+pub const WALK_PREFIXES_AT_ONCE: usize = 1024;
+/// Differing records up to this many are applied as one batch; more are applied by kind, a batch at a time.
+pub const APPLY_RECORDS_MAX: usize = 20_000;
+/// Reconciliations in a row that may end with different roots before the connection is given up and made anew.
+pub const RECONCILE_ATTEMPTS_MAX: u32 = 4;
+/// Files of an event whose small contents are written before their readers hear of them; more are written behind.
+pub const SMALL_FILES_BEFORE_EFFECTS: usize = 64;
+/// Manifests kept in memory until their file is opened, counted in chunks: at most 40 MiB.
+pub const MANIFEST_CHUNKS_KEPT: usize = 1 << 20;
+/// Journal groups that one plan looks at: about 20 MiB of keys.
+pub const PLAN_GROUPS_MAX: usize = 60_000;
+/// Most small files that are hashed for one commit.
+pub const HASH_FILES_PER_COMMIT: usize = 6_000;
+/// How long a file that is open for writing is waited for, in milliseconds, so that a save arrives whole.
+pub const OPEN_FILE_GRACE_MS: i64 = 2_000;
+/// Refusals of one change in a row, without news from the server, after which it is left alone until the next connection.
+pub const REFUSALS_MAX: u32 = 5;
+/// Large files that are read and hashed at the same time: each takes a core and up to 32 MiB.
+pub const HASH_TASKS_MAX: usize = 2;
+/// Upload requests in flight at the same time.
+pub const UPLOAD_REQUESTS_MAX: usize = 2;
+/// Bytes in one upload request.
+pub const UPLOAD_BATCH_LEN: usize = 8 << 20;
+/// Download requests in flight at the same time.
+pub const DOWNLOAD_REQUESTS_MAX: usize = 4;
+/// Bytes in one download request, but for a chunk that is longer.
+pub const DOWNLOAD_BATCH_LEN: u64 = 4 << 20;
+/// How far a sequential reader is read ahead of, in bytes: at first, and at most.
+pub const READ_AHEAD_LEN: std::ops::RangeInclusive<u64> = (4 << 20)..=(16 << 20);
+/// How long a read waits for bytes from the server, in milliseconds.
+pub const FETCH_DEADLINE_MS: u64 = 30_000;
+/// How long an idle download keeps its place in the file, in milliseconds.
+pub const DOWNLOAD_LINGER_MS: u64 = 2_000;
+/// Most reads of one file that wait for bytes.
+pub const FETCH_WAITERS_MAX: usize = 4096;
+/// How long `fsync` waits for the server with `--fsync=server`, in milliseconds.
+pub const BARRIER_DEADLINE_MS: u64 = 60_000;
+/// Conflicts that `dfs status` can list.
+pub const CONFLICTS_KEPT: usize = 1_000;
+/// Longest line on the control socket in bytes: a path and a few words.
+pub const CONTROL_LINE_LEN_MAX: usize = 64 * 1024;
+/// Files up to this many bytes are served by the daemon when they are only read: their pages stay in the kernel over
+/// open and close, which saves more than passthrough does.
+pub const SMALL_FILE_LEN_MAX: u64 = 128 << 10;
+/// Most inodes for which the version of the kernel's pages is remembered: 40 bytes each.
+pub const KERNEL_VERSIONS_MAX: usize = 1 << 18;
+/// Milliseconds between two looks at files that are held open for writing.
+pub const SWEEP_INTERVAL_MS: u64 = 2_000;
+/// Entries of a directory read from the tree at once: about what fits one reply.
+pub const READ_DIR_BATCH: usize = 256;
+/// Most bytes in one write or read request of the kernel.
+pub const FUSE_WRITE_LEN_MAX: u32 = 1 << 20;
+/// Most requests that the kernel has in flight without a caller waiting, such as read-ahead.
+pub const FUSE_BACKGROUND_MAX: u16 = 64;
+/// Read-ahead of the mount in KiB: at the kernel's default of 128 a cold sequential read takes four times as long.
+pub const READ_AHEAD_KIB: u32 = 2048;
+/// Milliseconds that an unmount waits for the kernel's last requests.
+pub const UNMOUNT_WAIT_MS: u64 = 10_000;

@@ -1,0 +1,353 @@
+//! Bytes of files: backing files, which ranges of them are here, filling, evicting.
+//!
+//! Owns the `files` directories under the state and the cache directory. Leaves what a file's bytes mean
+//! (records, journal) to `tree`, getting bytes to whoever implements [`Fetch`], and kernel handles to `fs`.
+//!
+//! Invariants:
+//! - At most one [`Backing`] per node is attached; whoever wants a node's bytes gets that one.
+//! - A backing file that no row and no living [`Backing`] names is garbage; the start-up check removes it.
+//! - Bytes that the server does not have are never evicted.
+
+mod backing;
+mod copy;
+mod error;
+mod evict;
+mod files;
+mod fill;
+mod ranges;
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use dfs_shared::ids::NodeId;
+use dfs_shared::record::NodeKind;
+use parking_lot::Mutex;
+
+pub use backing::{Backing, Noticed};
+pub(crate) use copy::{copy_some, fallocate, seek};
+pub use error::{CacheError, FetchError};
+pub use fill::{Filler, HashSource};
+pub use ranges::RangeSet;
+
+use crate::tree::content::{ContentState, FileId, Place, Present, Stamp};
+use crate::tree::{LocalNode, Tree};
+use backing::Inner;
+use evict::Recent;
+use files::Dirs;
+
+/// What to call when a fetch is over.
+pub type FetchDone = Box<dyn FnOnce(Result<(), FetchError>) + Send>;
+
+/// Gets bytes that are not here. Implemented by the engine.
+pub trait Fetch: Send + Sync {
+    /// Starts to fetch `range` of a file and returns; `done` is called from any thread, at the latest when the fetch's
+    /// deadline passes. After `Ok` the range is here.
+    fn fetch(&self, node: NodeId, range: Range<u64>, done: FetchDone);
+}
+
+/// Waits until the server has everything that was changed so far. Implemented by the engine.
+pub trait ServerBarrier: Send + Sync {
+    /// Returns at once; `done` is called from any thread, with an error when the deadline passes.
+    fn reached(&self, done: FetchDone);
+}
+
+/// Lets the engine coordinate with open files. Implemented by `fs`.
+pub trait OpenFiles: Send + Sync {
+    /// Looks whether these files' bytes changed without the tree knowing, and tells the tree.
+    fn notice(&self, nodes: &[NodeId]);
+    /// Keeps changes of bytes from being noticed until the guard is dropped: to be held from before `Tree::apply` until
+    /// its effects have been taken, so that no change is put down to the wrong node. Call [`Self::notice`] before.
+    fn hold(&self) -> HoldGuard<'_>;
+}
+
+/// Ends what [`OpenFiles::hold`] began when dropped.
+pub struct HoldGuard<'a> {
+    _guard: parking_lot::RwLockWriteGuard<'a, ()>,
+}
+
+impl<'a> HoldGuard<'a> {
+    /// Takes the guard of the lock that is held.
+    #[must_use]
+    pub fn new(guard: parking_lot::RwLockWriteGuard<'a, ()>) -> Self {
+        Self { _guard: guard }
+    }
+}
+
+/// Where a cache keeps its files and how much.
+#[derive(Debug, Clone)]
+pub struct CacheOptions {
+    /// For what is written here.
+    pub state_dir: PathBuf,
+    /// For what is fetched.
+    pub cache_dir: PathBuf,
+    /// Most bytes of files whose content is on the server.
+    pub size_max: u64,
+}
+
+/// The bytes of files on this mount.
+pub struct Cache {
+    tree: Arc<Tree>,
+    dirs: Dirs,
+    state_dir: PathBuf,
+    size_max: u64,
+    live: Mutex<HashMap<NodeId, Weak<Backing>>>,
+    /// Files of detached backings that are in use: they go with their last user.
+    held: Mutex<HashSet<FileId>>,
+    /// Allocated blocks of 512 bytes.
+    blocks: AtomicU64,
+    recent: Mutex<Recent>,
+}
+
+impl Cache {
+    /// Opens the cache; makes its directories. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] when a directory cannot be made.
+    pub fn open(tree: Arc<Tree>, options: CacheOptions) -> Result<Arc<Self>, CacheError> {
+        let dirs = Dirs::open(&options.state_dir, &options.cache_dir)?;
+        Ok(Arc::new(Self {
+            tree,
+            dirs,
+            state_dir: options.state_dir,
+            size_max: options.size_max,
+            live: Mutex::default(),
+            held: Mutex::default(),
+            blocks: AtomicU64::new(0),
+            recent: Mutex::default(),
+        }))
+    }
+
+    /// Returns the directory that holds what is written here.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Returns the bytes of a file, or what is here of them. Does not touch the file.
+    ///
+    /// # Errors
+    /// [`CacheError::NotFound`] when the node is gone or no file; [`CacheError::Tree`].
+    pub fn backing(self: &Arc<Self>, node: &LocalNode) -> Result<Arc<Backing>, CacheError> {
+        let record =
+            node.live().filter(|record| record.kind == NodeKind::File).ok_or(CacheError::NotFound)?;
+        let mut live = self.live.lock();
+        if let Some(backing) = live.get(&node.id).and_then(Weak::upgrade) {
+            if self.is_current(&backing, node) {
+                return Ok(backing);
+            }
+            self.retire(&backing);
+            // Dropping the last reference takes the lock on `live`.
+            drop(live);
+            drop(backing);
+            live = self.live.lock();
+        }
+        let row = self.tree.content_state(node.id)?;
+        let row = row.filter(|row| node.dirty_content.is_some() || row.content == record.content);
+        let (id, whole, inner) = match row {
+            Some(row) => stored(node.id, record.size, row),
+            None => self.absent(node.id, record.size, record.content)?,
+        };
+        let backing = Arc::new(Backing::new(Arc::clone(self), id, whole, inner));
+        live.insert(node.id, Arc::downgrade(&backing));
+        Ok(backing)
+    }
+
+    /// Makes the empty backing file of a file that was just created. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`CacheError`] when the disk or the tree fails.
+    pub fn create(self: &Arc<Self>, node: &LocalNode) -> Result<Arc<Backing>, CacheError> {
+        let (id, whole, mut inner) = self.absent(node.id, 0, None)?;
+        inner.place = Place::State;
+        let backing = Arc::new(Backing::new(Arc::clone(self), id, whole, inner));
+        self.live.lock().insert(node.id, Arc::downgrade(&backing));
+        backing.file()?;
+        Ok(backing)
+    }
+
+    /// Tells whether a backing holds the version that the node has now.
+    fn is_current(&self, backing: &Backing, node: &LocalNode) -> bool {
+        let inner = backing.inner.lock();
+        let content = node.live().and_then(|record| record.content);
+        if !inner.attached {
+            return false;
+        }
+        if node.dirty_content.is_some() || inner.touched || inner.content == content {
+            return true;
+        }
+        // Hashing changes a row's content without anybody here.
+        let row = self.tree.content_state(inner.node).ok().flatten();
+        row.is_some_and(|row| row.file == backing.id() && row.content == content)
+    }
+
+    /// Another backing takes the place of this one.
+    fn retire(&self, backing: &Backing) {
+        let mut inner = backing.inner.lock();
+        if inner.users > 0 && inner.attached {
+            inner.attached = false;
+            self.held.lock().insert(backing.id());
+        }
+    }
+
+    fn absent(
+        &self,
+        node: NodeId,
+        size: u64,
+        content: Option<dfs_shared::hash::ContentId>,
+    ) -> Result<(FileId, bool, Inner), CacheError> {
+        let id = FileId(self.tree.next_number()?);
+        let inner = Inner {
+            node,
+            attached: true,
+            stored: false,
+            place: Place::Cache,
+            content,
+            present: RangeSet::default(),
+            size,
+            file: None,
+            touched: false,
+            users: 0,
+            foreign: false,
+            counted: 0,
+        };
+        Ok((id, size == 0, inner))
+    }
+
+    /// Returns how many blocks of 512 bytes `stat` should show for a file.
+    ///
+    /// # Errors
+    /// [`CacheError::Tree`].
+    pub fn blocks_of(&self, node: &LocalNode) -> Result<u64, CacheError> {
+        let Some(record) = node.live() else { return Ok(0) };
+        if record.size == 0 {
+            return Ok(0);
+        }
+        let row = self.tree.content_state(node.id)?.filter(|row| {
+            row.present == Present::All && (node.dirty_content.is_some() || row.content == record.content)
+        });
+        Ok(row.map_or(record.size.div_ceil(512), |row| row.stamp.blocks))
+    }
+
+    /// Returns the row of a file's bytes if it is about the version that the node has now.
+    ///
+    /// # Errors
+    /// [`CacheError::Tree`].
+    pub fn row_of(&self, node: &LocalNode) -> Result<Option<ContentState>, CacheError> {
+        let content = node.live().and_then(|record| record.content);
+        let row = self.tree.content_state(node.id)?;
+        Ok(row.filter(|row| node.dirty_content.is_some() || row.content == content))
+    }
+
+    /// Forgets the bytes of a node that is gone. Open handles keep them until they are closed. Blocks on the disk.
+    pub fn discard(&self, node: NodeId) {
+        let live = self.live.lock().remove(&node).and_then(|weak| weak.upgrade());
+        let mut row = None;
+        let removed = self.tree.update_content_state(node, |old| {
+            row = old;
+            None
+        });
+        if let Err(error) = removed {
+            tracing::warn!(%node, %error, "the bytes of a removed file stay until the next start");
+            return;
+        }
+        if let Some(backing) = live {
+            self.separate(&backing, row.is_none());
+        } else if let Some(row) = row {
+            self.account(row.stamp.blocks, 0);
+            self.remove_file(row.place, row.file);
+        }
+    }
+
+    /// A node is gone that somebody uses the bytes of. If the tree moved its row to another node, they belong to that one.
+    fn separate(&self, backing: &Arc<Backing>, row_is_gone: bool) {
+        let mut inner = backing.inner.lock();
+        let mut owner = None;
+        if row_is_gone && inner.stored {
+            let found = self.tree.content_states(|node, row| {
+                if row.file == backing.id() {
+                    owner = Some(node);
+                }
+            });
+            if let Err(error) = found {
+                tracing::warn!(%error, "a backing file stays until the next start");
+                inner.foreign = true;
+            }
+        }
+        match owner {
+            Some(owner) => {
+                inner.node = owner;
+                drop(inner);
+                self.live.lock().insert(owner, Arc::downgrade(backing));
+            }
+            None => inner.attached = false,
+        }
+    }
+
+    /// The bytes of `from` belong to `to` now; the tree has moved the row already.
+    pub fn forked(&self, from: NodeId, to: NodeId) {
+        let mut live = self.live.lock();
+        let Some(weak) = live.remove(&from) else { return };
+        if let Some(backing) = weak.upgrade() {
+            backing.inner.lock().node = to;
+            live.insert(to, weak);
+            drop(live);
+        }
+    }
+
+    /// Returns how many bytes the backing files take on the disk.
+    #[must_use]
+    pub fn bytes_used(&self) -> u64 {
+        self.blocks.load(Ordering::Relaxed).saturating_mul(512)
+    }
+
+    fn account(&self, old: u64, new: u64) {
+        if new >= old {
+            self.blocks.fetch_add(new - old, Ordering::Relaxed);
+        } else {
+            let less = old - new;
+            let _ = self
+                .blocks
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| Some(all.saturating_sub(less)));
+        }
+    }
+
+    fn remove_file(&self, place: Place, file: FileId) {
+        if !self.held.lock().contains(&file) {
+            self.dirs.remove(place, file);
+        }
+    }
+
+    fn drop_dead(&self, node: NodeId, file: FileId) {
+        self.held.lock().remove(&file);
+        let mut live = self.live.lock();
+        if live.get(&node).is_some_and(|weak| weak.strong_count() == 0) {
+            live.remove(&node);
+        }
+    }
+}
+
+fn stored(node: NodeId, size: u64, row: ContentState) -> (FileId, bool, Inner) {
+    let (whole, present) = match &row.present {
+        Present::All => (true, RangeSet::default()),
+        Present::Ranges(ranges) => (false, RangeSet::from_ranges(ranges)),
+    };
+    let Stamp { blocks, .. } = row.stamp;
+    let inner = Inner {
+        node,
+        attached: true,
+        stored: true,
+        place: row.place,
+        content: row.content,
+        present,
+        size,
+        file: None,
+        touched: false,
+        users: 0,
+        foreign: false,
+        counted: blocks,
+    };
+    (row.file, whole, inner)
+}

@@ -1,0 +1,178 @@
+//! Where backing files are: `files/<2 hex>/<16 hex>` under the state and the cache directory.
+//!
+//! Invariant: a file's name is its [`FileId`], which is never used twice. Neighbouring ids share a directory,
+//! so that files made together lie together on the disk.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use dfs_shared::time::Timestamp;
+
+use super::CacheError;
+use crate::limits::BACKING_DIR_FILES_LOG2;
+use crate::tree::content::{FileId, Place, Stamp};
+
+/// The two directories of backing files.
+#[derive(Debug)]
+pub(super) struct Dirs {
+    state: PathBuf,
+    cache: PathBuf,
+}
+
+impl Dirs {
+    /// Makes the directories. Blocks on the disk.
+    pub(super) fn open(state_dir: &Path, cache_dir: &Path) -> Result<Self, CacheError> {
+        let dirs = Self { state: state_dir.join("files"), cache: cache_dir.join("files") };
+        for root in [&dirs.state, &dirs.cache] {
+            for slot in 0..=u8::MAX {
+                let dir = root.join(format!("{slot:02x}"));
+                std::fs::create_dir_all(&dir).map_err(|source| CacheError::Io {
+                    action: "make",
+                    path: dir,
+                    source,
+                })?;
+            }
+        }
+        Ok(dirs)
+    }
+
+    fn root(&self, place: Place) -> &Path {
+        match place {
+            Place::State => &self.state,
+            Place::Cache => &self.cache,
+        }
+    }
+
+    pub(super) fn path(&self, place: Place, file: FileId) -> PathBuf {
+        let slot = (file.0 >> BACKING_DIR_FILES_LOG2) & 0xff;
+        self.root(place).join(format!("{slot:02x}/{:016x}", file.0))
+    }
+
+    pub(super) fn create(&self, place: Place, file: FileId) -> Result<File, CacheError> {
+        self.with(place, file, "make", |path| options().create(true).open(path))
+    }
+
+    /// Opens a file where it should be or, after a crash between moving it and saying so, in the other place.
+    pub(super) fn find(&self, place: Place, file: FileId) -> Result<Option<(File, Place)>, CacheError> {
+        let other = match place {
+            Place::State => Place::Cache,
+            Place::Cache => Place::State,
+        };
+        for place in [place, other] {
+            let found = self.with(place, file, "open", |path| match options().open(path) {
+                Ok(found) => Ok(Some(found)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            })?;
+            if let Some(found) = found {
+                return Ok(Some((found, place)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Moves a file to the state directory. Returns the file if it had to be copied, `None` if it is the same still.
+    /// Blocks on the disk when the two directories are on different file systems.
+    pub(super) fn adopt(&self, file: FileId, open: &File, may_copy: bool) -> Result<Adopted, CacheError> {
+        let (from, to) = (self.path(Place::Cache, file), self.path(Place::State, file));
+        match std::fs::rename(&from, &to) {
+            Ok(()) => return Ok(Adopted::Moved),
+            Err(error) if error.raw_os_error() == Some(libc::EXDEV) => {}
+            Err(source) => return Err(CacheError::Io { action: "move", path: from, source }),
+        }
+        if !may_copy {
+            return Ok(Adopted::NotYet);
+        }
+        let copied = self.create(Place::State, file)?;
+        super::copy::copy_file(open, &copied)
+            .and_then(|()| copied.sync_data())
+            .map_err(|source| CacheError::Io { action: "copy", path: to, source })?;
+        self.remove(Place::Cache, file);
+        Ok(Adopted::Copied(copied))
+    }
+
+    /// Removes a file if it exists. A failure is only logged: the start-up check removes what is left over.
+    pub(super) fn remove(&self, place: Place, file: FileId) {
+        let path = self.path(place, file);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "a backing file cannot be removed");
+            }
+            _ => {}
+        }
+    }
+
+    /// Calls `each` with every backing file that there is.
+    pub(super) fn each(&self, mut each: impl FnMut(Place, FileId)) -> io::Result<()> {
+        for place in [Place::State, Place::Cache] {
+            for slot in std::fs::read_dir(self.root(place))? {
+                for file in std::fs::read_dir(slot?.path())? {
+                    let name = file?.file_name();
+                    let id = name.to_str().and_then(|name| u64::from_str_radix(name, 16).ok());
+                    if let Some(id) = id {
+                        each(place, FileId(id));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn with<T>(
+        &self,
+        place: Place,
+        file: FileId,
+        action: &'static str,
+        work: impl FnOnce(&Path) -> io::Result<T>,
+    ) -> Result<T, CacheError> {
+        let path = self.path(place, file);
+        work(&path).map_err(|source| CacheError::Io { action, path, source })
+    }
+}
+
+/// How a file came to the state directory.
+pub(super) enum Adopted {
+    /// It is the same file.
+    Moved,
+    /// It is a new file with the same bytes.
+    Copied(File),
+    /// It is still in the cache directory, because it would have to be copied.
+    NotYet,
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
+/// Reads what `fstat` says of an open file.
+pub(crate) fn stamp_of(file: &File) -> io::Result<Stamp> {
+    let stat = file.metadata()?;
+    let time = |secs, nanos| Timestamp { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
+    Ok(Stamp {
+        size: stat.len(),
+        mtime: time(stat.mtime(), stat.mtime_nsec()),
+        ctime: time(stat.ctime(), stat.ctime_nsec()),
+        blocks: stat.blocks(),
+    })
+}
+
+/// Tells whether two stamps say that the bytes are the same. Blocks are allocated late, so they do not count.
+pub(crate) fn same_bytes(one: &Stamp, two: &Stamp) -> bool {
+    (one.size, one.mtime, one.ctime) == (two.size, two.mtime, two.ctime)
+}
+
+/// Tells whether somebody else can write to a file: the kernel grants a read lease only if nobody can.
+pub(super) fn can_others_write(read_only: &File) -> bool {
+    // SAFETY: the descriptor is open for the call.
+    if unsafe { libc::fcntl(read_only.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) } == 0 {
+        // SAFETY: as above.
+        unsafe { libc::fcntl(read_only.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
+        return false;
+    }
+    std::io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
+}

@@ -1,0 +1,282 @@
+//! Attributes: what `stat` shows, what `chmod`, `chown`, `utimensat` and `truncate` change, and `statfs`.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+
+use dfs_shared::record::NodeKind;
+use dfs_shared::time::Timestamp;
+
+use super::{Caller, Fs, FsError, check_file, now, record_of};
+use crate::tree::content::Stamp;
+use crate::tree::namespace::AttributeChange;
+use crate::tree::{Ino, LocalNode};
+
+/// What `stat` shows of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attr {
+    /// Inode number.
+    pub ino: Ino,
+    /// What sort of node.
+    pub kind: NodeKind,
+    /// Permission, set-id and sticky bits.
+    pub mode: u32,
+    /// Link count.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a device node.
+    pub rdev: u32,
+    /// Length in bytes.
+    pub size: u64,
+    /// Allocated blocks of 512 bytes; for content that is not here as many as its length needs.
+    pub blocks: u64,
+    /// Last access.
+    pub atime: Timestamp,
+    /// Last change of the content.
+    pub mtime: Timestamp,
+    /// Last change of content or attributes.
+    pub ctime: Timestamp,
+    /// When the node was made.
+    pub crtime: Timestamp,
+}
+
+/// Attributes to be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SetAttr {
+    /// Permission, set-id and sticky bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: Option<SetTime>,
+    /// Last change of the content.
+    pub mtime: Option<SetTime>,
+}
+
+/// A time to be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetTime {
+    /// The present.
+    Now,
+    /// This time.
+    At(Timestamp),
+}
+
+impl SetTime {
+    fn resolve(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Now => now,
+            Self::At(at) => at,
+        }
+    }
+}
+
+/// Room on the file system that holds what is written here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Size of a block in bytes.
+    pub block_size: u32,
+    /// All blocks.
+    pub blocks: u64,
+    /// Free blocks.
+    pub free: u64,
+    /// Free blocks that an ordinary user may use.
+    pub available: u64,
+    /// All inodes.
+    pub files: u64,
+    /// Free inodes.
+    pub files_free: u64,
+}
+
+/// Length and blocks that directories show, as on ext4.
+const DIRECTORY_SIZE: u64 = 4096;
+/// Set-user-id and set-group-id.
+const SET_ID: u32 = 0o6000;
+const CAPABILITY_XATTR: &[u8] = b"security.capability";
+
+impl Fs {
+    /// Returns what `stat` shows.
+    ///
+    /// # Errors
+    /// [`FsError`]: `NotFound`, or a failing tree or disk.
+    pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
+        let node = self.node(ino)?;
+        self.attr(&node)
+    }
+
+    pub(super) fn attr(&self, node: &LocalNode) -> Result<Attr, FsError> {
+        let mut attr = plain_attr(node)?;
+        if attr.kind == NodeKind::File {
+            match self.open_stamp(node.ino)? {
+                Some(stamp) => overlay(&mut attr, &stamp),
+                None => attr.blocks = self.cache.blocks_of(node)?,
+            }
+        }
+        Ok(attr)
+    }
+
+    /// What `fstat` says of a file whose changes the tree does not know yet.
+    fn open_stamp(&self, ino: Ino) -> Result<Option<Stamp>, FsError> {
+        let Some(open) = self.open_file(ino) else { return Ok(None) };
+        match open.backing_to_look_at() {
+            Some(backing) => Ok(backing.unnoticed()?),
+            None => Ok(None),
+        }
+    }
+
+    /// Changes attributes. The kernel has checked that the caller may.
+    ///
+    /// # Errors
+    /// [`FsError`]: `ReadOnly`, `NotFound`, `IsDirectory` or `Invalid` (a length for what is no file), or a failing disk or tree.
+    pub fn setattr(&self, ino: Ino, set: &SetAttr, caller: Caller) -> Result<Attr, FsError> {
+        self.check_writable()?;
+        let _hold = self.hold.read();
+        let node = self.node(ino)?;
+        if let Some(size) = set.size {
+            check_file(&node)?;
+            if size > i64::MAX.unsigned_abs() {
+                return Err(FsError::Invalid);
+            }
+            self.truncate(&node, size)?;
+        }
+        let at = now();
+        let mut change = AttributeChange {
+            mode: set.mode,
+            uid: set.uid,
+            gid: set.gid,
+            atime: set.atime.map(|time| time.resolve(at)),
+            mtime: set.mtime.map(|time| time.resolve(at)),
+            ctime: at,
+        };
+        let is_file = record_of(&node)?.kind == NodeKind::File;
+        let owner_changes = set.uid.is_some() || set.gid.is_some();
+        if is_file && (owner_changes || (set.size.is_some() && caller.uid != 0)) {
+            change.mode = kill_set_id(set.mode.unwrap_or(record_of(&node)?.mode)).or(set.mode);
+        }
+        let nothing = AttributeChange { ctime: at, ..AttributeChange::default() };
+        if change == nothing && set.size.is_some() {
+            return self.getattr(ino);
+        }
+        if is_file && (change.mtime.is_some() || change.atime.is_some()) {
+            self.notice_open(ino)?;
+        }
+        if is_file && owner_changes {
+            self.drop_capabilities(&node, at)?;
+        }
+        self.change_attributes(ino, &change)?;
+        self.getattr(ino)
+    }
+
+    fn change_attributes(&self, ino: Ino, change: &AttributeChange) -> Result<(), FsError> {
+        if let Some(orphan) = self.orphans.lock().get_mut(&ino) {
+            if let Some(record) = orphan.record.as_mut() {
+                record.mode = change.mode.map_or(record.mode, |mode| mode & 0o7777);
+                record.uid = change.uid.unwrap_or(record.uid);
+                record.gid = change.gid.unwrap_or(record.gid);
+                record.atime = change.atime.unwrap_or(record.atime);
+                record.mtime = change.mtime.unwrap_or(record.mtime);
+                record.ctime = change.ctime;
+            }
+            return Ok(());
+        }
+        self.tree.set_attributes(ino, change)?;
+        Ok(())
+    }
+
+    /// A write or a new length takes set-id bits and file capabilities, unless the caller is root.
+    pub(super) fn kill_privileges(&self, ino: Ino) -> Result<(), FsError> {
+        let node = self.node(ino)?;
+        let at = now();
+        if let Some(mode) = kill_set_id(record_of(&node)?.mode) {
+            let change = AttributeChange { mode: Some(mode), ctime: at, ..AttributeChange::default() };
+            self.change_attributes(ino, &change)?;
+        }
+        self.drop_capabilities(&node, at)
+    }
+
+    fn drop_capabilities(&self, node: &LocalNode, at: Timestamp) -> Result<(), FsError> {
+        if record_of(node)?.xattrs.contains_key(CAPABILITY_XATTR) && self.tree.node(node.ino)?.is_some() {
+            self.tree.remove_xattr(node.ino, CAPABILITY_XATTR, at)?;
+        }
+        Ok(())
+    }
+
+    /// Returns how much room there is for what is written here.
+    ///
+    /// # Errors
+    /// [`FsError::System`].
+    pub fn statfs(&self) -> Result<Space, FsError> {
+        let path =
+            CString::new(self.cache.state_dir().as_os_str().as_bytes()).map_err(|_| FsError::Invalid)?;
+        let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+        // SAFETY: the path ends with NUL and `found` has room for the structure that the call fills on success.
+        if unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
+            return Err(std::io::Error::last_os_error().into());
+        }
+        // SAFETY: the call succeeded, so it filled the structure.
+        let found = unsafe { found.assume_init() };
+        Ok(Space {
+            block_size: u32::try_from(found.f_frsize).unwrap_or(4096),
+            blocks: found.f_blocks,
+            free: found.f_bfree,
+            available: found.f_bavail,
+            files: found.f_files,
+            files_free: found.f_ffree,
+        })
+    }
+}
+
+/// Returns the mode without set-id bits as Linux takes them away, or `None` if nothing changes: set-group-id stays
+/// where the group may not execute.
+fn kill_set_id(mode: u32) -> Option<u32> {
+    let taken = if mode & 0o010 == 0 { SET_ID & !0o2000 } else { SET_ID };
+    (mode & taken != 0).then_some(mode & !taken)
+}
+
+/// Returns what the tree knows of a node's attributes; blocks of files are the cache's.
+pub(super) fn plain_attr(node: &LocalNode) -> Result<Attr, FsError> {
+    let record = record_of(node)?;
+    let is_dir = record.kind == NodeKind::Directory;
+    Ok(Attr {
+        ino: node.ino,
+        kind: record.kind,
+        mode: record.mode,
+        nlink: if is_dir && node.entries == 0 && node.ino != Ino::ROOT { 0 } else { node.nlink() },
+        uid: record.uid,
+        gid: record.gid,
+        rdev: record.rdev,
+        size: if is_dir { DIRECTORY_SIZE } else { record.size },
+        blocks: if is_dir { DIRECTORY_SIZE / 512 } else { 0 },
+        atime: record.atime,
+        mtime: record.mtime,
+        ctime: record.ctime,
+        crtime: record.crtime,
+    })
+}
+
+fn overlay(attr: &mut Attr, stamp: &Stamp) {
+    attr.size = stamp.size;
+    attr.blocks = stamp.blocks;
+    attr.mtime = stamp.mtime;
+    attr.ctime = attr.ctime.max(stamp.ctime);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_ids_are_taken_as_linux_takes_them() {
+        assert_eq!(kill_set_id(0o4755), Some(0o755));
+        assert_eq!(kill_set_id(0o2755), Some(0o755));
+        assert_eq!(kill_set_id(0o2644), None);
+        assert_eq!(kill_set_id(0o6745), Some(0o2745));
+        assert_eq!(kill_set_id(0o1777), None);
+    }
+}

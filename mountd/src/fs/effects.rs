@@ -1,0 +1,166 @@
+//! What remote changes do to open files and to the kernel's caches.
+//!
+//! Nothing here talks to the kernel: invalidations go into a channel that `fuse` empties on a thread of its own,
+//! because the kernel may wait for one of the handlers while it invalidates.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use dfs_shared::ids::NodeId;
+use dfs_shared::name::Name;
+use parking_lot::Mutex;
+
+use super::Fs;
+use super::open::Mode;
+use crate::cache::{HoldGuard, OpenFiles};
+use crate::tree::{Effect, EffectSink, Ino, LocalNode};
+
+/// Something that the kernel has to forget.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Invalidation {
+    /// Where a name leads, and what the directory lists.
+    Entry {
+        /// The directory.
+        parent: Ino,
+        /// The name.
+        name: Name,
+    },
+    /// A node's attributes.
+    Attributes {
+        /// The node.
+        ino: Ino,
+    },
+    /// A node's attributes and the pages of its content.
+    Data {
+        /// The node.
+        ino: Ino,
+    },
+}
+
+/// The sending end; without a receiver (nothing mounted) there is nothing to forget.
+#[derive(Default)]
+pub(super) struct InvalidationSender(Mutex<Option<Sender<Invalidation>>>);
+
+impl InvalidationSender {
+    pub(super) fn send(&self, invalidation: Invalidation) {
+        if let Some(sender) = &*self.0.lock() {
+            // A failure means that the mount is gone.
+            let _ = sender.send(invalidation);
+        }
+    }
+}
+
+impl Fs {
+    /// Returns what the kernel has to forget from now on. An earlier receiver gets nothing more.
+    pub fn invalidations(&self) -> Receiver<Invalidation> {
+        let (sender, receiver) = channel();
+        *self.invalidations.0.lock() = Some(sender);
+        receiver
+    }
+
+    /// Ends the stream of [`Self::invalidations`].
+    pub fn end_invalidations(&self) {
+        *self.invalidations.0.lock() = None;
+    }
+
+    fn content_came(&self, node: NodeId, ino: Ino) {
+        let mut drop_pages = true;
+        if let Some(open) = self.open_file(ino) {
+            let mut inner = open.inner.lock();
+            let is_own = inner.backing.as_ref().and_then(|backing| backing.node()) == Some(node);
+            match inner.mode {
+                Some(Mode::Passthrough) => {
+                    // The kernel reads the old backing file until the last handle is gone.
+                    inner.superseded = true;
+                    drop_pages = false;
+                }
+                Some(Mode::Cached) if is_own => match self.newest(node) {
+                    Some(backing) => {
+                        backing.use_it();
+                        if let Some(old) = inner.backing.replace(backing) {
+                            old.unuse();
+                        }
+                    }
+                    None => inner.superseded = true,
+                },
+                Some(Mode::Cached) => inner.superseded = true,
+                None => {}
+            }
+        }
+        if drop_pages {
+            self.versions.lock().forget(ino);
+            self.invalidations.send(Invalidation::Data { ino });
+        }
+    }
+
+    fn newest(&self, node: NodeId) -> Option<Arc<crate::cache::Backing>> {
+        let node = self.tree.node_by_id(node).ok().flatten()?;
+        self.cache.backing(&node).ok()
+    }
+
+    fn removed(&self, node: LocalNode) {
+        let (id, ino) = (node.id, node.ino);
+        if self.open_file(ino).is_some() {
+            let mut node = node;
+            node.entries = 0;
+            self.orphans.lock().insert(ino, node);
+        }
+        self.cache.discard(id);
+        self.invalidations.send(Invalidation::Attributes { ino });
+    }
+
+    fn forked(&self, from: Ino, to_node: NodeId) {
+        let Some(open) = self.open_file(from) else {
+            if let Ok(Some(from)) = self.tree.node(from) {
+                self.cache.forked(from.id, to_node);
+            }
+            return;
+        };
+        let mut inner = open.inner.lock();
+        if let Some(from) = inner.backing.as_ref().and_then(|backing| backing.node()) {
+            self.cache.forked(from, to_node);
+        }
+        // The handles go on with the local bytes; the name leads to the server's once they are closed.
+        inner.superseded = true;
+    }
+}
+
+impl EffectSink for Fs {
+    fn effects(&self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Entry { parent, name } => {
+                    self.invalidations.send(Invalidation::Entry { parent, name })
+                }
+                Effect::Attributes { ino } => self.invalidations.send(Invalidation::Attributes { ino }),
+                Effect::Content { node, ino } => self.content_came(node, ino),
+                Effect::Removed { node } => self.removed(*node),
+                Effect::Forked { from, to: _, to_node, name: _ } => self.forked(from, to_node),
+            }
+        }
+    }
+}
+
+impl OpenFiles for Fs {
+    fn notice(&self, nodes: &[NodeId]) {
+        let _hold = self.hold.read();
+        for node in nodes {
+            let Ok(Some(node)) = self.tree.node_by_id(*node) else { continue };
+            if let Err(error) = self.notice_open(node.ino) {
+                tracing::warn!(node = %node.id, %error, "a change of an open file could not be looked at");
+            }
+        }
+        let lingering: Vec<_> = self.lingering.lock().clone();
+        for backing in lingering {
+            if backing.node().is_some_and(|node| nodes.contains(&node))
+                && let Err(error) = self.notice_backing(&backing)
+            {
+                tracing::warn!(%error, "a change of a mapped file could not be looked at");
+            }
+        }
+    }
+
+    fn hold(&self) -> HoldGuard<'_> {
+        HoldGuard::new(self.hold.write())
+    }
+}

@@ -1,0 +1,122 @@
+//! A thread that looks at files which are held open, closed but still mapped, or in the way.
+//!
+//! A log, a database or a disk image is open for days: its changes are noticed every few seconds, not at the end.
+//! In passthrough mode a writable mapping belongs to the backing file and outlives the handle and its RELEASE, so a file
+//! that could be mapped is looked at until the kernel grants a lease on it, which it does only when nobody else can write.
+
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::effects::Invalidation;
+use super::{Fs, FsError};
+use crate::cache::Backing;
+use crate::limits::SWEEP_INTERVAL_MS;
+
+/// Keeps the thread; dropping it ends the thread.
+pub struct Sweeper {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Fs {
+    /// Starts the thread. It checks what the last run left over first.
+    ///
+    /// # Errors
+    /// [`FsError::System`] when no thread can be started.
+    pub fn start_sweeper(self: &Arc<Self>) -> Result<Sweeper, FsError> {
+        let (stop, stopped) = channel();
+        let fs = Arc::downgrade(self);
+        let thread = std::thread::Builder::new().name("dfs-sweep".to_owned()).spawn(move || {
+            if let Some(fs) = fs.upgrade()
+                && let Err(error) = fs.cache.check_leftovers()
+            {
+                tracing::warn!(%error, "left-over files could not be checked");
+            }
+            let interval = Duration::from_millis(SWEEP_INTERVAL_MS);
+            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                match fs.upgrade() {
+                    Some(fs) => fs.sweep(),
+                    None => break,
+                }
+            }
+        })?;
+        Ok(Sweeper { stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Looks at everything once. Called by the thread, and by the unmounting before it says what is pending.
+    pub fn sweep(&self) {
+        self.sweep_open();
+        self.sweep_lingering();
+        if let Err(error) = self.cache.make_room() {
+            tracing::warn!(%error, "the cache could not be made smaller");
+        }
+        self.tree.store().watch_reserve();
+    }
+
+    fn sweep_open(&self) {
+        let inodes: Vec<_> = self.open_files.lock().keys().copied().collect();
+        for ino in inodes {
+            let _hold = self.hold.read();
+            if let Err(error) = self.notice_open(ino) {
+                tracing::warn!(ino = ino.0, %error, "an open file could not be looked at");
+            }
+        }
+    }
+
+    fn sweep_lingering(&self) {
+        let mut waiting = std::mem::take(&mut *self.lingering.lock());
+        waiting.retain(|backing| match self.look_at_closed(backing) {
+            Ok(still_mapped) => still_mapped,
+            Err(error) => {
+                tracing::warn!(%error, "a closed file could not be looked at");
+                true
+            }
+        });
+        self.lingering.lock().extend(waiting);
+    }
+
+    /// Tells whether somebody still maps the file for writing.
+    fn look_at_closed(&self, backing: &Arc<Backing>) -> Result<bool, FsError> {
+        let _hold = self.hold.read();
+        let node = backing.node();
+        let ino = node.and_then(|node| self.tree.node_by_id(node).ok().flatten()).map(|node| node.ino);
+        if let Some(open) = ino.and_then(|ino| self.open_file(ino)) {
+            // Its next release comes here again.
+            if open.inner.lock().writers > 0 {
+                backing.unuse();
+                return Ok(false);
+            }
+        }
+        let mapped = node.is_some() && backing.is_writable_elsewhere()?;
+        if mapped {
+            // Pages that were written back fault on the next store, which moves the time of change.
+            backing.file()?.sync_data()?;
+        }
+        if self.notice(backing, false)?
+            && let Some(ino) = ino
+        {
+            self.versions.lock().forget(ino);
+            self.invalidations.send(Invalidation::Data { ino });
+        }
+        if !mapped {
+            if let Some(node) = node {
+                self.tree.unmark_open(node)?;
+            }
+            backing.unuse();
+        }
+        Ok(mapped)
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the sweeper panicked");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The thread that makes the kernel forget what changed elsewhere.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
+
+use fuser::{INodeNo, Notifier};
+
+use crate::fs::Invalidation;
+
+/// Starts the thread. It ends when the sending end is dropped.
+pub(super) fn start(queue: Receiver<Invalidation>, notifier: Notifier) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("dfs-invalidate".to_owned()).spawn(move || {
+        for invalidation in queue {
+            if let Err(error) = forget(&notifier, &invalidation) {
+                // ENOENT, which only means that the kernel did not know it, is no error to fuser.
+                tracing::debug!(?invalidation, %error, "the kernel did not take an invalidation");
+            }
+        }
+    })
+}
+
+fn forget(notifier: &Notifier, invalidation: &Invalidation) -> io::Result<()> {
+    match invalidation {
+        Invalidation::Entry { parent, name } => {
+            notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_bytes()))?;
+            // The kernel drops its listing only for names that it knew.
+            notifier.inval_inode(INodeNo(parent.0), 0, 0)
+        }
+        Invalidation::Attributes { ino } => notifier.inval_inode(INodeNo(ino.0), -1, 0),
+        Invalidation::Data { ino } => notifier.inval_inode(INodeNo(ino.0), 0, 0),
+    }
+}

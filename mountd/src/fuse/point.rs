@@ -1,0 +1,80 @@
+//! The mount point: made if missing, refused if unfit, cleaned of a dead mount.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::mount::MountError;
+use crate::limits::READ_AHEAD_KIB;
+
+/// Makes a directory ready to be mounted on. Returns its path without symlinks.
+pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
+    let unusable = |source| MountError::Point { path: path.to_owned(), source };
+    let stat = match std::fs::metadata(path) {
+        Err(error) if is_dead(&error) => {
+            tracing::warn!(path = %path.display(), "cleaning up the dead mount that a killed dfs-mount left");
+            unmount(path, true).map_err(unusable)?;
+            std::fs::metadata(path)
+        }
+        other => other,
+    };
+    match stat {
+        Ok(stat) if !stat.is_dir() => return Err(MountError::NotDirectory { path: path.to_owned() }),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(path).map_err(unusable)?;
+        }
+        Err(error) => return Err(unusable(error)),
+    }
+    if std::fs::read_dir(path).map_err(unusable)?.next().is_some() {
+        return Err(MountError::NotEmpty { path: path.to_owned() });
+    }
+    path.canonicalize().map_err(unusable)
+}
+
+/// Tells whether the error is what a mount whose daemon is gone answers.
+fn is_dead(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
+}
+
+/// Unmounts; `lazily` also when somebody is using it.
+pub(super) fn unmount(path: &Path, lazily: bool) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let flags = if lazily { libc::MNT_DETACH } else { 0 };
+    // SAFETY: the path ends with NUL.
+    if unsafe { libc::umount2(name.as_ptr(), flags) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() != Some(libc::EPERM) {
+        return Err(error);
+    }
+    // An ordinary user has to ask the set-user-id helper.
+    let option = if lazily { "-uqz" } else { "-uq" };
+    let helper = Command::new("fusermount3")
+        .arg(option)
+        .arg("--")
+        .arg(path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()?;
+    match helper.success() {
+        true => Ok(()),
+        false if lazily => Err(io::Error::from_raw_os_error(libc::EPERM)),
+        false => Err(io::Error::from_raw_os_error(libc::EBUSY)),
+    }
+}
+
+/// Lets the kernel read ahead as far as pays off. Needs root; without it sequential reads are slower.
+pub(super) fn set_read_ahead(path: &Path) {
+    let Ok(stat) = std::fs::metadata(path) else { return };
+    let (major, minor) = (libc::major(stat.dev()), libc::minor(stat.dev()));
+    let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
+        tracing::debug!(%setting, %error, "read-ahead stays at the kernel's default");
+    }
+}

@@ -1,0 +1,17 @@
+//! The mount by itself, without a server: real mounts in a temporary directory, ordinary system calls.
+//!
+//! Each test is skipped with a printed reason where `/dev/fuse` cannot be used.
+
+#[path = "fuse_local/kit.rs"]
+mod kit;
+
+#[path = "fuse_local/attributes.rs"]
+mod attributes;
+#[path = "fuse_local/bytes.rs"]
+mod bytes;
+#[path = "fuse_local/names.rs"]
+mod names;
+#[path = "fuse_local/remote.rs"]
+mod remote;
+#[path = "fuse_local/restart.rs"]
+mod restart;

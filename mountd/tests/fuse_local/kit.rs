@@ -1,0 +1,181 @@
+//! A mount in a temporary directory, with a server that is a map of contents.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use dfs_mountd::cache::{Cache, CacheOptions, Fetch, FetchDone, FetchError};
+use dfs_mountd::fs::{Fs, FsParts};
+use dfs_mountd::fuse::{MountOptions, Mounted, mount};
+use dfs_mountd::tree::Tree;
+use dfs_mountd::tree::store::Store;
+use dfs_shared::hash::ChunkHash;
+use dfs_shared::ids::NodeId;
+use dfs_shared::manifest::{ChunkRef, Manifest};
+
+/// Stands for the server's contents; fetches whole chunks, on a thread of its own.
+#[derive(Default)]
+pub(crate) struct Contents {
+    chunks: Mutex<HashMap<ChunkHash, Vec<u8>>>,
+    manifests: Mutex<HashMap<NodeId, Manifest>>,
+    pub(crate) fetched: Mutex<Vec<Range<u64>>>,
+    cache: OnceLock<std::sync::Weak<Cache>>,
+}
+
+impl Contents {
+    /// Cuts `bytes` into chunks of `len` and keeps them.
+    pub(crate) fn add(&self, bytes: &[u8], len: usize) -> Manifest {
+        let mut chunks = self.chunks.lock().expect("no panic");
+        let mut manifest = Manifest { chunk_log2: 14, chunks: Vec::new() };
+        for part in bytes.chunks(len) {
+            let hash = ChunkHash::of(part);
+            chunks.insert(hash, part.to_vec());
+            manifest.chunks.push(ChunkRef { hash, len: part.len() as u64 });
+        }
+        manifest
+    }
+
+    /// Says what a node's content is.
+    pub(crate) fn set(&self, node: NodeId, manifest: &Manifest) {
+        self.manifests.lock().expect("no panic").insert(node, manifest.clone());
+    }
+
+    fn fill(&self, cache: &Arc<Cache>, node: NodeId, range: &Range<u64>) -> Result<(), FetchError> {
+        let failed = |error: &dyn std::fmt::Display| FetchError::Failed { reason: error.to_string() };
+        let manifest = self.manifests.lock().expect("no panic").get(&node).cloned();
+        let manifest = manifest.ok_or(FetchError::NotFound)?;
+        let filler = cache.begin_fill(node, &manifest).map_err(|error| failed(&error))?;
+        for (at, chunk) in filler.missing() {
+            if at < range.end && at + chunk.len > range.start {
+                let chunks = self.chunks.lock().expect("no panic");
+                let bytes = chunks.get(&chunk.hash).ok_or(FetchError::NotFound)?;
+                filler.write(at, bytes).map_err(|error| failed(&error))?;
+                self.fetched.lock().expect("no panic").push(at..at + chunk.len);
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Fetcher(Arc<Contents>);
+
+impl Fetch for Fetcher {
+    fn fetch(&self, node: NodeId, range: Range<u64>, done: FetchDone) {
+        let contents = Arc::clone(&self.0);
+        std::thread::spawn(move || {
+            let cache = contents.cache.get().and_then(std::sync::Weak::upgrade);
+            done(match cache {
+                Some(cache) => contents.fill(&cache, node, &range),
+                None => Err(FetchError::Offline),
+            });
+        });
+    }
+}
+
+/// A mount.
+pub(crate) struct Local {
+    mounted: Option<Mounted>,
+    pub(crate) tree: Arc<Tree>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) fs: Arc<Fs>,
+    pub(crate) contents: Arc<Contents>,
+    root: tempfile::TempDir,
+    no_passthrough: bool,
+}
+
+/// Tells (and prints) whether mounts are possible here.
+pub(crate) fn can_mount() -> bool {
+    match std::fs::File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => true,
+        Err(error) => {
+            eprintln!("skipped: /dev/fuse: {error}");
+            false
+        }
+    }
+}
+
+impl Local {
+    /// Mounts with passthrough where this user may.
+    pub(crate) fn new() -> Option<Self> {
+        Self::with(false)
+    }
+
+    /// Mounts without passthrough.
+    pub(crate) fn served() -> Option<Self> {
+        Self::with(true)
+    }
+
+    /// Both ways to serve bytes.
+    pub(crate) fn both() -> impl Iterator<Item = Self> {
+        [Self::new, Self::served].into_iter().filter_map(|make| make())
+    }
+
+    fn with(no_passthrough: bool) -> Option<Self> {
+        if !can_mount() {
+            return None;
+        }
+        let root = tempfile::tempdir().expect("a directory");
+        Some(Self::start(root, no_passthrough))
+    }
+
+    fn start(root: tempfile::TempDir, no_passthrough: bool) -> Self {
+        let state_dir = root.path().join("state");
+        std::fs::create_dir_all(&state_dir).expect("a directory");
+        let store = Arc::new(Store::open(&state_dir).expect("a store"));
+        let tree = Arc::new(Tree::open(store, "host".to_owned(), Box::new(|| {})).expect("a tree"));
+        let options = CacheOptions { state_dir, cache_dir: root.path().join("cache"), size_max: 64 << 20 };
+        let cache = Cache::open(Arc::clone(&tree), options).expect("a cache");
+        let contents = Arc::new(Contents::default());
+        contents.cache.set(Arc::downgrade(&cache)).expect("set once");
+        let fs = Fs::new(FsParts {
+            tree: Arc::clone(&tree),
+            cache: Arc::clone(&cache),
+            fetch: Arc::new(Fetcher(Arc::clone(&contents))),
+            barrier: None,
+            progress: None,
+            on_modified: Box::new(|_| {}),
+            read_only: false,
+            control: Some("/run/control".into()),
+        })
+        .expect("a file system");
+        let options =
+            MountOptions { mount_point: root.path().join("mnt"), no_passthrough, ..MountOptions::default() };
+        let mounted = mount(Arc::clone(&fs), &options).expect("a mount");
+        Self { mounted: Some(mounted), tree, cache, fs, contents, root, no_passthrough }
+    }
+
+    /// Unmounts and mounts again, on the same directories.
+    pub(crate) fn restart(mut self) -> Self {
+        self.mounted = None;
+        let Self { root, no_passthrough, tree, cache, fs, .. } = {
+            let placeholder = tempfile::tempdir().expect("a directory");
+            Self {
+                mounted: None,
+                tree: Arc::clone(&self.tree),
+                cache: Arc::clone(&self.cache),
+                fs: Arc::clone(&self.fs),
+                contents: Arc::clone(&self.contents),
+                root: std::mem::replace(&mut self.root, placeholder),
+                no_passthrough: self.no_passthrough,
+            }
+        };
+        drop((self, fs, cache, tree));
+        Self::start(root, no_passthrough)
+    }
+
+    /// The mount point.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.root.path().join("mnt")
+    }
+
+    /// A path in the mount.
+    pub(crate) fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.path().join(path)
+    }
+
+    /// The node at a path.
+    pub(crate) fn node(&self, path: &str) -> dfs_mountd::tree::LocalNode {
+        self.tree.resolve_path(path.as_bytes()).expect("a node")
+    }
+}
