@@ -209,7 +209,11 @@ fn decode_leaf(bytes: &[u8]) -> Option<Vec<LeafRecord>> {
         let (len, after) = rest.split_first_chunk::<2>()?;
         let (key, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
         let (hash, after) = after.split_first_chunk::<32>()?;
-        records.push(LeafRecord::new(RecordKey::from_bytes(key)?, RecordHash::from_bytes(*hash)));
+        records.push(LeafRecord {
+            path: *MerkleHash::of(key).as_bytes(),
+            key: RecordKey::from_bytes(key)?,
+            hash: RecordHash::from_bytes(*hash),
+        });
         rest = after;
     }
     rest.is_empty().then_some(records)
