@@ -328,6 +328,10 @@ impl Connection {
         self.receiving = Receiving::Head;
         self.sending = Sending::Idle;
         self.context = HeadContext::default();
+        if self.buffer.is_empty() && self.buffer.capacity() > 2 * HEAD_READ_LEN {
+            // An idle connection does not keep the room of the upload before.
+            self.buffer = BytesMut::new();
+        }
         true
     }
 

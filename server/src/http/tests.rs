@@ -2,6 +2,7 @@
 
 mod bad;
 mod good;
+mod mutated;
 mod output;
 
 use super::*;

@@ -179,8 +179,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         }
     }
 
-    /// Feeds the body to the handler until its end, or until the handler lets go of it. Reads only while the handler
-    /// keeps up. May be dropped at any await: what was not fed stays in the machine or was not wanted.
+    /// Feeds the body to the handler until its end, or until the handler lets go of it. Waits while the
+    /// handler does not keep up. May be dropped at any await: what was not fed stays in the machine or was not wanted.
     async fn feed(&mut self, pieces: Pieces, first_pull: oneshot::Receiver<()>) {
         let mut first_pull = Some(first_pull);
         let mut pace = Pace::new(self.config.body_timeout);
@@ -197,7 +197,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                         // A peer that is gone shows itself at the read below.
                         let _ = self.io.flush(&mut self.output).await;
                     }
-                    let Ok(_room) = pieces.reserve().await else { return };
                     match self.read_body(&mut pace).await {
                         Ok(()) => continue,
                         Err(error) => Err(error),

@@ -2,27 +2,32 @@
 
 use super::*;
 
+/// Sends a byte every now and then until the answer came.
+async fn trickle(mut client: Client) -> String {
+    let (mut reader, mut writer) = client.stream.split();
+    let mut answer = String::new();
+    let write = async {
+        loop {
+            let _ = writer.write_all(b"A").await;
+            tokio::time::sleep(short() / 10).await;
+        }
+    };
+    let read = async {
+        tokio::select! {
+            read = reader.read_to_string(&mut answer) => drop(read),
+            () = write => {}
+        }
+    };
+    soon(read).await;
+    answer
+}
+
 #[tokio::test]
 async fn a_head_that_trickles_in_is_408() {
     let fixture = Fixture::start(EngineConfig { head_timeout: short(), ..EngineConfig::default() }).await;
     let mut client = fixture.connect().await;
     client.send("GET /hello HTTP/1.1\r\nHost: h\r\n").await;
-    let trickle = async {
-        let (mut reader, mut writer) = client.stream.split();
-        let mut answer = String::new();
-        let answered = tokio::select! {
-            read = reader.read_to_string(&mut answer) => read,
-            // A byte every now and then does not help.
-            () = async {
-                loop {
-                    let _ = writer.write_all(b"A").await;
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            } => unreachable!("the trickle never ends"),
-        };
-        (answered, answer)
-    };
-    let (_, answer) = soon(trickle).await;
+    let answer = trickle(client).await;
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("Connection: close"), "{answer}");
 }
 
@@ -50,6 +55,14 @@ async fn a_body_that_stalls_is_408() {
     client.send("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhalf").await;
     let answer = client.rest().await;
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("body_timeout"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_in_is_408() {
+    let fixture = Fixture::start(EngineConfig { body_timeout: short(), ..EngineConfig::default() }).await;
+    let mut client = fixture.connect().await;
+    client.send("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 3000\r\n\r\n").await;
+    assert!(trickle(client).await.starts_with("HTTP/1.1 408 "));
 }
 
 #[tokio::test]
