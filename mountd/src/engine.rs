@@ -1,0 +1,208 @@
+//! Keeps this mount and the server in step: sends what is journaled, applies what is pushed, fetches what is read.
+//!
+//! ```text
+//!   journal ─wake─► commit loop ─► plan (pure) ─► one request at a time ─► acknowledge ─► journal shrinks
+//!                       │ large contents
+//!                       └────► upload tasks ─► Tree::set_content ─wake─► commit loop
+//!
+//!   Offline ──registered──► Reconciling ──roots are equal──► Online ──stream ends──► Offline
+//!      │                                                        │ events, in order
+//!      └── another volume ──► Stopped                           └─► Tree::apply ─► effects ─► fs
+//! ```
+//!
+//! Owns one runtime and the tasks in it. Leaves what records mean to `tree`, bytes to `cache`, and travelling
+//! to `remote`. Invariants:
+//! - Whatever changes the base (applying, acknowledging) holds `Shared::base`.
+//! - At most one commit is in flight; it is stored before it is sent and settled before anything is applied
+//!   after a reconnection, so that this mount never meets its own change as somebody else's.
+//! - Events are hints: losing all of them costs a reconciliation and nothing else.
+
+mod apply;
+mod barrier;
+mod commit;
+mod connection;
+mod download;
+mod hash;
+mod manifests;
+mod outcome;
+mod pending;
+pub mod plan;
+mod reconcile;
+mod request;
+mod retry;
+mod shared;
+pub mod status;
+#[cfg(test)]
+mod tests;
+mod upload;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_shared::event::kinds::mount::FileModified;
+use dfs_shared::event::{EventBus, SubscribeOptions, Subscription};
+use dfs_shared::ids::NodeId;
+use tokio::runtime::Runtime;
+use tokio::sync::{Notify, watch};
+
+use crate::cache::{Cache, Fetch, FetchDone, OpenFiles, ServerBarrier};
+use crate::clock::Clock;
+use crate::remote::Remote;
+use crate::tree::{EffectSink, Tree, TreeError};
+pub use shared::Connection;
+use shared::Shared;
+pub use status::Status;
+
+/// Wakes the engine when something was journaled. Made before the tree, whose callback it becomes.
+#[derive(Debug, Clone, Default)]
+pub struct Wake(Arc<Notify>);
+
+impl Wake {
+    /// Returns the callback for `Tree::open`.
+    #[must_use]
+    pub fn callback(&self) -> Box<dyn Fn() + Send + Sync> {
+        let notify = Arc::clone(&self.0);
+        Box::new(move || notify.notify_one())
+    }
+
+    /// Lets the engine look for work.
+    pub fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// What an engine works with.
+pub struct Parts {
+    /// The local tree.
+    pub tree: Arc<Tree>,
+    /// The bytes of files.
+    pub cache: Arc<Cache>,
+    /// The server.
+    pub remote: Arc<dyn Remote>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Woken by the tree's journal.
+    pub wake: Wake,
+    /// Human name of this mount, usually the host's.
+    pub client_name: String,
+    /// Takes nothing from here to the server: changes stay in the journal.
+    pub read_only: bool,
+}
+
+/// Why the engine cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The system gives no threads.
+    #[error("cannot start the threads of the sync engine")]
+    Threads {
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The local tree failed.
+    #[error("cannot read the local tree")]
+    Tree {
+        /// Why.
+        #[from]
+        source: TreeError,
+    },
+}
+
+/// The sync engine. Dropping it stops it; what is not on the server yet stays in the journal.
+pub struct Engine {
+    shared: Arc<Shared>,
+    runtime: Option<Runtime>,
+    subscription: parking_lot::Mutex<Option<Subscription>>,
+}
+
+impl Engine {
+    /// Makes an engine and its threads; it does nothing before [`Self::start`] but fetch.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn new(parts: Parts) -> Result<Arc<Self>, StartError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("dfs-engine")
+            .enable_all()
+            .build()
+            .map_err(|source| StartError::Threads { source })?;
+        let shared = Shared::new(parts, runtime.handle().clone())?;
+        Ok(Arc::new(Self { shared, runtime: Some(runtime), subscription: parking_lot::Mutex::new(None) }))
+    }
+
+    /// Starts to sync. `sink` hears what remote changes do; `open` coordinates with open files; the bus tells
+    /// of files that were closed or written.
+    pub fn start(&self, sink: Arc<dyn EffectSink>, open: Arc<dyn OpenFiles>, bus: &EventBus) {
+        self.shared.join(sink, open);
+        let wake = self.shared.wake.clone();
+        let listen = bus.subscribe(SubscribeOptions::new("sync engine"), move |_: &FileModified| wake.wake());
+        match listen {
+            Ok(subscription) => *self.subscription.lock() = Some(subscription),
+            Err(error) => tracing::warn!(%error, "closing a file will not wake the sync engine"),
+        }
+        let shared = Arc::clone(&self.shared);
+        self.shared.runtime.spawn(connection::run(Arc::clone(&shared)));
+        self.shared.runtime.spawn(commit::run(shared));
+    }
+
+    /// Returns the runtime that the engine's tasks run on.
+    #[must_use]
+    pub fn runtime(&self) -> tokio::runtime::Handle {
+        self.shared.runtime.clone()
+    }
+
+    /// Returns how the mount stands to its server. Reads the journal.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn status(&self) -> Result<Status, TreeError> {
+        status::snapshot(&self.shared)
+    }
+
+    /// Returns the connection's state and its changes.
+    #[must_use]
+    pub fn connection(&self) -> watch::Receiver<Connection> {
+        self.shared.connection.subscribe()
+    }
+
+    /// Waits until everything that was changed before the call is on the server; `false` when `timeout` passes first.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub async fn wait(&self, timeout: Option<Duration>) -> Result<bool, TreeError> {
+        barrier::wait(&self.shared, timeout).await
+    }
+
+    /// Returns why a file's change is not on the server, as far as the engine knows, for people.
+    #[must_use]
+    pub fn explain(&self, node: NodeId) -> Option<String> {
+        self.shared.uploads.explain(node).or_else(|| self.shared.stuck_reason(node))
+    }
+
+    /// Stops all tasks and waits for them for a moment.
+    pub fn stop(&self) {
+        self.shared.stopping.send_replace(true);
+    }
+}
+
+impl Fetch for Engine {
+    fn fetch(&self, node: NodeId, range: std::ops::Range<u64>, done: FetchDone) {
+        download::fetch(&self.shared, node, range, done);
+    }
+}
+
+impl ServerBarrier for Engine {
+    fn reached(&self, done: FetchDone) {
+        barrier::reached(&self.shared, done);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

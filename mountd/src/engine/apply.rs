@@ -1,0 +1,190 @@
+//! What the server has becomes part of the tree, and those who cache it hear of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use dfs_shared::hash::{ChunkHash, ContentId};
+use dfs_shared::ids::NodeId;
+use dfs_shared::manifest::Manifest;
+use dfs_shared::record::{Record, RecordKey};
+use dfs_shared::wire::messages::{Committed, CurrentRecord, SmallChunk};
+
+use super::hash::hash_node;
+use super::shared::{EngineError, Shared, blocking, chain};
+use crate::limits::{APPLY_RECORDS_MAX, SMALL_FILES_BEFORE_EFFECTS};
+use crate::tree::TreeError;
+use crate::tree::apply::{Applied, ApplyOptions};
+use crate::tree::content::Present;
+
+/// Records to be applied, with the contents that were pushed along.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    records: BTreeMap<RecordKey, CurrentRecord>,
+    small: HashMap<ChunkHash, Vec<u8>>,
+    manifests: HashMap<ContentId, Manifest>,
+}
+
+impl Incoming {
+    /// Takes records as they are; of one record the last state counts.
+    pub(super) fn of(records: Vec<CurrentRecord>) -> Self {
+        let records = records.into_iter().map(|record| (record.key.clone(), record)).collect();
+        Self { records, ..Self::default() }
+    }
+
+    /// Adds an event; of one record the last state counts.
+    pub(super) fn add(&mut self, event: Committed) {
+        self.records.extend(event.records.into_iter().map(|record| (record.key.clone(), record)));
+        self.manifests.extend(event.manifests.into_iter().map(|manifest| (manifest.id(), manifest)));
+        for SmallChunk { hash, bytes } in event.small_chunks {
+            if ChunkHash::of(&bytes) == hash {
+                self.small.insert(hash, bytes);
+            } else {
+                tracing::warn!(chunk = %hash, "the server pushed wrong bytes for a chunk; they are ignored");
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Returns the files that the records give a content, with it.
+    fn contents(&self) -> Vec<(NodeId, ContentId)> {
+        let nodes = self.records.values().filter_map(|current| match &current.value.as_ref()?.record {
+            Record::Node(node) => Some((node.id, node.content?)),
+            Record::Entry(_) => None,
+        });
+        nodes.collect()
+    }
+}
+
+/// Applies records; the caller holds `Shared::base`. Blocks, for the time of hashing files where a conflict asks for it.
+/// Returns how many were news.
+pub(super) fn apply(shared: &Arc<Shared>, incoming: Incoming) -> Result<usize, EngineError> {
+    if incoming.is_empty() {
+        return Ok(0);
+    }
+    blocking(|| apply_blocking(shared, incoming))
+}
+
+fn apply_blocking(shared: &Arc<Shared>, mut incoming: Incoming) -> Result<usize, EngineError> {
+    let contents = incoming.contents();
+    let (pushed, others): (Vec<_>, Vec<_>) = contents.into_iter().partition(|(_, content)| {
+        let manifest = incoming.manifests.get(content);
+        manifest.is_some_and(|manifest| is_small(manifest, &incoming.small))
+    });
+    let fresh = whole_files(shared, &others)?;
+    let mut news = 0;
+    let behind = pushed.len() > SMALL_FILES_BEFORE_EFFECTS;
+    for batch in batches(std::mem::take(&mut incoming.records)) {
+        let last = |(): ()| if behind { Ok(()) } else { store_small(shared, &incoming, &pushed) };
+        news += apply_batch(shared, &batch, last)?;
+    }
+    if behind {
+        store_small(shared, &incoming, &pushed)?;
+    }
+    incoming.manifests.into_values().for_each(|manifest| shared.manifests.put(manifest));
+    for node in fresh {
+        super::download::prefetch(shared, node);
+    }
+    shared.wake.wake();
+    Ok(news)
+}
+
+/// Cuts many records into batches that may follow each other: nodes, then names, then removed nodes.
+fn batches(records: BTreeMap<RecordKey, CurrentRecord>) -> Vec<Vec<CurrentRecord>> {
+    if records.len() <= APPLY_RECORDS_MAX {
+        return vec![records.into_values().collect()];
+    }
+    let mut all: Vec<CurrentRecord> = records.into_values().collect();
+    all.sort_by_key(|record| match (&record.key, &record.value) {
+        (RecordKey::Node(_), Some(_)) => 0,
+        (RecordKey::Entry { .. }, _) => 1,
+        (RecordKey::Node(_), None) => 2,
+    });
+    all.chunks(APPLY_RECORDS_MAX).map(<[CurrentRecord]>::to_vec).collect()
+}
+
+/// Applies one batch; `before_effects` runs between the tree and those who cache it.
+fn apply_batch(
+    shared: &Arc<Shared>,
+    records: &[CurrentRecord],
+    before_effects: impl Fn(()) -> Result<(), EngineError>,
+) -> Result<usize, EngineError> {
+    let open = shared.open_files();
+    let files: Vec<NodeId> = records
+        .iter()
+        .filter_map(|current| match current.key {
+            RecordKey::Node(node) => Some(node),
+            RecordKey::Entry { .. } => None,
+        })
+        .collect();
+    for attempt in 0..3 {
+        if let Some(open) = open {
+            open.notice(&files);
+        }
+        let hold = open.map(|open| open.hold());
+        let options = ApplyOptions { at: shared.clock.now(), force_conflicts: attempt > 1 };
+        match shared.tree.apply(records, options) {
+            Ok(Applied { effects, conflicts, news }) => {
+                if let Err(error) = before_effects(()) {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "pushed contents will be fetched when they are read"
+                    );
+                }
+                if let Some(sink) = shared.sink() {
+                    sink.effects(effects);
+                }
+                drop(hold);
+                shared.note_conflicts(conflicts);
+                return Ok(news);
+            }
+            Err(TreeError::HashFirst { nodes }) => {
+                drop(hold);
+                for node in nodes {
+                    if let Err(error) = hash_node(shared, node, u64::MAX) {
+                        tracing::warn!(%node, error = chain(&error), "a changed file cannot be read to compare it");
+                    }
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(EngineError::Diverged("changed files could not be compared with the server's".to_owned()))
+}
+
+fn is_small(manifest: &Manifest, small: &HashMap<ChunkHash, Vec<u8>>) -> bool {
+    matches!(&manifest.chunks[..], [chunk] if small.contains_key(&chunk.hash))
+}
+
+/// Puts small contents that were pushed into the cache, so that reading them costs no request.
+fn store_small(
+    shared: &Shared,
+    incoming: &Incoming,
+    pushed: &[(NodeId, ContentId)],
+) -> Result<(), EngineError> {
+    for (node, content) in pushed {
+        let Some(manifest) = incoming.manifests.get(content) else { continue };
+        let Some(chunk) = manifest.chunks.first() else { continue };
+        let Some(bytes) = incoming.small.get(&chunk.hash) else { continue };
+        match shared.cache.begin_fill(*node, manifest).and_then(|filler| filler.write(0, bytes)) {
+            // The file has changed again, here or there.
+            Ok(()) | Err(crate::cache::CacheError::Changed | crate::cache::CacheError::NotFound) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Returns those files of which an older version is wholly here: the new one shall be here too.
+fn whole_files(shared: &Shared, contents: &[(NodeId, ContentId)]) -> Result<Vec<NodeId>, EngineError> {
+    let mut whole = Vec::new();
+    for (node, content) in contents {
+        let row = shared.tree.content_state(*node)?;
+        if row.is_some_and(|row| row.present == Present::All && row.content != Some(*content)) {
+            whole.push(*node);
+        }
+    }
+    Ok(whole)
+}

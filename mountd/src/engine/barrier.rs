@@ -1,0 +1,63 @@
+//! Waits until what was changed so far is on the server.
+//!
+//! A change of a record that is in flight is journaled again only when the flight is over. So a wait first lets
+//! the commit that may be in flight be settled, and then takes the journal's end as its mark.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::shared::Shared;
+use crate::cache::{FetchDone, FetchError};
+use crate::limits::BARRIER_DEADLINE_MS;
+use crate::tree::TreeError;
+
+/// Waits; `false` when `timeout` passes first.
+pub(super) async fn wait(shared: &Arc<Shared>, timeout: Option<Duration>) -> Result<bool, TreeError> {
+    let reached = reached_everything(shared);
+    match timeout {
+        None => reached.await.map(|()| true),
+        Some(timeout) => match tokio::time::timeout(timeout, reached).await {
+            Ok(reached) => reached.map(|()| true),
+            Err(_) => Ok(false),
+        },
+    }
+}
+
+async fn reached_everything(shared: &Arc<Shared>) -> Result<(), TreeError> {
+    if let Some(open) = shared.open_files() {
+        let marked = shared.tree.open_marks()?;
+        super::shared::blocking(|| open.notice(&marked));
+    }
+    let begun = shared.tree.membership()?.commit;
+    shared.wake.wake();
+    let mut progress = shared.progress.subscribe();
+    let mut settled = shared.settled.subscribe();
+    if shared.tree.in_flight()?.is_some() {
+        // The sender lives in `shared`.
+        let _ = settled.wait_for(|settled| *settled >= begun).await;
+    }
+    let mark = shared.tree.write_barrier()?;
+    loop {
+        progress.borrow_and_update();
+        let oldest = shared.tree.pending(0, 1)?;
+        if oldest.first().is_none_or(|group| group.seq > mark) {
+            return Ok(());
+        }
+        let _ = progress.changed().await;
+    }
+}
+
+/// As [`wait`], for `fsync`: with a deadline and an answer for the caller's errno.
+pub(super) fn reached(shared: &Arc<Shared>, done: FetchDone) {
+    let shared = Arc::clone(shared);
+    let runtime = shared.runtime.clone();
+    runtime.spawn(async move {
+        let result = wait(&shared, Some(Duration::from_millis(BARRIER_DEADLINE_MS))).await;
+        done(match result {
+            Ok(true) => Ok(()),
+            Ok(false) if shared.is_offline() => Err(FetchError::Offline),
+            Ok(false) => Err(FetchError::TimedOut),
+            Err(error) => Err(FetchError::Failed { reason: error.to_string() }),
+        });
+    });
+}

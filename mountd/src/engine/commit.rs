@@ -1,0 +1,182 @@
+//! The commit loop: one request at a time, as soon as there is something to send; what is changed meanwhile
+//! gathers for the next.
+//!
+//! ```text
+//! idle ─wake─► read journal ─► name contents ─► plan ─► store ─► send ─► settle ─► again
+//!   ▲                                             │ nothing                 │ connection lost: stays stored and is
+//!   └─────────────────────────────────────────────┘                         └ sent again first thing after it is back
+//! ```
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_shared::limits::COMMIT_CHANGES_MAX;
+use dfs_shared::wire::messages::CommitReply;
+
+use super::outcome;
+use super::pending::Window;
+use super::plan::{Input, plan};
+use super::request::{InFlight, build};
+use super::retry::Backoff;
+use super::shared::{EngineError, Shared, blocking, chain};
+use crate::remote::RemoteError;
+
+/// How a round ended.
+enum Round {
+    /// Something was sent; there may be more.
+    Sent,
+    /// There is nothing to send before something wakes the loop or this time has passed.
+    Idle(Option<Duration>),
+}
+
+/// Sends what is journaled until the engine stops.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut stopping = shared.stopping.subscribe();
+    tokio::select! {
+        () = commits(&shared) => {}
+        _ = stopping.wait_for(|stopping| *stopping) => {}
+    }
+}
+
+async fn commits(shared: &Arc<Shared>) {
+    let mut backoff = Backoff::new(u64::from(std::process::id()) + 1);
+    loop {
+        shared.wait_online().await;
+        match round(shared).await {
+            Ok(Round::Sent) => backoff.reset(),
+            Ok(Round::Idle(again_in)) => {
+                backoff.reset();
+                tokio::select! {
+                    () = shared.wake.0.notified() => {}
+                    () = tokio::time::sleep(again_in.unwrap_or(Duration::MAX)), if again_in.is_some() => {}
+                }
+            }
+            Err(error) => {
+                let lost = match &error {
+                    EngineError::Lost => true,
+                    EngineError::Remote(error) => error.is_unreachable(),
+                    _ => false,
+                };
+                if lost {
+                    shared.broken.notify_one();
+                    let _ = tokio::time::timeout(Duration::from_secs(1), shared.wait_lost()).await;
+                } else {
+                    tracing::warn!(error = chain(&error), "changes cannot be sent; trying again");
+                    tokio::time::sleep(backoff.next()).await;
+                }
+            }
+        }
+    }
+}
+
+async fn round(shared: &Arc<Shared>) -> Result<Round, EngineError> {
+    if shared.read_only {
+        return Ok(Round::Idle(None));
+    }
+    let _sending = shared.sending.lock().await;
+    settle_stored(shared).await?;
+    let Some(client) = shared.online() else { return Err(EngineError::Lost) };
+    let (flight, again_in) = blocking(|| prepare(shared, client))?;
+    let Some(flight) = flight else { return Ok(Round::Idle(again_in)) };
+    let pause = send(shared, flight).await?;
+    match pause {
+        Some(pause) => Ok(Round::Idle(Some(again_in.map_or(pause, |again_in| again_in.min(pause))))),
+        None => Ok(Round::Sent),
+    }
+}
+
+type Prepared = (Option<InFlight>, Option<Duration>);
+
+/// Plans the next request and stores it. Blocks while small files are read.
+fn prepare(shared: &Arc<Shared>, client: dfs_shared::ids::ClientId) -> Result<Prepared, EngineError> {
+    let mut window = Window::read(&shared.tree)?;
+    if window.groups.is_empty() {
+        shared.note_progress();
+        return Ok((None, None));
+    }
+    let ready = window.get_ready(shared)?;
+    let stuck: BTreeSet<u64> = {
+        let refused = shared.refused.lock();
+        refused
+            .values()
+            .filter(|refused| refused.stuck)
+            .flat_map(|refused| refused.seqs.iter().copied())
+            .collect()
+    };
+    let mut plan = plan(&Input {
+        groups: &window.groups,
+        wants: &window.wants,
+        directories: &window.directories,
+        waiting: &ready.waiting,
+        continued: &window.continued,
+        stuck: &stuck,
+        changes_max: COMMIT_CHANGES_MAX,
+    });
+    let finished = std::mem::take(&mut plan.finished);
+    if !finished.is_empty() {
+        shared.tree.drop_groups(&finished)?;
+        shared.note_progress();
+    }
+    if plan.send.is_empty() {
+        return Ok((None, ready.again_in));
+    }
+    // First the number, so that no two requests ever have the same.
+    let commit = shared.update_membership(|membership| membership.commit += 1)?.commit;
+    let flight = build(shared, client, commit, plan, &ready.small)?;
+    shared.tree.store_in_flight(Some(&flight.encode()))?;
+    Ok((Some(flight), ready.again_in))
+}
+
+/// Finishes a request that was left over, before anything else is sent or applied.
+pub(super) async fn settle(shared: &Arc<Shared>) -> Result<(), EngineError> {
+    let _sending = shared.sending.lock().await;
+    settle_stored(shared).await
+}
+
+async fn settle_stored(shared: &Arc<Shared>) -> Result<(), EngineError> {
+    let Some(stored) = shared.tree.in_flight()? else { return Ok(()) };
+    match InFlight::decode(&stored) {
+        Ok(flight) => send(shared, flight).await.map(drop),
+        Err(error) => {
+            tracing::error!(error = chain(&error), "the stored commit is damaged; its changes are sent anew");
+            shared.tree.store_in_flight(None)?;
+            let commit = shared.tree.membership()?.commit;
+            shared.settled.send_replace(commit);
+            Ok(())
+        }
+    }
+}
+
+/// Sends a stored request and settles it. Returns how long to wait before the next if the server refused
+/// changes without telling anything new.
+async fn send(shared: &Arc<Shared>, flight: InFlight) -> Result<Option<Duration>, EngineError> {
+    let commit = flight.notes.commit;
+    match request(shared, &flight).await {
+        Ok(reply) => outcome::settle(shared, &flight, reply).await,
+        Err(EngineError::Remote(error)) if !error.is_retryable() => {
+            tracing::error!(error = chain(&error), "the server refuses a commit; its changes are sent anew");
+            shared.tree.store_in_flight(None)?;
+            shared.settled.send_replace(commit);
+            Err(error.into())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn request(shared: &Arc<Shared>, flight: &InFlight) -> Result<CommitReply, EngineError> {
+    let mut connection = shared.connection.subscribe();
+    connection.mark_unchanged();
+    tokio::select! {
+        reply = shared.remote.commit(flight.request.clone()) => {
+            let reply = reply?;
+            let (asked, came) = (flight.notes.seqs.len(), reply.outcomes.len());
+            if asked != came {
+                let (server, why) = (shared.remote.name(), format!("{asked} groups, {came} outcomes"));
+                return Err(RemoteError::Damaged { server, what: "commit reply", why }.into());
+            }
+            Ok(reply)
+        }
+        _ = connection.changed() => Err(EngineError::Lost),
+    }
+}

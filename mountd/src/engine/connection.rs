@@ -1,0 +1,237 @@
+//! The connection's life: register, settle what was in flight, reconcile, follow the events, and again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_shared::hash::MerkleHash;
+use dfs_shared::ids::ClientId;
+use dfs_shared::revision::Revision;
+use dfs_shared::wire::messages::{Committed, RegisterReply, RegisterRequest, StreamFrame};
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::mpsc;
+
+use super::apply::{Incoming, apply};
+use super::commit;
+use super::reconcile::reconcile;
+use super::retry::Backoff;
+use super::shared::{Connection, EngineError, Shared, chain};
+use crate::limits::{RECONCILE_ATTEMPTS_MAX, STREAM_FRAMES_MAX};
+use crate::remote::{FrameStream, RemoteError};
+
+type Frames = mpsc::Receiver<Result<StreamFrame, RemoteError>>;
+
+/// Connects again and again until the engine stops, or must not go on.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut backoff = Backoff::new(u64::from(std::process::id()));
+    let mut stopping = shared.stopping.subscribe();
+    loop {
+        let ended = tokio::select! {
+            ended = session(&shared, &mut backoff) => ended,
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        };
+        let error = match ended {
+            Err(EngineError::Stop(why)) => {
+                tracing::error!(%why, "syncing has stopped");
+                shared.connection.send_replace(Connection::Stopped { why });
+                return;
+            }
+            Err(error) => error,
+            Ok(()) => EngineError::Lost,
+        };
+        note_offline(&shared, &error);
+        let pause = backoff.next();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+    }
+}
+
+fn note_offline(shared: &Shared, error: &EngineError) {
+    let why = chain(error);
+    let now = shared.clock.now();
+    shared.connection.send_modify(|connection| {
+        let since = match connection {
+            Connection::Offline { since, why: old } => {
+                if *old != why {
+                    tracing::warn!(%why, "still without the server");
+                }
+                *since
+            }
+            Connection::Reconciling | Connection::Online { .. } | Connection::Stopped { .. } => {
+                tracing::warn!(%why, "the server is gone; everything here goes on");
+                now
+            }
+        };
+        *connection = Connection::Offline { since, why };
+    });
+}
+
+async fn session(shared: &Arc<Shared>, backoff: &mut Backoff) -> Result<(), EngineError> {
+    // What another task found broken was the connection before.
+    let _ = shared.broken.notified().now_or_never();
+    let reply = register(shared).await?;
+    let client = reply.client;
+    commit::settle(shared).await?;
+    let stream = shared.remote.stream(client.clone()).await?;
+    let mut frames = follow(shared, stream);
+    let (revision, root) = match next(shared, &mut frames).await? {
+        StreamFrame::Hello { volume, revision, root } if volume == reply.volume => (revision, root),
+        frame => return Err(EngineError::Diverged(format!("the event stream began with {frame:?}"))),
+    };
+    shared.refused.lock().clear();
+    go_online(shared, &client, &mut frames, revision, root).await?;
+    backoff.reset();
+    tracing::info!(server = shared.remote.name(), %client, %revision, "in step with the server");
+    loop {
+        let frame = tokio::select! {
+            frame = next(shared, &mut frames) => frame?,
+            () = shared.broken.notified() => return Err(EngineError::Lost),
+        };
+        let mut batch = vec![frame];
+        while let Ok(frame) = frames.try_recv() {
+            batch.push(frame?);
+        }
+        if let Some(lost) = take(shared, &client, batch).await? {
+            go_online(shared, &client, &mut frames, lost.0, lost.1).await?;
+        }
+    }
+}
+
+async fn register(shared: &Arc<Shared>) -> Result<RegisterReply, EngineError> {
+    let membership = shared.tree.membership()?;
+    // SAFETY: neither call has preconditions.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let client_name = shared.client_name.clone();
+    let request = RegisterRequest { client_name, client: membership.client.clone(), uid, gid };
+    let reply = shared.remote.register(request).await?;
+    if let Some(known) = membership.volume.filter(|known| *known != reply.volume) {
+        return Err(EngineError::Stop(format!(
+            "{} has another volume (id {}) than this mount was synced with (id {known}): mount it with a \
+             state directory of its own, or give the right server",
+            shared.remote.name(),
+            reply.volume
+        )));
+    }
+    shared.update_membership(|membership| {
+        membership.client = Some(reply.client.clone());
+        membership.volume = Some(reply.volume);
+    })?;
+    Ok(reply)
+}
+
+/// Reads the stream into a queue, so that events are kept while a reconciliation lasts.
+fn follow(shared: &Arc<Shared>, mut stream: FrameStream) -> Frames {
+    let (sender, frames) = mpsc::channel(STREAM_FRAMES_MAX);
+    shared.runtime.spawn(async move {
+        while let Some(frame) = stream.next().await {
+            if sender.send(frame).await.is_err() {
+                return;
+            }
+        }
+    });
+    frames
+}
+
+async fn next(shared: &Shared, frames: &mut Frames) -> Result<StreamFrame, EngineError> {
+    match frames.recv().await {
+        Some(frame) => Ok(frame?),
+        None => Err(RemoteError::Disconnected { server: shared.remote.name() }.into()),
+    }
+}
+
+/// Reconciles until the roots are equal, and says that the mount is online.
+async fn go_online(
+    shared: &Arc<Shared>,
+    client: &ClientId,
+    frames: &mut Frames,
+    mut revision: Revision,
+    mut root: MerkleHash,
+) -> Result<(), EngineError> {
+    shared.connection.send_replace(Connection::Reconciling);
+    let mut backoff = Backoff::new(revision.0);
+    for attempt in 0..RECONCILE_ATTEMPTS_MAX {
+        let mut base = shared.base.lock().await;
+        reconcile(shared, root).await?;
+        let mut incoming = Incoming::default();
+        while let Ok(frame) = frames.try_recv() {
+            match frame? {
+                StreamFrame::Committed(event) => {
+                    (revision, root) = (event.revision, event.root);
+                    incoming.add(event);
+                }
+                StreamFrame::Lagged => {
+                    return Err(EngineError::Diverged("the server dropped events".to_owned()));
+                }
+                StreamFrame::Hello { .. } | StreamFrame::Heartbeat { .. } => {}
+            }
+        }
+        apply(shared, incoming)?;
+        if shared.tree.base_root()? == root {
+            *base = (*base).max(revision);
+            note_revision(shared, revision)?;
+            shared.connection.send_replace(Connection::Online { client: client.clone() });
+            shared.note_progress();
+            return Ok(());
+        }
+        drop(base);
+        tracing::debug!(attempt, "the server moved on while reconciling");
+        tokio::time::sleep(backoff.next()).await;
+    }
+    Err(EngineError::Diverged("this mount and the server cannot be brought to the same state".to_owned()))
+}
+
+fn note_revision(shared: &Shared, revision: Revision) -> Result<(), EngineError> {
+    shared.update_membership(|membership| membership.revision = membership.revision.max(revision))?;
+    Ok(())
+}
+
+/// Applies a batch of frames. Returns revision and root to reconcile with if something is missing.
+async fn take(
+    shared: &Arc<Shared>,
+    client: &ClientId,
+    frames: Vec<StreamFrame>,
+) -> Result<Option<(Revision, MerkleHash)>, EngineError> {
+    let mut incoming = Incoming::default();
+    let mut last: Option<(Revision, MerkleHash)> = None;
+    for frame in frames {
+        match frame {
+            StreamFrame::Committed(event) => {
+                wait_for_own(shared, client, &event).await?;
+                last = Some((event.revision, event.root));
+                incoming.add(event);
+            }
+            StreamFrame::Heartbeat { .. } => {}
+            StreamFrame::Lagged => {
+                return Err(EngineError::Diverged(
+                    "this mount was too slow and the server dropped events".to_owned(),
+                ));
+            }
+            StreamFrame::Hello { .. } => return Err(EngineError::Diverged("a second hello".to_owned())),
+        }
+    }
+    let Some((revision, root)) = last else { return Ok(None) };
+    let base = shared.base.lock().await;
+    apply(shared, incoming)?;
+    // What was acknowledged after this event is in the base already; its own event will tell.
+    if *base > revision || shared.tree.base_root()? == root {
+        note_revision(shared, revision)?;
+        return Ok(None);
+    }
+    tracing::warn!(%revision, "the roots differ after an event; reconciling");
+    Ok(Some((revision, root)))
+}
+
+/// Waits until the reply to an own commit has been dealt with: its event must not be taken for somebody else's.
+async fn wait_for_own(shared: &Arc<Shared>, client: &ClientId, event: &Committed) -> Result<(), EngineError> {
+    if event.client != *client {
+        return Ok(());
+    }
+    let mut settled = shared.settled.subscribe();
+    tokio::select! {
+        _ = settled.wait_for(|settled| *settled >= event.commit) => Ok(()),
+        () = shared.broken.notified() => Err(EngineError::Lost),
+        // The commit's own deadline ends first.
+        () = tokio::time::sleep(Duration::from_secs(60)) => Err(EngineError::Lost),
+    }
+}

@@ -1,0 +1,120 @@
+//! Deals with the server's answer to a commit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_shared::ids::NodeId;
+use dfs_shared::record::{Change, ChangeGroup, Record};
+use dfs_shared::wire::decode;
+use dfs_shared::wire::messages::{CommitReply, CommitRequest, CurrentRecord, GroupOutcome, Refusal};
+
+use super::apply::{Incoming, apply};
+use super::request::InFlight;
+use super::shared::{EngineError, Refused, Shared};
+use crate::limits::REFUSALS_MAX;
+
+/// Takes over what was accepted, rebases what was refused. Returns how long to wait before the next request if
+/// some of it was refused and nothing new was learnt.
+pub(super) async fn settle(
+    shared: &Arc<Shared>,
+    flight: &InFlight,
+    reply: CommitReply,
+) -> Result<Option<Duration>, EngineError> {
+    let request: CommitRequest =
+        decode(&flight.request).map_err(|error| EngineError::Diverged(error.to_string()))?;
+    let CommitReply { outcomes, revision, .. } = reply;
+    let mut accepted: Vec<Change> = Vec::new();
+    let mut refusals = Vec::new();
+    let mut open: BTreeSet<u64> = flight.notes.held.clone();
+    for ((group, seqs), outcome) in request.groups.into_iter().zip(&flight.notes.seqs).zip(outcomes) {
+        match outcome {
+            GroupOutcome::Accepted => accepted.extend(group.changes),
+            GroupOutcome::Refused { reason, current } => {
+                open.extend(seqs);
+                refusals.push(Found { group, seqs: seqs.clone(), reason, current });
+            }
+        }
+    }
+    let all: BTreeSet<u64> = flight.notes.seqs.iter().flatten().copied().collect();
+    let done: Vec<u64> = all.difference(&open).copied().collect();
+    let mut base = shared.base.lock().await;
+    super::shared::blocking(|| shared.tree.acknowledge(&accepted, &done, revision))?;
+    if !accepted.is_empty() {
+        *base = (*base).max(revision);
+    }
+    shared.tree.store_in_flight(None)?;
+    shared.settled.send_replace(flight.notes.commit);
+    shared.note_progress();
+    let pause = rebase(shared, refusals)?;
+    drop(base);
+    Ok(pause)
+}
+
+/// A group that was refused.
+struct Found {
+    group: ChangeGroup,
+    seqs: Vec<u64>,
+    reason: Refusal,
+    current: Vec<CurrentRecord>,
+}
+
+fn rebase(shared: &Arc<Shared>, refusals: Vec<Found>) -> Result<Option<Duration>, EngineError> {
+    if refusals.is_empty() {
+        return Ok(None);
+    }
+    let mut current = Vec::new();
+    let mut unchanged = Vec::new();
+    for mut found in refusals {
+        current.append(&mut found.current);
+        tracing::debug!(reason = ?found.reason, "a change was refused");
+        match &found.reason {
+            Refusal::ChunksMissing { .. } | Refusal::ContentMissing { .. } => {
+                for node in contents_of(&found.group) {
+                    super::upload::ensure(shared, node);
+                }
+            }
+            Refusal::Invalid { key, why } => note(shared, &found, &format!("{key:?}: {why}"), true),
+            _ => unchanged.push(found),
+        }
+    }
+    let news = apply(shared, Incoming::of(current))?;
+    if news > 0 {
+        return Ok(None);
+    }
+    let counts = unchanged.iter().map(|found| {
+        note(shared, found, &format!("the server refuses it: {:?}", found.reason), false);
+        shared.refused.lock().get(&found.seqs[0]).map_or(0, |refused| refused.count)
+    });
+    let count = counts.max().unwrap_or(0);
+    Ok(Some(Duration::from_millis(50 << count.min(REFUSALS_MAX))))
+}
+
+fn contents_of(group: &ChangeGroup) -> Vec<NodeId> {
+    let nodes = group.changes.iter().filter_map(|change| match &change.value {
+        Some(Record::Node(node)) if node.content.is_some() => Some(node.id),
+        _ => None,
+    });
+    nodes.collect()
+}
+
+/// Counts a refusal; after too many, or at once if `stuck`, the change is left alone until the next connection.
+fn note(shared: &Shared, found: &Found, why: &str, stuck: bool) {
+    let Some(first) = found.seqs.first() else { return };
+    let mut refused: parking_lot::MutexGuard<'_, BTreeMap<u64, Refused>> = shared.refused.lock();
+    let entry = refused.entry(*first).or_insert_with(|| Refused {
+        seqs: BTreeSet::new(),
+        keys: BTreeSet::new(),
+        count: 0,
+        why: String::new(),
+        stuck: false,
+    });
+    entry.count += 1;
+    entry.seqs.extend(&found.seqs);
+    entry.keys.extend(found.group.changes.iter().map(|change| change.key.clone()));
+    why.clone_into(&mut entry.why);
+    if (stuck || entry.count >= REFUSALS_MAX) && !entry.stuck {
+        entry.stuck = true;
+        tracing::error!(%why, "a change stays here: the server does not take it");
+    }
+}

@@ -1,0 +1,198 @@
+//! Looks up what the journal's groups come to, and gets their contents ready.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dfs_shared::hash::ChunkHash;
+use dfs_shared::ids::NodeId;
+use dfs_shared::limits::{COMMIT_SMALL_BYTES_MAX, SMALL_CONTENT_LEN_MAX};
+use dfs_shared::record::{NodeKind, Record, RecordKey};
+use dfs_shared::time::Timestamp;
+
+use super::hash::{Hashed, hash_node};
+use super::plan::{Pending, Want};
+use super::shared::{EngineError, Shared, chain};
+use crate::limits::{HASH_FILES_PER_COMMIT, OPEN_FILE_GRACE_MS, PLAN_GROUPS_MAX};
+use crate::tree::journal::KeyState;
+use crate::tree::{Tree, TreeError};
+
+/// The journal, as the planner sees it.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    pub(super) groups: Vec<Pending>,
+    pub(super) wants: BTreeMap<RecordKey, Want>,
+    pub(super) directories: BTreeSet<NodeId>,
+    pub(super) continued: BTreeSet<RecordKey>,
+    /// Files whose bytes have to be named first, and files that were just made, with the time of the change.
+    files: Vec<File>,
+}
+
+#[derive(Debug)]
+struct File {
+    node: NodeId,
+    dirty: bool,
+    size: u64,
+    at: Timestamp,
+}
+
+/// What of the window is ready.
+#[derive(Debug, Default)]
+pub(super) struct Ready {
+    /// Nodes whose content cannot be committed yet.
+    pub(super) waiting: BTreeSet<NodeId>,
+    /// Bytes of small contents that were just read.
+    pub(super) small: HashMap<ChunkHash, Bytes>,
+    /// When to look again without being woken.
+    pub(super) again_in: Option<Duration>,
+}
+
+impl Ready {
+    fn again(&mut self, after: Duration) {
+        self.again_in = Some(self.again_in.map_or(after, |old| old.min(after)));
+    }
+}
+
+impl Window {
+    /// Reads the journal's oldest groups and what their records are now.
+    pub(super) fn read(tree: &Tree) -> Result<Self, TreeError> {
+        let mut window = Self::default();
+        let groups = tree.pending(0, PLAN_GROUPS_MAX)?;
+        let full = groups.len() == PLAN_GROUPS_MAX;
+        for group in groups {
+            for key in &group.keys {
+                window.look_up(tree, key, group.at)?;
+            }
+            window.groups.push(Pending { seq: group.seq, keys: group.keys });
+        }
+        if full {
+            window.read_beyond(tree)?;
+        }
+        Ok(window)
+    }
+
+    fn look_up(&mut self, tree: &Tree, key: &RecordKey, at: Timestamp) -> Result<(), TreeError> {
+        if self.wants.contains_key(key) {
+            return Ok(());
+        }
+        let (want, dirty) = want(tree, key)?;
+        match &want {
+            Want::Change { value: Some(Record::Node(node)), base, .. } if node.kind == NodeKind::File => {
+                if dirty || base.is_none() {
+                    self.files.push(File { node: node.id, dirty, size: node.size, at });
+                }
+            }
+            Want::Change { value: Some(Record::Entry(entry)), .. } => {
+                let (parent, target) = (RecordKey::Node(entry.parent), entry.node);
+                self.look_up(tree, &parent, at)?;
+                self.look_up(tree, &RecordKey::Node(target), at)?;
+                let target = tree.node_by_id(target)?;
+                let directory = target
+                    .filter(|node| node.live().is_some_and(|record| record.kind == NodeKind::Directory));
+                self.directories.extend(directory.map(|node| node.id));
+            }
+            Want::Change { .. } | Want::Clean => {}
+        }
+        self.wants.insert(key.clone(), want);
+        Ok(())
+    }
+
+    /// Finds the records of the window that later groups name too.
+    fn read_beyond(&mut self, tree: &Tree) -> Result<(), TreeError> {
+        let known: HashSet<&RecordKey> = self.groups.iter().flat_map(|group| &group.keys).collect();
+        let mut continued = BTreeSet::new();
+        let mut after = self.groups.last().map_or(0, |group| group.seq);
+        loop {
+            let groups = tree.pending(after, PLAN_GROUPS_MAX)?;
+            let Some(last) = groups.last() else { break };
+            after = last.seq;
+            let keys = groups.into_iter().flat_map(|group| group.keys);
+            continued.extend(keys.filter(|key| known.contains(key)));
+        }
+        self.continued = continued;
+        Ok(())
+    }
+
+    /// Names small contents, starts to upload large ones, and tells what has to wait. Blocks while it reads.
+    pub(super) fn get_ready(&mut self, shared: &Arc<Shared>) -> Result<Ready, EngineError> {
+        let mut ready = Ready { waiting: shared.uploads.active(), ..Ready::default() };
+        let open: HashSet<NodeId> = shared.tree.open_marks()?.into_iter().collect();
+        let now = shared.clock.now();
+        let (mut hashed, mut bytes) = (0, 0);
+        for file in std::mem::take(&mut self.files) {
+            let grace_ms = OPEN_FILE_GRACE_MS - (now.as_millis() - file.at.as_millis()).max(0);
+            if open.contains(&file.node) && grace_ms > 0 {
+                ready.waiting.insert(file.node);
+                ready.again(Duration::from_millis(u64::try_from(grace_ms).unwrap_or(0)));
+                continue;
+            }
+            if !file.dirty || ready.waiting.contains(&file.node) {
+                continue;
+            }
+            if file.size > SMALL_CONTENT_LEN_MAX {
+                super::upload::start(shared, file.node);
+                ready.waiting.insert(file.node);
+            } else if hashed >= HASH_FILES_PER_COMMIT || bytes >= COMMIT_SMALL_BYTES_MAX {
+                ready.waiting.insert(file.node);
+                ready.again(Duration::ZERO);
+            } else {
+                hashed += 1;
+                bytes += usize::try_from(file.size).unwrap_or(usize::MAX);
+                self.name_small(shared, file.node, &mut ready)?;
+            }
+        }
+        Ok(ready)
+    }
+
+    fn name_small(
+        &mut self,
+        shared: &Arc<Shared>,
+        node: NodeId,
+        ready: &mut Ready,
+    ) -> Result<(), EngineError> {
+        match hash_node(shared, node, SMALL_CONTENT_LEN_MAX) {
+            Ok(Hashed::Done { small }) => ready.small.extend(small),
+            Ok(Hashed::Nothing) => {}
+            Ok(Hashed::Moving) => {
+                ready.waiting.insert(node);
+                ready.again(Duration::from_millis(20));
+                return Ok(());
+            }
+            Ok(Hashed::Partial | Hashed::Large) => {
+                super::upload::start(shared, node);
+                ready.waiting.insert(node);
+                return Ok(());
+            }
+            Err(EngineError::Tree(error)) => return Err(error.into()),
+            Err(error) => {
+                tracing::error!(%node, error = chain(&error), "a changed file cannot be read; it stays here");
+                ready.waiting.insert(node);
+                ready.again(Duration::from_secs(5));
+                return Ok(());
+            }
+        }
+        let key = RecordKey::Node(node);
+        let (want, dirty) = want(&shared.tree, &key)?;
+        if dirty {
+            ready.waiting.insert(node);
+            ready.again(Duration::from_millis(20));
+        }
+        self.wants.insert(key, want);
+        Ok(())
+    }
+}
+
+/// Returns what there is to send of a record, and whether its content has no name yet.
+fn want(tree: &Tree, key: &RecordKey) -> Result<(Want, bool), TreeError> {
+    Ok(match tree.key_state(key)? {
+        KeyState::Clean => (Want::Clean, false),
+        KeyState::Dirty { base, value, dirty_content } => {
+            let base_target = match key {
+                RecordKey::Node(_) => None,
+                RecordKey::Entry { parent, name } => tree.base_target(*parent, name)?,
+            };
+            (Want::Change { base, value, base_target }, dirty_content.is_some())
+        }
+    })
+}

@@ -1,0 +1,39 @@
+//! Finds out what differs after a gap, and takes the server's side of it: O(differences · log n), without any log.
+
+use std::sync::Arc;
+
+use dfs_shared::hash::MerkleHash;
+use dfs_shared::limits::QUERY_ITEMS_MAX;
+use dfs_shared::merkle::Walk;
+use dfs_shared::record::RecordKey;
+
+use super::apply::{Incoming, apply};
+use super::shared::{EngineError, Shared, blocking};
+use crate::limits::WALK_PREFIXES_AT_ONCE;
+
+/// Compares the base with the server's tree, whose root is `root`, and applies what differs. The caller holds
+/// `Shared::base`. The server's tree may move on meanwhile: compare again afterwards.
+pub(super) async fn reconcile(shared: &Arc<Shared>, root: MerkleHash) -> Result<(), EngineError> {
+    if shared.tree.base_root()? == root {
+        return Ok(());
+    }
+    let differences = differences(shared).await?;
+    tracing::info!(records = differences.len(), "reconciling with the server");
+    let mut records = Vec::with_capacity(differences.len());
+    for keys in differences.chunks(QUERY_ITEMS_MAX) {
+        records.extend(shared.remote.records(keys.to_vec()).await?.records);
+    }
+    apply(shared, Incoming::of(records))?;
+    Ok(())
+}
+
+async fn differences(shared: &Arc<Shared>) -> Result<Vec<RecordKey>, EngineError> {
+    let mut walk = Walk::new();
+    while !walk.is_done() {
+        let prefixes = walk.ask(WALK_PREFIXES_AT_ONCE);
+        let nodes = shared.remote.merkle(prefixes.clone()).await?.nodes;
+        blocking(|| walk.answer(&shared.tree.local_merkle(), &prefixes, nodes))
+            .map_err(|error| EngineError::Diverged(super::shared::chain(&error)))?;
+    }
+    Ok(walk.into_differences())
+}

@@ -1,0 +1,249 @@
+//! What the engine's tasks share.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use dfs_shared::ids::{ClientId, NodeId};
+use dfs_shared::record::RecordKey;
+use dfs_shared::revision::Revision;
+use dfs_shared::time::Timestamp;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, Notify, watch};
+
+use super::download::Downloads;
+use super::manifests::Manifests;
+use super::upload::Uploads;
+use super::{Parts, Wake};
+use crate::cache::{Cache, CacheError, OpenFiles};
+use crate::clock::Clock;
+use crate::limits::{CONFLICTS_KEPT, MANIFEST_CHUNKS_KEPT};
+use crate::remote::{Remote, RemoteError};
+use crate::tree::apply::Conflict;
+use crate::tree::{EffectSink, Membership, Tree, TreeError};
+
+/// How the mount stands to its server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Connection {
+    /// The server is not there, or answers with errors. Everything local goes on.
+    Offline {
+        /// Since when.
+        since: Timestamp,
+        /// What the last attempt met with; empty before the first.
+        why: String,
+    },
+    /// Connected, and finding out what differs.
+    Reconciling,
+    /// Connected and in step, but for what is on its way.
+    Online {
+        /// The id that the server knows this mount by.
+        client: ClientId,
+    },
+    /// Syncing would do harm, so it was given up until the next start.
+    Stopped {
+        /// Why, and what to do.
+        why: String,
+    },
+}
+
+/// Why a task cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum EngineError {
+    /// The server.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The local tree.
+    #[error("the local tree failed")]
+    Tree(#[from] TreeError),
+    /// The cache.
+    #[error("the cache failed")]
+    Cache(#[from] CacheError),
+    /// The two sides cannot be brought together.
+    #[error("{0}")]
+    Diverged(String),
+    /// Syncing would do harm.
+    #[error("{0}")]
+    Stop(String),
+    /// The connection was given up by another task.
+    #[error("the connection was lost")]
+    Lost,
+}
+
+/// A change that the server does not take.
+#[derive(Debug, Clone)]
+pub(super) struct Refused {
+    pub(super) seqs: BTreeSet<u64>,
+    pub(super) keys: BTreeSet<RecordKey>,
+    pub(super) count: u32,
+    pub(super) why: String,
+    pub(super) stuck: bool,
+}
+
+/// What the engine's tasks share.
+pub(super) struct Shared {
+    pub(super) tree: Arc<Tree>,
+    pub(super) cache: Arc<Cache>,
+    pub(super) remote: Arc<dyn Remote>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) wake: Wake,
+    pub(super) client_name: String,
+    pub(super) read_only: bool,
+    pub(super) runtime: Handle,
+    sink: OnceLock<Arc<dyn EffectSink>>,
+    open: OnceLock<Arc<dyn OpenFiles>>,
+    pub(super) connection: watch::Sender<Connection>,
+    pub(super) stopping: watch::Sender<bool>,
+    /// Tells the connection's task that another task found it broken.
+    pub(super) broken: Notify,
+    /// Held by whoever changes the base. Holds the revision of the newest own commit that was acknowledged.
+    pub(super) base: Mutex<Revision>,
+    /// Held from storing a commit to having settled it.
+    pub(super) sending: Mutex<()>,
+    /// Number of the newest commit that was settled.
+    pub(super) settled: watch::Sender<u64>,
+    /// Counts what has left the journal or been acknowledged, to wake those who wait for it.
+    pub(super) progress: watch::Sender<u64>,
+    pub(super) uploads: Uploads,
+    pub(super) downloads: Downloads,
+    pub(super) manifests: Manifests,
+    /// By the first journal group of the change.
+    pub(super) refused: parking_lot::Mutex<BTreeMap<u64, Refused>>,
+    pub(super) conflicts: parking_lot::Mutex<VecDeque<Conflict>>,
+    pub(super) conflict_count: AtomicU64,
+    membership: parking_lot::Mutex<()>,
+}
+
+impl Shared {
+    pub(super) fn new(parts: Parts, runtime: Handle) -> Result<Arc<Self>, TreeError> {
+        let membership = parts.tree.membership()?;
+        let settled = match parts.tree.in_flight()? {
+            Some(_) => membership.commit.saturating_sub(1),
+            None => membership.commit,
+        };
+        let since = parts.clock.now();
+        Ok(Arc::new(Self {
+            tree: parts.tree,
+            cache: parts.cache,
+            remote: parts.remote,
+            clock: parts.clock,
+            wake: parts.wake,
+            client_name: parts.client_name,
+            read_only: parts.read_only,
+            runtime,
+            sink: OnceLock::new(),
+            open: OnceLock::new(),
+            connection: watch::channel(Connection::Offline { since, why: String::new() }).0,
+            stopping: watch::channel(false).0,
+            broken: Notify::new(),
+            base: Mutex::new(Revision::ZERO),
+            sending: Mutex::new(()),
+            settled: watch::channel(settled).0,
+            progress: watch::channel(0).0,
+            uploads: Uploads::default(),
+            downloads: Downloads::default(),
+            manifests: Manifests::new(MANIFEST_CHUNKS_KEPT),
+            refused: parking_lot::Mutex::default(),
+            conflicts: parking_lot::Mutex::default(),
+            conflict_count: AtomicU64::new(0),
+            membership: parking_lot::Mutex::default(),
+        }))
+    }
+
+    /// Takes those whom the engine talks to and who were made after it.
+    pub(super) fn join(&self, sink: Arc<dyn EffectSink>, open: Arc<dyn OpenFiles>) {
+        let _ = self.sink.set(sink);
+        let _ = self.open.set(open);
+    }
+
+    pub(super) fn sink(&self) -> Option<&Arc<dyn EffectSink>> {
+        self.sink.get()
+    }
+
+    pub(super) fn open_files(&self) -> Option<&Arc<dyn OpenFiles>> {
+        self.open.get()
+    }
+
+    /// Returns the client id while online.
+    pub(super) fn online(&self) -> Option<ClientId> {
+        match &*self.connection.borrow() {
+            Connection::Online { client } => Some(client.clone()),
+            Connection::Offline { .. } | Connection::Reconciling | Connection::Stopped { .. } => None,
+        }
+    }
+
+    pub(super) fn is_offline(&self) -> bool {
+        matches!(*self.connection.borrow(), Connection::Offline { .. } | Connection::Stopped { .. })
+    }
+
+    /// Waits until the engine is online.
+    pub(super) async fn wait_online(&self) {
+        let mut connection = self.connection.subscribe();
+        let online = |connection: &Connection| matches!(connection, Connection::Online { .. });
+        // The sender lives in `self`.
+        let _ = connection.wait_for(online).await;
+    }
+
+    /// Waits until the engine is not online any more.
+    pub(super) async fn wait_lost(&self) {
+        let mut connection = self.connection.subscribe();
+        let lost = |connection: &Connection| !matches!(connection, Connection::Online { .. });
+        let _ = connection.wait_for(lost).await;
+    }
+
+    /// Changes what is remembered about the server, and returns it.
+    pub(super) fn update_membership(
+        &self,
+        change: impl FnOnce(&mut Membership),
+    ) -> Result<Membership, TreeError> {
+        let _alone = self.membership.lock();
+        let old = self.tree.membership()?;
+        let mut new = old.clone();
+        change(&mut new);
+        if new != old {
+            self.tree.set_membership(&new)?;
+        }
+        Ok(new)
+    }
+
+    pub(super) fn note_progress(&self) {
+        self.progress.send_modify(|count| *count += 1);
+    }
+
+    pub(super) fn note_conflicts(&self, found: Vec<Conflict>) {
+        let mut kept = self.conflicts.lock();
+        for conflict in found {
+            tracing::warn!(name = %conflict.name, copy = %conflict.copy, "conflict: both versions were kept");
+            self.conflict_count.fetch_add(1, Ordering::Relaxed);
+            kept.push_back(conflict);
+            if kept.len() > CONFLICTS_KEPT {
+                kept.pop_front();
+            }
+        }
+    }
+
+    /// Returns why the server does not take what was changed of a node.
+    pub(super) fn stuck_reason(&self, node: NodeId) -> Option<String> {
+        let refused = self.refused.lock();
+        refused
+            .values()
+            .find(|refused| refused.keys.contains(&RecordKey::Node(node)))
+            .map(|found| found.why.clone())
+    }
+}
+
+/// Runs something that may take a while on a runtime's thread without holding up its other tasks.
+pub(super) fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    tokio::task::block_in_place(work)
+}
+
+/// Returns an error with its causes, for people.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

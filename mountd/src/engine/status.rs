@@ -1,0 +1,183 @@
+//! How the mount stands to its server, for `dfs status`.
+
+use std::sync::atomic::Ordering;
+
+use dfs_shared::record::{Record, RecordKey};
+use serde::{Deserialize, Serialize};
+
+use super::shared::{Connection, Shared};
+use crate::limits::PLAN_GROUPS_MAX;
+use crate::tree::journal::KeyState;
+use crate::tree::{SyncState, TreeError};
+
+/// How the mount stands to its server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// `online`, `reconciling`, `offline` or `stopped`.
+    pub state: String,
+    /// Why it is offline or stopped; empty otherwise.
+    pub reason: String,
+    /// Since when it is offline, in milliseconds since 1970.
+    pub offline_since_ms: Option<i64>,
+    /// The server that is talked to.
+    pub server: String,
+    /// The id that the server knows this mount by.
+    pub client: Option<String>,
+    /// The volume's id.
+    pub volume_id: Option<String>,
+    /// The newest revision that is applied here.
+    pub revision: u64,
+    /// Merkle root of what the server is known to have.
+    pub merkle_root: String,
+    /// Changed records that the server does not have.
+    pub pending: u64,
+    /// Tells that there are more than were counted.
+    pub pending_is_at_least: bool,
+    /// Bytes of changed files that the server does not have.
+    pub pending_bytes: u64,
+    /// Age of the oldest change that the server does not have, in milliseconds.
+    pub oldest_pending_ms: Option<i64>,
+    /// Files that are being uploaded, with what is done and what is to do in bytes.
+    pub uploads: Vec<UploadStatus>,
+    /// Bytes uploaded outside commits since the start.
+    pub uploaded_bytes: u64,
+    /// Bytes downloaded since the start.
+    pub downloaded_bytes: u64,
+    /// Conflicts since the start that left two versions side by side.
+    pub conflicts: u64,
+    /// Changes that the server does not take, with the reason.
+    pub stuck: Vec<StuckStatus>,
+    /// Bytes that backing files take on the disk.
+    pub cache_bytes: u64,
+}
+
+/// An upload that is going on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadStatus {
+    /// The file.
+    pub path: String,
+    /// What it is doing or waiting for.
+    pub state: String,
+    /// Bytes uploaded.
+    pub done: u64,
+    /// Bytes that had to be uploaded.
+    pub total: u64,
+}
+
+/// A change that the server does not take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StuckStatus {
+    /// The file or directory.
+    pub path: String,
+    /// Why.
+    pub reason: String,
+}
+
+pub(super) fn snapshot(shared: &Shared) -> Result<Status, TreeError> {
+    let membership = shared.tree.membership()?;
+    let (state, reason, offline_since_ms) = match &*shared.connection.borrow() {
+        Connection::Offline { since, why } => ("offline", why.clone(), Some(since.as_millis())),
+        Connection::Reconciling => ("reconciling", String::new(), None),
+        Connection::Online { .. } => ("online", String::new(), None),
+        Connection::Stopped { why } => ("stopped", why.clone(), None),
+    };
+    let pending = count_pending(shared)?;
+    Ok(Status {
+        state: state.to_owned(),
+        reason,
+        offline_since_ms,
+        server: shared.remote.name(),
+        client: membership.client.map(|client| client.to_string()),
+        volume_id: membership.volume.map(|volume| volume.to_string()),
+        revision: membership.revision.0,
+        merkle_root: shared.tree.base_root()?.to_string(),
+        pending: pending.records,
+        pending_is_at_least: pending.more,
+        pending_bytes: pending.bytes,
+        oldest_pending_ms: pending.oldest_ms,
+        uploads: uploads(shared),
+        uploaded_bytes: shared.uploads.bytes(),
+        downloaded_bytes: shared.downloads.bytes(),
+        conflicts: shared.conflict_count.load(Ordering::Relaxed),
+        stuck: stuck(shared),
+        cache_bytes: shared.cache.bytes_used(),
+    })
+}
+
+#[derive(Default)]
+struct PendingCount {
+    records: u64,
+    bytes: u64,
+    oldest_ms: Option<i64>,
+    more: bool,
+}
+
+fn count_pending(shared: &Shared) -> Result<PendingCount, TreeError> {
+    let groups = shared.tree.pending(0, PLAN_GROUPS_MAX)?;
+    let mut count = PendingCount { more: groups.len() == PLAN_GROUPS_MAX, ..PendingCount::default() };
+    let mut seen = std::collections::HashSet::new();
+    let now = shared.clock.now().as_millis();
+    for group in &groups {
+        for key in &group.keys {
+            if !seen.insert(key) {
+                continue;
+            }
+            let KeyState::Dirty { value, dirty_content, base } = shared.tree.key_state(key)? else {
+                continue;
+            };
+            if base.is_none() && value.is_none() {
+                continue;
+            }
+            count.records += 1;
+            let age = (now - group.at.as_millis()).max(0);
+            count.oldest_ms = Some(count.oldest_ms.map_or(age, |oldest| oldest.max(age)));
+            if let Some(Record::Node(record)) = &value {
+                let same_content = dirty_content.is_none()
+                    && shared.tree.node_by_id(record.id)?.is_some_and(|node| {
+                        matches!(&node.sync, SyncState::Changed { base, .. } if base.content == record.content)
+                    });
+                count.bytes += if same_content { 0 } else { record.size };
+            }
+        }
+    }
+    Ok(count)
+}
+
+fn path_of(shared: &Shared, key: &RecordKey) -> String {
+    let path = |node| shared.tree.path_of(node).ok().flatten();
+    let bytes = match key {
+        RecordKey::Node(node) => path(*node),
+        RecordKey::Entry { parent, name } => path(*parent).map(|mut path| {
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name.as_bytes());
+            path
+        }),
+    };
+    match bytes {
+        Some(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        None => format!("{key:?}"),
+    }
+}
+
+fn uploads(shared: &Shared) -> Vec<UploadStatus> {
+    let progress = shared.uploads.progress();
+    let status = progress.into_iter().map(|(node, progress)| UploadStatus {
+        path: path_of(shared, &RecordKey::Node(node)),
+        state: progress.state,
+        done: progress.done,
+        total: progress.total,
+    });
+    status.collect()
+}
+
+fn stuck(shared: &Shared) -> Vec<StuckStatus> {
+    let refused = shared.refused.lock().clone();
+    let stuck = refused.into_values().filter(|refused| refused.stuck);
+    let status = stuck.flat_map(|refused| {
+        let first = refused.keys.into_iter().next();
+        first.map(|key| StuckStatus { path: path_of(shared, &key), reason: refused.why })
+    });
+    status.collect()
+}

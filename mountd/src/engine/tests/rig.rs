@@ -1,0 +1,281 @@
+//! A mount without a kernel: tree, cache and engine in a directory of its own.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dfs_shared::event::EventBus;
+use dfs_shared::hash::{ContentId, MerkleHash};
+use dfs_shared::ids::NodeId;
+use dfs_shared::manifest::Manifest;
+use dfs_shared::name::Name;
+use dfs_shared::record::{NodeKind, Record};
+use dfs_shared::time::Timestamp;
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::cache::{Cache, CacheOptions, Fetch, FetchError, HoldGuard, OpenFiles};
+use crate::clock::{Clock, SystemClock};
+use crate::engine::{Connection, Engine, Parts, Status, Wake};
+use crate::remote::memory::MemoryRemote;
+use crate::tree::namespace::{AttributeChange, NewNode};
+use crate::tree::node::{Cookie, Ino};
+use crate::tree::store::Store;
+use crate::tree::{Effect, EffectSink, LocalNode, Tree};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Looks again and again: for what no event tells of.
+pub(super) fn until(what: &str, done: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Bytes that do not compress or repeat.
+pub(super) fn bytes_of(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
+pub(super) fn is_file(record: &Record) -> bool {
+    matches!(record, Record::Node(node) if node.kind == NodeKind::File)
+}
+
+/// Wakes the test when something changed here.
+#[derive(Default)]
+struct Sink {
+    count: Mutex<u64>,
+    changed: Condvar,
+    hold: RwLock<()>,
+    cache: Mutex<Option<(Arc<Tree>, Arc<Cache>)>>,
+}
+
+impl EffectSink for Sink {
+    fn effects(&self, effects: Vec<Effect>) {
+        if let Some((tree, cache)) = &*self.cache.lock() {
+            for effect in &effects {
+                match effect {
+                    Effect::Forked { from, to_node, .. } => {
+                        if let Ok(Some(node)) = tree.node(*from) {
+                            cache.forked(node.id, *to_node);
+                        }
+                    }
+                    Effect::Removed { node } => cache.discard(node.id),
+                    _ => {}
+                }
+            }
+        }
+        *self.count.lock() += 1;
+        self.changed.notify_all();
+    }
+}
+
+impl OpenFiles for Sink {
+    fn notice(&self, _nodes: &[NodeId]) {}
+
+    fn hold(&self) -> HoldGuard<'_> {
+        HoldGuard::new(self.hold.write())
+    }
+}
+
+pub(super) struct Rig {
+    dir: tempfile::TempDir,
+    sink: Arc<Sink>,
+    live: Option<Live>,
+}
+
+struct Live {
+    tree: Arc<Tree>,
+    cache: Arc<Cache>,
+    engine: Arc<Engine>,
+}
+
+fn open(dir: &std::path::Path, server: &MemoryRemote) -> Live {
+    let wake = Wake::default();
+    let store = Arc::new(Store::open(dir).expect("a store"));
+    let tree = Arc::new(Tree::open(store, "host".to_owned(), wake.callback()).expect("a tree"));
+    let options =
+        CacheOptions { state_dir: dir.to_owned(), cache_dir: dir.join("cache"), size_max: u64::MAX };
+    let cache = Cache::open(Arc::clone(&tree), options).expect("a cache");
+    let engine = Engine::new(Parts {
+        tree: Arc::clone(&tree),
+        cache: Arc::clone(&cache),
+        remote: Arc::new(server.clone()),
+        clock: Arc::new(SystemClock),
+        wake,
+        client_name: "host".to_owned(),
+        read_only: false,
+    });
+    Live { tree, cache, engine: engine.expect("threads") }
+}
+
+impl Rig {
+    pub(super) fn new(server: &MemoryRemote) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut rig = Self { dir, sink: Arc::default(), live: None };
+        rig.start(server);
+        rig
+    }
+
+    /// Ends the engine and closes the store, without a word to anybody.
+    pub(super) fn kill(&mut self) {
+        *self.sink.cache.lock() = None;
+        let Some(live) = self.live.take() else { return };
+        let tree = Arc::downgrade(&live.tree);
+        drop(live);
+        until("everything is closed", || tree.strong_count() == 0);
+    }
+
+    /// Opens everything in the same directory.
+    pub(super) fn start(&mut self, server: &MemoryRemote) {
+        assert!(self.live.is_none());
+        let live = open(self.dir.path(), server);
+        *self.sink.cache.lock() = Some((Arc::clone(&live.tree), Arc::clone(&live.cache)));
+        live.engine.start(self.sink.clone(), self.sink.clone(), &EventBus::new());
+        self.live = Some(live);
+    }
+
+    /// Writes a file before the mount has found its server again.
+    pub(super) fn write_while_alone(&mut self, name: &str, bytes: &[u8]) {
+        assert!(self.live.is_none());
+        let nobody = MemoryRemote::new();
+        nobody.set_online(false);
+        self.start(&nobody);
+        self.write(name, bytes);
+        self.kill();
+    }
+
+    fn live(&self) -> &Live {
+        self.live.as_ref().expect("the mount is started")
+    }
+
+    pub(super) fn engine(&self) -> &Arc<Engine> {
+        &self.live().engine
+    }
+
+    pub(super) fn online(&self) {
+        let mut connection = self.engine().connection();
+        let online = connection.wait_for(|connection| matches!(connection, Connection::Online { .. }));
+        let online = async { tokio::time::timeout(PATIENCE, online).await.map(drop) };
+        self.engine().runtime().block_on(online).expect("the mount comes online");
+    }
+
+    pub(super) fn flush(&self) {
+        let waited = self.engine().runtime().block_on(self.engine().wait(Some(PATIENCE)));
+        assert!(waited.expect("a store"), "not everything reached the server: {:#?}", self.status());
+    }
+
+    /// Waits for effects of remote changes until something is true.
+    pub(super) fn until(&self, what: &str, done: impl Fn() -> bool) {
+        let mut count = self.sink.count.lock();
+        let end = Instant::now() + PATIENCE;
+        while !done() {
+            let late = self.sink.changed.wait_until(&mut count, end.min(Instant::now() + PATIENCE / 50));
+            assert!(
+                !late.timed_out() || Instant::now() < end,
+                "waited in vain until {what}: {:#?}",
+                self.status()
+            );
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        self.engine().status().expect("a store")
+    }
+
+    pub(super) fn root(&self) -> MerkleHash {
+        self.live().tree.base_root().expect("a store")
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        let entries = self.live().tree.read_dir(NodeId::ROOT, Cookie(0), usize::MAX).expect("a store");
+        let mut names: Vec<String> = entries.iter().map(|entry| entry.name.to_string()).collect();
+        names.sort();
+        names
+    }
+
+    pub(super) fn kinds(&self) -> Vec<NodeKind> {
+        let entries = self.live().tree.read_dir(NodeId::ROOT, Cookie(0), usize::MAX).expect("a store");
+        entries.iter().map(|entry| entry.target.kind).collect()
+    }
+
+    fn find(&self, name: &str) -> Option<LocalNode> {
+        self.live().tree.lookup(Ino::ROOT, &Name::new(name.as_bytes()).expect("a name")).expect("a store")
+    }
+
+    pub(super) fn content(&self, name: &str) -> Option<ContentId> {
+        self.find(name)?.live()?.content
+    }
+
+    pub(super) fn manifest(&self, name: &str) -> Manifest {
+        let node = self.find(name).expect("a file");
+        self.live().tree.manifest(node.id).expect("a store").expect("a manifest").1
+    }
+
+    fn make(&self, name: &str, kind: NodeKind) -> LocalNode {
+        let at = SystemClock.now();
+        let new =
+            NewNode { kind, mode: 0o644, uid: 0, gid: 0, rdev: 0, target: Vec::new(), at, opened: false };
+        let name = Name::new(name.as_bytes()).expect("a name");
+        match self.live().tree.create(Ino::ROOT, &name, new) {
+            Ok(node) => node,
+            Err(crate::tree::TreeError::Exists) => {
+                self.live().tree.lookup(Ino::ROOT, &name).expect("a store").expect("it exists")
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    pub(super) fn make_dir(&self, name: &str) {
+        self.make(name, NodeKind::Directory);
+    }
+
+    /// Makes or replaces a file's bytes.
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) {
+        let node = self.find(name).unwrap_or_else(|| self.make(name, NodeKind::File));
+        let empty = node.live().expect("it exists").size == 0;
+        let backing = match empty && self.live().tree.content_state(node.id).expect("a store").is_none() {
+            true => self.live().cache.create(&node).expect("a disk"),
+            false => self.live().cache.backing(&node).expect("a disk"),
+        };
+        backing.set_len(bytes.len() as u64).expect("a disk");
+        backing.write_at(bytes, 0).expect("a disk");
+        backing.notice(true).expect("a disk");
+    }
+
+    pub(super) fn touch(&self, name: &str) {
+        let node = self.find(name).expect("a file");
+        let at: Timestamp = SystemClock.now();
+        let change = AttributeChange { mtime: Some(at), ctime: at, ..AttributeChange::default() };
+        self.live().tree.set_attributes(node.ino, &change).expect("a store");
+    }
+
+    pub(super) fn remove(&self, name: &str) {
+        let name = Name::new(name.as_bytes()).expect("a name");
+        let removed = self.live().tree.unlink(Ino::ROOT, &name, SystemClock.now()).expect("it exists");
+        self.live().cache.discard(removed.node.id);
+    }
+
+    /// Returns a file's bytes if all of them are here.
+    pub(super) fn here(&self, name: &str) -> Option<Vec<u8>> {
+        let node = self.find(name)?;
+        let backing = self.live().cache.backing(&node).ok()?;
+        let mut bytes = vec![0; usize::try_from(node.live()?.size).ok()?];
+        let read = backing.is_whole().then(|| backing.read_at(&mut bytes, 0).ok())??;
+        (read == bytes.len()).then_some(bytes)
+    }
+
+    pub(super) fn fetch(&self, name: &str, range: Range<u64>) -> Result<(), FetchError> {
+        let node = self.find(name).expect("a file");
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let done = move |result| drop(sender.send(result));
+        self.engine().fetch(node.id, range, Box::new(done));
+        receiver.recv_timeout(PATIENCE).expect("an answer")
+    }
+}
