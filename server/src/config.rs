@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use dfs_shared::ids::VolumeName;
 use serde::Deserialize;
 
@@ -16,8 +16,11 @@ use crate::server::Config;
 
 /// Holds the truth of every dfs volume and serves it to the mounts.
 #[derive(Debug, Parser)]
-#[command(name = "dfs-server", version, after_help = EXAMPLE)]
+#[command(name = "dfs-server", version, after_help = EXAMPLE, disable_help_flag = true)]
 pub struct Cli {
+    /// Print help
+    #[arg(long, short, action = ArgAction::HelpShort, global = true)]
+    help: Option<bool>,
     /// Flags that every command takes.
     #[command(flatten)]
     pub options: Options,
@@ -35,32 +38,32 @@ Every flag is also an environment variable (DFS_LISTEN, DFS_DATA_DIR, …) and a
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Options {
     /// Where to listen; port 0 takes a free one [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDRESS:PORT", env = "DFS_LISTEN", global = true)]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "DFS_LISTEN", global = true, hide_env = true)]
     pub listen: Option<SocketAddr>,
     /// Where everything is kept [default: $XDG_DATA_HOME/dfs/server]
-    #[arg(long, value_name = "DIR", env = "DFS_DATA_DIR", global = true)]
+    #[arg(long, value_name = "DIR", env = "DFS_DATA_DIR", global = true, hide_env = true)]
     pub data_dir: Option<PathBuf>,
-    /// How connections are served [default: async]
-    #[arg(long, value_enum, env = "DFS_ENGINE", global = true)]
+    /// How connections are served: async, thread-pool or blocking [default: async]
+    #[arg(long, value_enum, hide_possible_values = true, env = "DFS_ENGINE", global = true, hide_env = true)]
     pub engine: Option<EngineKind>,
     /// Threads that serve connections [default: one for each core]
-    #[arg(long, value_name = "N", env = "DFS_THREADS", global = true)]
+    #[arg(long, value_name = "N", env = "DFS_THREADS", global = true, hide_env = true)]
     pub threads: Option<usize>,
-    /// What to log: error, warn, info, debug, trace, or a filter such as `info,dfs_server=debug` [default: info]
-    #[arg(long, value_name = "LEVEL", env = "DFS_LOG_LEVEL", global = true)]
+    /// What to log: error, warn, info, debug, trace or a filter [default: info]
+    #[arg(long, value_name = "LEVEL", env = "DFS_LOG_LEVEL", global = true, hide_env = true)]
     pub log_level: Option<String>,
-    /// How to print the log [default: text]
-    #[arg(long, value_enum, env = "DFS_LOG_FORMAT", global = true)]
+    /// How to print the log: text or json [default: text]
+    #[arg(long, value_enum, hide_possible_values = true, env = "DFS_LOG_FORMAT", global = true, hide_env = true)]
     pub log_format: Option<LogFormat>,
     /// Reads these settings from a TOML file
-    #[arg(long, value_name = "FILE", env = "DFS_CONFIG", global = true)]
+    #[arg(long, value_name = "FILE", env = "DFS_CONFIG", global = true, hide_env = true)]
     #[serde(skip)]
     pub config: Option<PathBuf>,
     /// Metadata store [default: sqlite]
-    #[arg(long, value_name = "STORE", env = "DFS_METADATA", global = true)]
+    #[arg(long, value_name = "STORE", env = "DFS_METADATA", global = true, hide_env = true)]
     pub metadata: Option<String>,
     /// Where chunks are kept [default: chunks in the data directory]
-    #[arg(long, value_name = "DIR", env = "DFS_CHUNKS", global = true)]
+    #[arg(long, value_name = "DIR", env = "DFS_CHUNKS", global = true, hide_env = true)]
     pub chunks: Option<String>,
     /// TLS certificate
     #[arg(long, value_name = "FILE", env = "DFS_TLS_CERT", global = true, hide = true)]
@@ -69,7 +72,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE", env = "DFS_TLS_KEY", global = true, hide = true)]
     pub tls_key: Option<PathBuf>,
     /// Lets everyone who reaches the port read and write everything
-    #[arg(long, env = "DFS_INSECURE_NO_AUTH", global = true)]
+    #[arg(long, env = "DFS_INSECURE_NO_AUTH", global = true, hide_env = true)]
     pub insecure_no_auth: bool,
 }
 

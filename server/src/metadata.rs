@@ -356,7 +356,7 @@ pub trait MetadataStore: Send + Sync {
     fn read_with(&self, work: &mut ReadWork<'_>) -> Result<(), MetadataError>;
 }
 
-impl dyn MetadataStore {
+impl dyn MetadataStore + '_ {
     /// Runs `work` on one consistent snapshot and returns its value. Blocks for the time of the reads.
     ///
     /// # Errors

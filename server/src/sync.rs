@@ -240,4 +240,6 @@ fn writer_ended() -> SyncError {
 }
 
 #[cfg(test)]
+mod kit;
+#[cfg(test)]
 mod tests;

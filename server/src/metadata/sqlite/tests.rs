@@ -1,1 +1,188 @@
-//! Tests.
+//! The store's own promises: durability order, jobs that fail alone, group commit, versions.
+
+use std::sync::Mutex;
+use std::sync::mpsc;
+
+use dfs_shared::ids::{VolumeId, VolumeName};
+
+use super::*;
+use crate::metadata::WriteMetadata;
+
+fn store() -> (tempfile::TempDir, SqliteStore) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    (dir, store)
+}
+
+fn name(text: &str) -> VolumeName {
+    VolumeName::new(text).unwrap()
+}
+
+fn names(store: &dyn MetadataStore) -> Vec<String> {
+    let volumes = store.read(|snapshot| snapshot.volumes()).unwrap();
+    volumes.into_iter().map(|volume| volume.name.to_string()).collect()
+}
+
+/// Makes a volume, then fails if it is told to; notes when it was finished.
+struct Job {
+    name: &'static str,
+    fails: bool,
+    finished: Arc<Mutex<Vec<(&'static str, bool)>>>,
+    /// Lets the test hold the writer.
+    gate: Option<mpsc::Receiver<()>>,
+}
+
+impl WriteJob for Job {
+    fn weight(&self) -> usize {
+        1
+    }
+
+    fn run(&mut self, tx: &mut dyn WriteMetadata) -> Result<(), MetadataError> {
+        if let Some(gate) = &self.gate {
+            gate.recv().unwrap();
+        }
+        tx.create_volume(&name(self.name), VolumeId::generate())?;
+        match self.fails {
+            true => Err(MetadataError::Damaged { what: "test", source: None }),
+            false => Ok(()),
+        }
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), MetadataError>) {
+        self.finished.lock().unwrap().push((self.name, outcome.is_ok()));
+    }
+}
+
+#[test]
+fn queued_jobs_finish_in_order_and_one_that_fails_is_undone_alone() {
+    let (_dir, store) = store();
+    let store: &dyn MetadataStore = &store;
+    let finished = Arc::<Mutex<Vec<_>>>::default();
+    let (open, gate) = mpsc::channel();
+    let job = |name, fails, gate| Job { name, fails, finished: Arc::clone(&finished), gate };
+    store.submit(Box::new(job("a", false, Some(gate))));
+    // Waiting together, so they share a transaction.
+    store.submit(Box::new(job("b", false, None)));
+    store.submit(Box::new(job("c", true, None)));
+    store.submit(Box::new(job("d", false, None)));
+    assert!(names(store).is_empty(), "nothing is visible before the commit");
+    open.send(()).unwrap();
+    store.write(1, |_| Ok(())).wait().unwrap();
+    assert_eq!(*finished.lock().unwrap(), [("a", true), ("b", true), ("c", false), ("d", true)]);
+    assert_eq!(names(store), ["a", "b", "d"]);
+}
+
+/// Makes a volume and notes how many commits another connection has seen when it was finished.
+struct Probe {
+    name: &'static str,
+    watcher: Arc<Mutex<Connection>>,
+    versions: Arc<Mutex<Vec<i64>>>,
+    gate: Option<mpsc::Receiver<()>>,
+}
+
+impl WriteJob for Probe {
+    fn weight(&self) -> usize {
+        1
+    }
+
+    fn run(&mut self, tx: &mut dyn WriteMetadata) -> Result<(), MetadataError> {
+        if let Some(gate) = &self.gate {
+            gate.recv().unwrap();
+        }
+        tx.create_volume(&name(self.name), VolumeId::generate()).map(|_| ())
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), MetadataError>) {
+        outcome.unwrap();
+        let watcher = self.watcher.lock().unwrap();
+        // Changes whenever another connection has committed.
+        let version = watcher.pragma_query_value(None, "data_version", |row| row.get(0)).unwrap();
+        self.versions.lock().unwrap().push(version);
+    }
+}
+
+#[test]
+fn jobs_that_wait_together_share_one_commit() {
+    let (dir, store) = store();
+    let store: &dyn MetadataStore = &store;
+    let watcher = Arc::new(Mutex::new(connect(&dir.path().join(DATABASE_FILE)).unwrap()));
+    let versions = Arc::<Mutex<Vec<i64>>>::default();
+    let (open, gate) = mpsc::channel();
+    let job = |name, gate| {
+        Box::new(Probe { name, watcher: Arc::clone(&watcher), versions: Arc::clone(&versions), gate })
+    };
+    store.submit(job("first", Some(gate)));
+    for name in ["a", "b", "c", "d", "e"] {
+        store.submit(job(name, None));
+    }
+    open.send(()).unwrap();
+    store.write(1, |_| Ok(())).wait().unwrap();
+    let versions = versions.lock().unwrap();
+    assert_eq!(versions.len(), 6);
+    assert!(versions[1..].iter().all(|version| *version == versions[5]), "{versions:?}");
+}
+
+#[test]
+fn a_full_queue_answers_busy_at_once() {
+    let (_dir, store) = store();
+    let store: &dyn MetadataStore = &store;
+    let finished = Arc::<Mutex<Vec<_>>>::default();
+    let (open, gate) = mpsc::channel();
+    let (running, began) = mpsc::channel();
+    store.submit(Box::new(Job { name: "a", fails: false, finished: Arc::clone(&finished), gate: Some(gate) }));
+    let _held = store.write(1, move |_| {
+        running.send(()).unwrap();
+        Ok(())
+    });
+    let waiting: Vec<_> = (0..limits::WRITE_QUEUE_MAX + 2).map(|_| store.write(1, |_| Ok(()))).collect();
+    open.send(()).unwrap();
+    began.recv().unwrap();
+    let outcomes: Vec<_> = waiting.into_iter().map(crate::metadata::Pending::wait).collect();
+    assert!(outcomes.first().unwrap().is_ok());
+    assert!(matches!(outcomes.last().unwrap(), Err(MetadataError::Busy { .. })), "{:?}", outcomes.last());
+}
+
+#[test]
+fn a_newer_schema_is_refused_by_its_version() {
+    let (dir, store) = store();
+    drop(store);
+    connect(&dir.path().join(DATABASE_FILE)).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let error = SqliteStore::open(dir.path()).expect_err("newer");
+    assert!(error.to_string().contains("99"), "{error}");
+}
+
+#[test]
+fn what_was_queued_is_written_before_the_store_closes() {
+    let (dir, store) = store();
+    let dynamic: &dyn MetadataStore = &store;
+    let pending: Vec<_> = ["a", "b", "c"]
+        .map(|text| dynamic.write(1, move |tx| tx.create_volume(&name(text), VolumeId::generate())))
+        .into();
+    drop(store);
+    assert!(pending.into_iter().all(|pending| pending.wait().is_ok()));
+    assert_eq!(names(&SqliteStore::open(dir.path()).unwrap()), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_full_disk_is_survived() {
+    let (dir, store) = store();
+    drop(store);
+    let mut connection = connect(&dir.path().join(DATABASE_FILE)).unwrap();
+    migrate(&mut connection).unwrap();
+    let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+    connection.pragma_update(None, "max_page_count", pages + 2).unwrap();
+    let checkpointer = Checkpointer::start(connect(&dir.path().join(DATABASE_FILE)).unwrap());
+    let writer = Writer::start(connection, checkpointer.trigger());
+    let store = SqliteStore {
+        path: dir.path().join(DATABASE_FILE),
+        readers: parking_lot::Mutex::default(),
+        writer,
+        _checkpointer: checkpointer,
+    };
+    let store: &dyn MetadataStore = &store;
+    let hash = dfs_shared::hash::ChunkHash::of(b"x");
+    let full = store.write(1, move |tx| tx.put_small_chunk(&hash, &vec![1; 1 << 20])).wait();
+    assert!(matches!(full, Err(MetadataError::DiskFull)), "{full:?}");
+    store.write(1, |tx| tx.create_volume(&name("after"), VolumeId::generate())).wait().unwrap();
+    assert_eq!(names(store), ["after"]);
+}
