@@ -299,7 +299,7 @@ impl Backing {
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, CacheError> {
         let file = {
             let mut inner = self.inner.lock();
-            let file = self.open_file(&mut inner)?;
+            // Before the file is made: until then the old version's is there to start from.
             if !self.is_whole() {
                 let size = self.stamp(&inner)?.size;
                 let end = size.min(offset.saturating_add(buffer.len() as u64));
@@ -307,7 +307,7 @@ impl Backing {
                     return Err(CacheError::Partial);
                 }
             }
-            file
+            self.open_file(&mut inner)?
         };
         let mut done = 0;
         while done < buffer.len() {

@@ -189,6 +189,12 @@ impl Fs {
         Ok(())
     }
 
+    /// Tells whether a write by an ordinary user takes something away.
+    pub(super) fn has_privileges(&self, node: &LocalNode) -> Result<bool, FsError> {
+        let record = record_of(node)?;
+        Ok(kill_set_id(record.mode).is_some() || record.xattrs.contains_key(CAPABILITY_XATTR))
+    }
+
     /// A write or a new length takes set-id bits and file capabilities, unless the caller is root.
     pub(super) fn kill_privileges(&self, ino: Ino) -> Result<(), FsError> {
         let node = self.node(ino)?;

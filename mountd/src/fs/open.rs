@@ -146,9 +146,14 @@ impl Fs {
                 self.kill_privileges(node.ino)?;
             }
         }
+        let privileged = writes && caller.uid != 0 && self.has_privileges(node)?;
+        if privileged && inner.mode == Some(Mode::Passthrough) {
+            // The kernel will not tell of the write that would take them away.
+            self.kill_privileges(node.ino)?;
+        }
         if inner.mode.is_none() {
             let large = record_of(node)?.size > SMALL_FILE_LEN_MAX;
-            let wanted = backing.is_whole() && (writes || cuts || large);
+            let wanted = backing.is_whole() && !privileged && (writes || cuts || large);
             self.choose_mode(inner, &backing, wanted, register)?;
             backing.use_it();
             inner.backing = Some(Arc::clone(&backing));

@@ -1,1 +1,288 @@
-//! Content that comes from elsewhere.
+//! Content that comes from elsewhere: fetched when it is read, replaced while files are open.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use dfs_mountd::cache::OpenFiles;
+use dfs_mountd::tree::apply::ApplyOptions;
+use dfs_mountd::tree::{EffectSink, Ino};
+use dfs_shared::ids::NodeId;
+use dfs_shared::manifest::Manifest;
+use dfs_shared::name::Name;
+use dfs_shared::record::{EntryRecord, NodeKind, NodeRecord, Record, Versioned};
+use dfs_shared::revision::Revision;
+use dfs_shared::time::Timestamp;
+use dfs_shared::wire::messages::CurrentRecord;
+
+use super::kit::Local;
+
+const CHUNK: usize = 64 << 10;
+
+fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|at| (at % 241) as u8 ^ (at / CHUNK) as u8 ^ seed).collect()
+}
+
+fn record(id: NodeId, manifest: &Manifest) -> NodeRecord {
+    let at = Timestamp { secs: 1_000_000_000, nanos: 5 };
+    NodeRecord {
+        id,
+        kind: NodeKind::File,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        atime: at,
+        mtime: at,
+        ctime: at,
+        crtime: at,
+        size: manifest.size(),
+        content: Some(manifest.id()),
+        rdev: 0,
+        target: Vec::new(),
+        xattrs: std::collections::BTreeMap::new(),
+    }
+}
+
+/// Applies what a server would push.
+fn push(mount: &Local, revision: u64, records: Vec<Record>) {
+    let records: Vec<_> = records
+        .into_iter()
+        .map(|record| CurrentRecord {
+            key: record.key(),
+            value: Some(Versioned { revision: Revision(revision), record }),
+        })
+        .collect();
+    let options = ApplyOptions { at: Timestamp { secs: 2_000_000_000, nanos: 0 }, force_conflicts: true };
+    let fs: &Arc<_> = &mount.fs;
+    let hold = fs.hold();
+    let applied = mount.tree.apply(&records, options).unwrap();
+    fs.effects(applied.effects);
+    drop(hold);
+}
+
+fn push_file(mount: &Local, revision: u64, name: &str, id: NodeId, bytes: &[u8]) -> Manifest {
+    let manifest = mount.contents.add(bytes, CHUNK);
+    mount.contents.set(id, &manifest);
+    let name = Name::new(name.as_bytes()).unwrap();
+    let entry = EntryRecord { parent: NodeId::ROOT, name, node: id };
+    push(mount, revision, vec![Record::Node(record(id, &manifest)), Record::Entry(entry)]);
+    manifest
+}
+
+#[test]
+fn a_pushed_file_is_listed_at_once_and_fetched_when_it_is_read() {
+    for mount in Local::both() {
+        assert!(!mount.at("f").exists());
+        let bytes = pattern(1_000_000, 0);
+        push_file(&mount, 1, "f", NodeId::generate(), &bytes);
+        wait_for(|| mount.at("f").exists());
+        assert_eq!(std::fs::metadata(mount.at("f")).unwrap().len(), 1_000_000);
+        assert!(mount.contents.fetched.lock().unwrap().is_empty());
+        assert_eq!(std::fs::read(mount.at("f")).unwrap(), bytes);
+        let fetched = mount.contents.fetched.lock().unwrap().len();
+        assert_eq!(fetched, 1_000_000_usize.div_ceil(CHUNK));
+        assert_eq!(std::fs::read(mount.at("f")).unwrap(), bytes);
+        assert_eq!(mount.contents.fetched.lock().unwrap().len(), fetched, "nothing is fetched twice");
+    }
+}
+
+/// Invalidations reach the kernel on a thread of their own.
+fn wait_for(mut check: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !check() {
+        assert!(std::time::Instant::now() < deadline, "it never came");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn reading_a_part_fetches_only_that_part() {
+    let Some(mount) = Local::new() else { return };
+    let bytes = pattern(100 * CHUNK, 0);
+    push_file(&mount, 1, "f", NodeId::generate(), &bytes);
+    wait_for(|| mount.at("f").exists());
+    let file = File::open(mount.at("f")).unwrap();
+    // Keeps the kernel from reading ahead.
+    // SAFETY: the descriptor is open.
+    unsafe { libc::posix_fadvise(std::os::fd::AsRawFd::as_raw_fd(&file), 0, 0, libc::POSIX_FADV_RANDOM) };
+    let mut part = vec![0; 100];
+    file.read_exact_at(&mut part, 50 * CHUNK as u64 - 50).unwrap();
+    assert_eq!(part, bytes[50 * CHUNK - 50..50 * CHUNK + 50]);
+    assert!(mount.contents.fetched.lock().unwrap().len() <= 34);
+    drop(file);
+    let mount = mount.restart();
+    let before = mount.cache.is_present(mount.node("f").id, &(49 * CHUNK as u64..51 * CHUNK as u64));
+    assert!(before.unwrap(), "what was fetched is there after a restart");
+    assert!(!mount.cache.is_present(mount.node("f").id, &(0..1)).unwrap());
+}
+
+#[test]
+fn writing_into_a_file_that_is_not_here_fetches_nothing_and_keeps_both() {
+    for mount in Local::both() {
+        let mut bytes = pattern(20 * CHUNK, 0);
+        let id = NodeId::generate();
+        push_file(&mount, 1, "f", id, &bytes);
+        wait_for(|| mount.at("f").exists());
+        let file = OpenOptions::new().write(true).open(mount.at("f")).unwrap();
+        file.write_all_at(b"hello", CHUNK as u64 + 7).unwrap();
+        drop(file);
+        assert!(mount.contents.fetched.lock().unwrap().is_empty());
+        assert!(mount.node("f").dirty_content.is_some());
+        bytes[CHUNK + 7..CHUNK + 12].copy_from_slice(b"hello");
+        assert_eq!(std::fs::read(mount.at("f")).unwrap(), bytes);
+        assert!(mount.cache.backing(&mount.node("f")).unwrap().is_whole());
+    }
+}
+
+#[test]
+fn truncating_a_file_that_is_not_here_fetches_nothing() {
+    for mount in Local::both() {
+        let bytes = pattern(20 * CHUNK, 0);
+        push_file(&mount, 1, "f", NodeId::generate(), &bytes);
+        push_file(&mount, 2, "g", NodeId::generate(), &bytes);
+        wait_for(|| mount.at("g").exists());
+        let file = OpenOptions::new().write(true).open(mount.at("f")).unwrap();
+        file.set_len(CHUNK as u64 + 10).unwrap();
+        file.set_len(CHUNK as u64 + 20).unwrap();
+        drop(file);
+        std::fs::write(mount.at("g"), b"short").unwrap();
+        assert!(mount.contents.fetched.lock().unwrap().is_empty());
+        let mut expected = bytes[..CHUNK + 10].to_vec();
+        expected.extend([0; 10]);
+        assert_eq!(std::fs::read(mount.at("f")).unwrap(), expected);
+        assert_eq!(std::fs::read(mount.at("g")).unwrap(), b"short");
+    }
+}
+
+#[test]
+fn new_content_replaces_the_old_and_unchanged_chunks_are_not_fetched_again() {
+    for mount in Local::both() {
+        let old = pattern(20 * CHUNK, 0);
+        let id = NodeId::generate();
+        push_file(&mount, 1, "f", id, &old);
+        wait_for(|| mount.at("f").exists());
+        assert_eq!(std::fs::read(mount.at("f")).unwrap(), old);
+        mount.contents.fetched.lock().unwrap().clear();
+        let mut new = old.clone();
+        new[5 * CHUNK + 1] ^= 0xff;
+        push_file(&mount, 2, "f", id, &new);
+        wait_for(|| std::fs::read(mount.at("f")).unwrap() == new);
+        assert_eq!(mount.contents.fetched.lock().unwrap().as_slice(), [5 * CHUNK as u64..6 * CHUNK as u64]);
+        mount.contents.fetched.lock().unwrap().clear();
+        let moved = [&pattern(CHUNK, 77)[..], &new].concat();
+        push_file(&mount, 3, "f", id, &moved);
+        wait_for(|| std::fs::read(mount.at("f")).unwrap() == moved);
+        assert_eq!(mount.contents.fetched.lock().unwrap().as_slice(), std::slice::from_ref(&(0..CHUNK as u64)));
+    }
+}
+
+#[test]
+fn an_open_handle_of_a_large_file_reads_the_old_version_whole() {
+    let Some(mount) = Local::new() else { return };
+    let (old, new) = (pattern(20 * CHUNK, 0), pattern(20 * CHUNK, 99));
+    let id = NodeId::generate();
+    push_file(&mount, 1, "f", id, &old);
+    wait_for(|| mount.at("f").exists());
+    assert_eq!(std::fs::read(mount.at("f")).unwrap(), old);
+    let mut file = File::open(mount.at("f")).unwrap();
+    push_file(&mount, 2, "f", id, &new);
+    let mut read = Vec::new();
+    file.read_to_end(&mut read).unwrap();
+    // SAFETY: no preconditions.
+    if unsafe { libc::geteuid() } == 0 {
+        assert_eq!(read, old);
+    }
+    drop(file);
+    wait_for(|| std::fs::read(mount.at("f")).unwrap() == new);
+}
+
+#[test]
+fn a_file_removed_elsewhere_stays_readable_through_its_handle() {
+    for mount in Local::both() {
+        let bytes = pattern(3 * CHUNK, 0);
+        let id = NodeId::generate();
+        push_file(&mount, 1, "f", id, &bytes);
+        wait_for(|| mount.at("f").exists());
+        assert_eq!(std::fs::read(mount.at("f")).unwrap(), bytes);
+        let file = File::open(mount.at("f")).unwrap();
+        let entry = EntryRecord { parent: NodeId::ROOT, name: Name::new(b"f").unwrap(), node: id };
+        let gone = [Record::Entry(entry).key(), Record::Node(record(id, &Manifest::default())).key()];
+        let gone: Vec<_> = gone.into_iter().map(|key| CurrentRecord { key, value: None }).collect();
+        let options = ApplyOptions { at: Timestamp::default(), force_conflicts: false };
+        let hold = mount.fs.hold();
+        mount.fs.effects(mount.tree.apply(&gone, options).unwrap().effects);
+        drop(hold);
+        wait_for(|| !mount.at("f").exists());
+        let mut read = vec![0; bytes.len()];
+        file.read_exact_at(&mut read, 0).unwrap();
+        assert_eq!(read, bytes);
+        assert_eq!(file.metadata().unwrap().len(), bytes.len() as u64);
+    }
+}
+
+#[test]
+fn a_conflict_gives_the_local_bytes_to_the_copy_also_while_they_are_being_written() {
+    for mount in Local::both() {
+        let id = NodeId::generate();
+        push_file(&mount, 1, "f", id, b"base");
+        wait_for(|| mount.at("f").exists());
+        assert_eq!(std::fs::read(mount.at("f")).unwrap(), b"base");
+        let file = OpenOptions::new().write(true).open(mount.at("f")).unwrap();
+        file.write_all_at(b"mine", 0).unwrap();
+        file.sync_data().unwrap();
+        OpenFiles::notice(&*mount.fs, &[id]);
+        push_file(&mount, 2, "f", id, b"theirs");
+        file.write_all_at(b", and more", 4).unwrap();
+        drop(file);
+        wait_for(|| std::fs::read(mount.at("f")).unwrap() == b"theirs");
+        let copies: Vec<_> = std::fs::read_dir(mount.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.to_string_lossy().contains("conflict"))
+            .collect();
+        assert_eq!(copies.len(), 1);
+        assert_eq!(std::fs::read(&copies[0]).unwrap(), b"mine, and more");
+        assert!(mount.tree.node(Ino::ROOT).unwrap().is_some());
+    }
+}
+
+#[test]
+fn evicted_bytes_are_fetched_again_and_unsent_ones_are_never_evicted() {
+    for mount in Local::both() {
+        let bytes = pattern(10 * CHUNK, 0);
+        let id = NodeId::generate();
+        push_file(&mount, 1, "f", id, &bytes);
+        wait_for(|| mount.at("f").exists());
+        let file = File::open(mount.at("f")).unwrap();
+        assert_eq!(std::fs::read(mount.at("f")).unwrap(), bytes);
+        assert!(mount.cache.evict(id).is_err(), "it is open");
+        drop(file);
+        wait_for(|| mount.cache.evict(id).is_ok());
+        assert!(!mount.cache.is_present(id, &(0..1)).unwrap());
+        mount.contents.fetched.lock().unwrap().clear();
+        std::fs::write("/proc/sys/vm/drop_caches", "3").ok();
+        assert_eq!(std::fs::read(mount.at("f")).unwrap(), bytes);
+        std::fs::write(mount.at("mine"), b"only here").unwrap();
+        assert!(mount.cache.evict(mount.node("mine").id).is_err());
+        assert_eq!(std::fs::read(mount.at("mine")).unwrap(), b"only here");
+    }
+}
+
+#[test]
+fn the_cache_keeps_to_its_size() {
+    let Some(mount) = Local::new() else { return };
+    for n in 0..12_u8 {
+        let name = format!("f{n}");
+        push_file(&mount, u64::from(n) + 1, &name, NodeId::generate(), &pattern(8 << 20, n));
+        wait_for(|| mount.at(&name).exists());
+        assert_eq!(std::fs::read(mount.at(&name)).unwrap().len(), 8 << 20);
+    }
+    assert!(mount.cache.bytes_used() > 90 << 20);
+    wait_for(|| {
+        mount.fs.sweep();
+        mount.cache.bytes_used() <= 64 << 20
+    });
+    assert!(mount.cache.bytes_used() > 40 << 20);
+    assert_eq!(std::fs::read(mount.at("f0")).unwrap(), pattern(8 << 20, 0));
+}
