@@ -192,6 +192,17 @@ impl Fetch for Engine {
     }
 }
 
+impl crate::fs::Progress for Engine {
+    fn is_uploading(&self, node: NodeId) -> bool {
+        self.shared.uploads.is_active(node)
+    }
+
+    fn is_conflict(&self, _node: NodeId) -> bool {
+        // With keep-both no conflict waits for anybody.
+        false
+    }
+}
+
 impl ServerBarrier for Engine {
     fn reached(&self, done: FetchDone) {
         barrier::reached(&self.shared, done);

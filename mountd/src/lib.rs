@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod clock;
+pub mod config;
 pub mod control;
 pub mod engine;
 pub mod fs;

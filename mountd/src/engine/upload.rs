@@ -59,6 +59,10 @@ impl Uploads {
         self.active.lock().keys().copied().collect()
     }
 
+    pub(super) fn is_active(&self, node: NodeId) -> bool {
+        self.active.lock().contains_key(&node)
+    }
+
     pub(super) fn progress(&self) -> BTreeMap<NodeId, Progress> {
         self.active.lock().clone()
     }
