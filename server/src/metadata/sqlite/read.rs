@@ -125,7 +125,9 @@ impl ReadMetadata for Tables<'_> {
     }
 
     fn entries_to(&self, volume: VolumeKey, node: NodeId, limit: usize) -> Result<Vec<Versioned>, MetadataError> {
-        let sql = "SELECT revision, value FROM record WHERE volume = ?1 AND target = ?2 ORDER BY key LIMIT ?3";
+        // Without statistics the planner would rather walk the whole volume in the order of its keys.
+        let sql = "SELECT revision, value FROM record INDEXED BY record_target \
+                   WHERE volume = ?1 AND target = ?2 ORDER BY key LIMIT ?3";
         let params = (volume.0, node.as_bytes(), signed(limit as u64));
         self.all("read the entries of a node", sql, params, versioned_row)?.into_iter().map(versioned).collect()
     }
