@@ -220,3 +220,6 @@ fn join_components(
     joined.extend(Logger.join(bus)?);
     Ok(joined)
 }
+
+#[cfg(test)]
+mod tests;
