@@ -58,6 +58,8 @@ pub trait ServerBarrier: Send + Sync {
 pub trait OpenFiles: Send + Sync {
     /// Looks whether these files' bytes changed without the tree knowing, and tells the tree.
     fn notice(&self, nodes: &[NodeId]);
+    /// Tells whether some handle can write to the file now: then its content may not be complete yet.
+    fn is_being_written(&self, node: NodeId) -> bool;
     /// Keeps changes of bytes from being noticed until the guard is dropped: to be held from before `Tree::apply` until
     /// its effects have been taken, so that no change is put down to the wrong node. Call [`Self::notice`] before.
     fn hold(&self) -> HoldGuard<'_>;
@@ -192,6 +194,37 @@ impl Cache {
         }
     }
 
+    /// A newer version takes the node while the kernel can still write to this one.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`].
+    pub fn supersede(&self, backing: &Backing) -> Result<(), CacheError> {
+        let mut inner = backing.inner.lock();
+        if inner.superseded.is_none() {
+            inner.superseded = Some(backing.stamp(&inner)?);
+        }
+        if inner.attached {
+            inner.attached = false;
+            self.held.lock().insert(backing.id());
+        }
+        Ok(())
+    }
+
+    /// Gives bytes that were written too late to a node of their own, which was just made for them.
+    ///
+    /// # Errors
+    /// [`CacheError`] when the disk or the tree fails.
+    pub fn rehome(&self, backing: &Arc<Backing>, node: NodeId) -> Result<(), CacheError> {
+        let mut inner = backing.inner.lock();
+        (inner.node, inner.attached, inner.superseded) = (node, true, None);
+        inner.content = None;
+        backing.store_row(&mut inner)?;
+        drop(inner);
+        self.held.lock().remove(&backing.id());
+        self.live.lock().insert(node, Arc::downgrade(backing));
+        Ok(())
+    }
+
     fn absent(
         &self,
         node: NodeId,
@@ -211,6 +244,7 @@ impl Cache {
             touched: false,
             users: 0,
             foreign: false,
+            superseded: None,
             counted: 0,
         };
         Ok((id, size == 0, inner))
@@ -347,6 +381,7 @@ fn stored(node: NodeId, size: u64, row: ContentState) -> (FileId, bool, Inner) {
         touched: false,
         users: 0,
         foreign: false,
+        superseded: None,
         counted: blocks,
     };
     (row.file, whole, inner)

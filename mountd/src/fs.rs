@@ -32,7 +32,7 @@ mod xattr;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dfs_shared::ids::NodeId;
 use dfs_shared::record::{NodeKind, NodeRecord};
@@ -109,6 +109,10 @@ pub struct Fs {
     versions: Mutex<Versions>,
     /// Files that were closed after writing but may still be mapped.
     lingering: Mutex<Vec<Arc<Backing>>>,
+    /// Changes that only the tree knows (a name, an attribute, an open mark), and how many of them survive power loss. Changed
+    /// bytes do not count: a marked file is looked at after a crash.
+    told: AtomicU64,
+    persisted: AtomicU64,
     /// Held shared while a change of bytes is told to the tree, exclusively while remote changes are applied.
     hold: RwLock<()>,
     invalidations: InvalidationSender,
@@ -134,6 +138,8 @@ impl Fs {
             orphans: Mutex::default(),
             versions: Mutex::default(),
             lingering: Mutex::default(),
+            told: AtomicU64::new(1),
+            persisted: AtomicU64::new(0),
             hold: RwLock::new(()),
             invalidations: InvalidationSender::default(),
         });
@@ -150,6 +156,11 @@ impl Fs {
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Notes a change that an fsync has to make durable. To be called after the tree has it, before the reply.
+    fn told_tree(&self) {
+        self.told.fetch_add(1, Ordering::AcqRel);
     }
 
     fn check_writable(&self) -> Result<(), FsError> {

@@ -79,7 +79,9 @@ fn end(failed: &Failed) -> ExitCode {
 fn start_log(level: Option<&str>) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(level.unwrap_or("info"))
         .map_err(|error| anyhow::anyhow!("--log-level: {error}"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let format = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(ansi);
+    format.with_env_filter(filter).init();
     Ok(())
 }
 

@@ -57,6 +57,8 @@ pub(super) struct Inner {
     pub(super) touched: bool,
     /// Kernel handles and fills that use it.
     pub(super) users: u32,
+    /// A newer version took the node while the kernel could still write to this one: what `fstat` said then.
+    pub(super) superseded: Option<Stamp>,
     /// The file belongs to another node's row, which was moved there: it stays.
     pub(super) foreign: bool,
     /// Blocks that the cache's account holds for it.
@@ -451,6 +453,17 @@ impl Backing {
         inner.size = now.size;
         self.count(&mut inner, now.blocks);
         Ok(Noticed::Change)
+    }
+
+    /// Tells whether bytes were written after a newer version had taken the node, and returns the node if so.
+    ///
+    /// # Errors
+    /// [`CacheError`] when the disk fails.
+    pub fn written_too_late(&self) -> Result<Option<NodeId>, CacheError> {
+        let inner = self.inner.lock();
+        let Some(before) = &inner.superseded else { return Ok(None) };
+        let late = inner.touched || !same_bytes(before, &self.stamp(&inner)?);
+        Ok(late.then_some(inner.node))
     }
 
     /// Tells whether somebody outside this process (a mapping) can write to the file. Closes our own descriptor for that.

@@ -114,8 +114,8 @@ fn mount_points(mounts: &[u8]) -> Vec<PathBuf> {
     let lines = mounts.split(|byte| *byte == b'\n');
     let points = lines.filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ');
-        let (_, point, kind) = (fields.next()?, fields.next()?, fields.next()?);
-        (kind == b"fuse.dfs").then(|| PathBuf::from(std::ffi::OsString::from_vec(unescape(point))))
+        let (device, point, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == b"fuse.dfs" || (kind == b"fuse" && device == b"dfs")).then(|| PathBuf::from(std::ffi::OsString::from_vec(unescape(point))))
     });
     points.collect()
 }

@@ -122,7 +122,8 @@ impl Window {
         let (mut hashed, mut bytes) = (0, 0);
         for file in std::mem::take(&mut self.files) {
             let grace_ms = OPEN_FILE_GRACE_MS - (now.as_millis() - file.at.as_millis()).max(0);
-            if open.contains(&file.node) && grace_ms > 0 {
+            let is_open = || shared.open_files().is_some_and(|open| open.is_being_written(file.node));
+            if grace_ms > 0 && open.contains(&file.node) && is_open() {
                 ready.waiting.insert(file.node);
                 ready.again(Duration::from_millis(u64::try_from(grace_ms).unwrap_or(0)));
                 continue;

@@ -186,6 +186,7 @@ impl Fs {
             return Ok(());
         }
         self.tree.set_attributes(ino, change)?;
+        self.told_tree();
         Ok(())
     }
 

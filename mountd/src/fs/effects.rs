@@ -10,9 +10,9 @@ use dfs_shared::ids::NodeId;
 use dfs_shared::name::Name;
 use parking_lot::Mutex;
 
-use super::Fs;
+use super::{Fs, FsError};
 use super::open::Mode;
-use crate::cache::{HoldGuard, OpenFiles};
+use crate::cache::{Backing, HoldGuard, OpenFiles};
 use crate::tree::{Effect, EffectSink, Ino, LocalNode};
 
 /// Something that the kernel has to forget.
@@ -73,6 +73,11 @@ impl Fs {
                     // The kernel reads the old backing file until the last handle is gone.
                     inner.superseded = true;
                     drop_pages = false;
+                    if let Some(backing) = inner.backing.as_ref().filter(|_| inner.writers > 0 && is_own)
+                        && let Err(error) = self.supersede(backing, node)
+                    {
+                        tracing::error!(%error, "later writes to a replaced file may be lost");
+                    }
                 }
                 Some(Mode::Cached) if is_own => match self.newest(node) {
                     Some(backing) => {
@@ -93,7 +98,13 @@ impl Fs {
         }
     }
 
-    fn newest(&self, node: NodeId) -> Option<Arc<crate::cache::Backing>> {
+    fn supersede(&self, backing: &Backing, node: NodeId) -> Result<(), FsError> {
+        self.cache.supersede(backing)?;
+        self.tree.unmark_open(node)?;
+        Ok(())
+    }
+
+    fn newest(&self, node: NodeId) -> Option<Arc<Backing>> {
         let node = self.tree.node_by_id(node).ok().flatten()?;
         self.cache.backing(&node).ok()
     }
@@ -158,6 +169,11 @@ impl OpenFiles for Fs {
                 tracing::warn!(%error, "a change of a mapped file could not be looked at");
             }
         }
+    }
+
+    fn is_being_written(&self, node: NodeId) -> bool {
+        let Ok(Some(node)) = self.tree.node_by_id(node) else { return false };
+        self.open_file(node.ino).is_some_and(|open| open.has_writers())
     }
 
     fn hold(&self) -> HoldGuard<'_> {

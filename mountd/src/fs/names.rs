@@ -156,7 +156,9 @@ impl Fs {
             }
         }
         let new = NewNode { kind, mode, uid: caller.uid, gid, rdev, target, at: now(), opened };
-        Ok(self.tree.create(parent, &name, new)?)
+        let node = self.tree.create(parent, &name, new)?;
+        self.told_tree();
+        Ok(node)
     }
 
     /// Makes and opens a file; opens the one that is there already unless `O_EXCL` is set. Blocks on the disk.
@@ -200,6 +202,7 @@ impl Fs {
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
         self.check_writable()?;
         let node = self.tree.link(ino, parent, &check_name(name)?, now())?;
+        self.told_tree();
         self.attr(&node)
     }
 
@@ -210,6 +213,7 @@ impl Fs {
     pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
         self.check_writable()?;
         let removed = self.tree.unlink(parent, &check_name(name)?, now())?;
+        self.told_tree();
         self.after_removal(removed);
         Ok(())
     }
@@ -221,6 +225,7 @@ impl Fs {
     pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
         self.check_writable()?;
         let removed = self.tree.rmdir(parent, &check_name(name)?, now())?;
+        self.told_tree();
         self.after_removal(removed);
         Ok(())
     }
@@ -233,6 +238,7 @@ impl Fs {
         self.check_writable()?;
         let (from_name, to_name) = (check_name(from.1)?, check_name(to.1)?);
         let removed = self.tree.rename((from.0, &from_name), (to.0, &to_name), mode, now())?;
+        self.told_tree();
         if let Some(removed) = removed {
             self.after_removal(removed);
         }

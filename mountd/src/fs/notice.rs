@@ -1,14 +1,19 @@
 //! Telling the tree of changed bytes: on flush, fsync and release, before a remote change is applied, and after a crash.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::{Fs, FsError};
+use dfs_shared::record::NodeKind;
+
+use super::effects::Invalidation;
+use super::{Fs, FsError, now};
 use crate::cache::{Backing, FetchDone, Noticed};
+use crate::tree::namespace::NewNode;
 use crate::tree::{Ino, LocalNode};
 
 impl Fs {
     /// Looks at a file and tells the tree if it changed. Returns whether it did. `hold` is held.
-    pub(super) fn notice(&self, backing: &Backing, force: bool) -> Result<bool, FsError> {
+    pub(super) fn notice(&self, backing: &Arc<Backing>, force: bool) -> Result<bool, FsError> {
         match backing.notice(force)? {
             Noticed::Change => {
                 if let Some(node) = backing.node() {
@@ -16,11 +21,41 @@ impl Fs {
                 }
                 Ok(true)
             }
-            Noticed::Nothing | Noticed::Detached => Ok(false),
+            Noticed::Nothing => Ok(false),
+            Noticed::Detached => self.rescue(backing),
         }
     }
 
-    pub(super) fn notice_backing(&self, backing: &Backing) -> Result<(), FsError> {
+    /// Bytes were written to a version that the server's replaced while it was open: they become a conflict copy.
+    fn rescue(&self, backing: &Arc<Backing>) -> Result<bool, FsError> {
+        let Some(origin) = backing.written_too_late()? else { return Ok(false) };
+        let node = self.tree.node_by_id(origin)?;
+        let Some(record) = node.and_then(|node| node.record) else { return Ok(false) };
+        let Some((parent, name)) = self.tree.names_of(origin)?.into_iter().next() else { return Ok(false) };
+        let Some(dir) = self.tree.node_by_id(parent)? else { return Ok(false) };
+        let at = now();
+        let name = self.tree.conflict_name(parent, &name, at)?;
+        let new = NewNode {
+            kind: NodeKind::File,
+            mode: record.mode,
+            uid: record.uid,
+            gid: record.gid,
+            rdev: 0,
+            target: Vec::new(),
+            at,
+            opened: true,
+        };
+        let copy = self.tree.create(dir.ino, &name, new)?;
+        tracing::warn!(%name, "a file was written after the server's version had replaced it: kept beside it");
+        self.cache.rehome(backing, copy.id)?;
+        backing.notice(true)?;
+        (self.on_modified)(copy.id);
+        self.told_tree();
+        self.invalidations.send(Invalidation::Entry { parent: dir.ino, name });
+        Ok(true)
+    }
+
+    pub(super) fn notice_backing(&self, backing: &Arc<Backing>) -> Result<(), FsError> {
         self.notice(backing, false).map(drop)
     }
 
@@ -64,14 +99,23 @@ impl Fs {
             let _hold = self.hold.read();
             self.notice_backing(&backing)?;
         }
-        self.tree.persist()?;
+        self.persist()
+    }
+
+    /// Makes what only the tree knows survive power loss. Free if nothing came since the last time: a log that is synced after every
+    /// line costs one fsync for each, not two.
+    fn persist(&self) -> Result<(), FsError> {
+        let told = self.told.load(Ordering::Acquire);
+        if self.persisted.load(Ordering::Acquire) < told {
+            self.tree.persist()?;
+            self.persisted.fetch_max(told, Ordering::AcqRel);
+        }
         Ok(())
     }
 
     /// As [`Self::fsync`] for a directory.
     pub fn fsyncdir(&self, done: Box<dyn FnOnce(Result<(), FsError>) + Send>) {
-        let here = self.tree.persist().map_err(FsError::from);
-        self.after_barrier(here, done);
+        self.after_barrier(self.persist(), done);
     }
 
     fn after_barrier(&self, here: Result<(), FsError>, done: Box<dyn FnOnce(Result<(), FsError>) + Send>) {
@@ -100,6 +144,7 @@ impl Fs {
         if mark && !self.is_open_for_writing(node.ino) {
             self.tree.unmark_open(node.id)?;
         }
+        self.told_tree();
         Ok(())
     }
 

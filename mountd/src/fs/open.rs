@@ -73,6 +73,11 @@ pub(super) struct OpenInner {
 }
 
 impl OpenFile {
+    /// Tells whether some handle can write.
+    pub(super) fn has_writers(&self) -> bool {
+        self.inner.lock().writers > 0
+    }
+
     /// Returns the bytes if somebody may be changing them.
     pub(super) fn backing_to_look_at(&self) -> Option<Arc<Backing>> {
         let inner = self.inner.lock();
@@ -135,6 +140,7 @@ impl Fs {
         };
         if (writes || cuts) && inner.writers == 0 && backing.node() == Some(node.id) {
             self.tree.mark_open(node.id)?;
+            self.told_tree();
         }
         if writes || cuts {
             backing.adopt(inner.mode.is_none())?;
@@ -273,12 +279,15 @@ impl Fs {
         if inner.writers > 0 {
             return Ok(());
         }
+        // The content is complete now: whoever waited for that is to look again.
+        (self.on_modified)(node);
         if inner.mappable && inner.mode == Some(Mode::Passthrough) {
             backing.use_it();
             self.lingering.lock().push(Arc::clone(backing));
             return Ok(());
         }
         self.tree.unmark_open(node)?;
+        self.told_tree();
         Ok(())
     }
 

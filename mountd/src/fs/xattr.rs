@@ -66,6 +66,7 @@ impl Fs {
             return Err(FsError::AttributeTooLong);
         }
         self.tree.set_xattr(ino, name, value, mode, now())?;
+        self.told_tree();
         Ok(())
     }
 
@@ -80,6 +81,7 @@ impl Fs {
             return Err(FsError::NotPermitted);
         }
         self.tree.remove_xattr(ino, name, now())?;
+        self.told_tree();
         Ok(())
     }
 

@@ -79,6 +79,10 @@ impl EffectSink for Sink {
 impl OpenFiles for Sink {
     fn notice(&self, _nodes: &[NodeId]) {}
 
+    fn is_being_written(&self, _node: NodeId) -> bool {
+        false
+    }
+
     fn hold(&self) -> HoldGuard<'_> {
         HoldGuard::new(self.hold.write())
     }
