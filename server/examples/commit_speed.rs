@@ -38,6 +38,8 @@ fn main() -> anyhow::Result<()> {
     batches(&mut client)?;
     single(&mut client)?;
     concurrent(&service, &volume)?;
+    let log = std::fs::metadata(dir.path().join("metadata.sqlite-wal"))?.len();
+    say("write-ahead log", &format!("{} MiB", log >> 20));
     uploads(&service, dir.path())?;
     Ok(())
 }

@@ -27,6 +27,9 @@ use writer::Writer;
 /// File name of the database inside the data directory.
 pub const DATABASE_FILE: &str = "metadata.sqlite";
 
+/// Page size in bytes: twice the default halves the depth at which small contents overflow.
+const PAGE_LEN: i64 = 8192;
+
 /// Migrations in order; the schema version is how many have run.
 const MIGRATIONS: [&str; 1] = [include_str!("sql/01-init.sql")];
 
@@ -95,14 +98,15 @@ fn connect(path: &Path) -> Result<Connection, MetadataError> {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(Duration::from_millis(limits::DATABASE_BUSY_MS_MAX))?;
         connection.set_prepared_statement_cache_capacity(64);
-        connection.pragma_update(None, "page_size", 8192)?;
+        connection.pragma_update(None, "page_size", PAGE_LEN)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "temp_store", "memory")?;
         // Negative: KiB instead of pages.
         connection.pragma_update(None, "cache_size", -limits::DATABASE_CACHE_KIB)?;
-        // The checkpointer does it, away from the writer's path.
-        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        // The checkpointer keeps the log short, away from the writer's path. While writes never pause it
+        // can not end, so at this length the writer moves the pages itself.
+        connection.pragma_update(None, "wal_autocheckpoint", limits::LOG_PAGES_MAX)?;
         Ok(connection)
     };
     open().map_err(failed("open a connection"))

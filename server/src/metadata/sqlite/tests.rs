@@ -28,8 +28,6 @@ struct Job {
     name: &'static str,
     fails: bool,
     finished: Arc<Mutex<Vec<(&'static str, bool)>>>,
-    /// Lets the test hold the writer.
-    gate: Option<mpsc::Receiver<()>>,
 }
 
 impl WriteJob for Job {
@@ -38,9 +36,6 @@ impl WriteJob for Job {
     }
 
     fn run(&mut self, tx: &mut dyn WriteMetadata) -> Result<(), MetadataError> {
-        if let Some(gate) = &self.gate {
-            gate.recv().unwrap();
-        }
         tx.create_volume(&name(self.name), VolumeId::generate())?;
         match self.fails {
             true => Err(MetadataError::Damaged { what: "test", source: None }),
@@ -58,18 +53,33 @@ fn queued_jobs_finish_in_order_and_one_that_fails_is_undone_alone() {
     let (_dir, store) = store();
     let store: &dyn MetadataStore = &store;
     let finished = Arc::<Mutex<Vec<_>>>::default();
-    let (open, gate) = mpsc::channel();
-    let job = |name, fails, gate| Job { name, fails, finished: Arc::clone(&finished), gate };
-    store.submit(Box::new(job("a", false, Some(gate))));
-    // Waiting together, so they share a transaction.
-    store.submit(Box::new(job("b", false, None)));
-    store.submit(Box::new(job("c", true, None)));
-    store.submit(Box::new(job("d", false, None)));
-    assert!(names(store).is_empty(), "nothing is visible before the commit");
+    let open = hold(store);
+    for (name, fails) in [("a", false), ("b", false), ("c", true), ("d", false)] {
+        store.submit(Box::new(Job { name, fails, finished: Arc::clone(&finished) }));
+    }
     open.send(()).unwrap();
     store.write(1, |_| Ok(())).wait().unwrap();
     assert_eq!(*finished.lock().unwrap(), [("a", true), ("b", true), ("c", false), ("d", true)]);
     assert_eq!(names(store), ["a", "b", "d"]);
+}
+
+#[test]
+fn nothing_is_visible_before_its_commit() {
+    let (_dir, store) = store();
+    let store: &dyn MetadataStore = &store;
+    let (open, gate) = mpsc::channel::<()>();
+    let (running, began) = mpsc::channel();
+    let pending = store.write(1, move |tx| {
+        tx.create_volume(&name("a"), VolumeId::generate())?;
+        running.send(()).unwrap();
+        gate.recv().unwrap();
+        Ok(())
+    });
+    began.recv().unwrap();
+    assert!(names(store).is_empty());
+    open.send(()).unwrap();
+    pending.wait().unwrap();
+    assert_eq!(names(store), ["a"]);
 }
 
 /// Makes a volume and notes how many commits another connection has seen when it was finished.
@@ -77,7 +87,6 @@ struct Probe {
     name: &'static str,
     watcher: Arc<Mutex<Connection>>,
     versions: Arc<Mutex<Vec<i64>>>,
-    gate: Option<mpsc::Receiver<()>>,
 }
 
 impl WriteJob for Probe {
@@ -86,9 +95,6 @@ impl WriteJob for Probe {
     }
 
     fn run(&mut self, tx: &mut dyn WriteMetadata) -> Result<(), MetadataError> {
-        if let Some(gate) = &self.gate {
-            gate.recv().unwrap();
-        }
         tx.create_volume(&name(self.name), VolumeId::generate()).map(|_| ())
     }
 
@@ -107,39 +113,41 @@ fn jobs_that_wait_together_share_one_commit() {
     let store: &dyn MetadataStore = &store;
     let watcher = Arc::new(Mutex::new(connect(&dir.path().join(DATABASE_FILE)).unwrap()));
     let versions = Arc::<Mutex<Vec<i64>>>::default();
-    let (open, gate) = mpsc::channel();
-    let job = |name, gate| {
-        Box::new(Probe { name, watcher: Arc::clone(&watcher), versions: Arc::clone(&versions), gate })
-    };
-    store.submit(job("first", Some(gate)));
+    let open = hold(store);
     for name in ["a", "b", "c", "d", "e"] {
-        store.submit(job(name, None));
+        store.submit(Box::new(Probe { name, watcher: Arc::clone(&watcher), versions: Arc::clone(&versions) }));
     }
     open.send(()).unwrap();
     store.write(1, |_| Ok(())).wait().unwrap();
     let versions = versions.lock().unwrap();
-    assert_eq!(versions.len(), 6);
-    assert!(versions[1..].iter().all(|version| *version == versions[5]), "{versions:?}");
+    assert_eq!(versions.len(), 5);
+    assert!(versions.iter().all(|version| *version == versions[0]), "{versions:?}");
+}
+
+/// Holds the writer inside a transaction of one job until the returned sender is used.
+fn hold(store: &dyn MetadataStore) -> mpsc::Sender<()> {
+    let (open, gate) = mpsc::channel::<()>();
+    let (running, began) = mpsc::channel();
+    drop(store.write(1, move |_| {
+        running.send(()).unwrap();
+        gate.recv().unwrap();
+        Ok(())
+    }));
+    began.recv().unwrap();
+    open
 }
 
 #[test]
 fn a_full_queue_answers_busy_at_once() {
     let (_dir, store) = store();
     let store: &dyn MetadataStore = &store;
-    let finished = Arc::<Mutex<Vec<_>>>::default();
-    let (open, gate) = mpsc::channel();
-    let (running, began) = mpsc::channel();
-    store.submit(Box::new(Job { name: "a", fails: false, finished: Arc::clone(&finished), gate: Some(gate) }));
-    let _held = store.write(1, move |_| {
-        running.send(()).unwrap();
-        Ok(())
-    });
-    let waiting: Vec<_> = (0..limits::WRITE_QUEUE_MAX + 2).map(|_| store.write(1, |_| Ok(()))).collect();
+    let open = hold(store);
+    let mut waiting: Vec<_> = (0..limits::WRITE_QUEUE_MAX).map(|_| store.write(1, |_| Ok(()))).collect();
+    let one_more = store.write(1, |_| Ok(())).wait();
+    assert!(matches!(one_more, Err(MetadataError::Busy { .. })), "{one_more:?}");
     open.send(()).unwrap();
-    began.recv().unwrap();
-    let outcomes: Vec<_> = waiting.into_iter().map(crate::metadata::Pending::wait).collect();
-    assert!(outcomes.first().unwrap().is_ok());
-    assert!(matches!(outcomes.last().unwrap(), Err(MetadataError::Busy { .. })), "{:?}", outcomes.last());
+    waiting.drain(..).for_each(|pending| pending.wait().unwrap());
+    store.write(1, |_| Ok(())).wait().unwrap();
 }
 
 #[test]
