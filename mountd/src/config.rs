@@ -198,7 +198,8 @@ impl Arguments {
             return Err(ConfigError::NotBuilt { flag: "ca".to_owned(), instead });
         }
         if let Some(policy) = self.on_conflict.filter(|policy| *policy != OnConflict::KeepBoth) {
-            let name = policy.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+            let name =
+                policy.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
             let instead = "keep-both, the default, loses nothing";
             return Err(ConfigError::NotBuilt { flag: format!("on-conflict={name}"), instead });
         }
@@ -269,8 +270,11 @@ mod tests {
     fn flags_come_before_the_file_and_the_file_before_defaults() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("dfs.toml");
-        std::fs::write(&path, "server = \"file:1\"\nvolume = \"file\"\ncache-size = \"1MiB\"\nread_only = true\n")
-            .expect("a file");
+        std::fs::write(
+            &path,
+            "server = \"file:1\"\nvolume = \"file\"\ncache-size = \"1MiB\"\nread_only = true\n",
+        )
+        .expect("a file");
         let config = path.to_str().expect("UTF-8");
         let merged = parse(&["/m", "--volume", "flag", "--config", config]).complete().expect("good");
         assert_eq!(merged.server, ["file:1"]);

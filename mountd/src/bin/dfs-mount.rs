@@ -100,8 +100,10 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     let token = read_token(arguments.token_file.as_deref()).map_err(|error| failed(USAGE, error))?;
     let mount_point = std::path::absolute(&arguments.mountpoint)?;
     let environment = Environment::read();
-    let state_dir = arguments.state_dir.clone().unwrap_or_else(|| environment.state_dir(&mount_point, volume.as_str()));
-    let cache_dir = arguments.cache_dir.clone().unwrap_or_else(|| environment.cache_dir(&mount_point, volume.as_str()));
+    let state_dir =
+        arguments.state_dir.clone().unwrap_or_else(|| environment.state_dir(&mount_point, volume.as_str()));
+    let cache_dir =
+        arguments.cache_dir.clone().unwrap_or_else(|| environment.cache_dir(&mount_point, volume.as_str()));
     let places = Places {
         volume,
         mount_point,
@@ -124,7 +126,8 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
         Some(server) => vec![server.addr().to_string()],
         None => arguments.server.clone(),
     };
-    let remote = HttpRemote::new(&servers, places.volume.clone(), token).map_err(|error| failed(USAGE, error))?;
+    let remote =
+        HttpRemote::new(&servers, places.volume.clone(), token).map_err(|error| failed(USAGE, error))?;
     let mount = Mount::start(&arguments, &places, Arc::new(remote), cache_size)?;
     eprintln!(
         "mounted {} (volume {}, server {})",
@@ -221,7 +224,8 @@ impl Mount {
             tree: Arc::clone(&tree),
             cache: Arc::clone(&cache),
             fetch: Arc::clone(&engine) as Arc<dyn Fetch>,
-            barrier: (arguments.fsync == Some(Fsync::Server)).then(|| Arc::clone(&engine) as Arc<dyn ServerBarrier>),
+            barrier: (arguments.fsync == Some(Fsync::Server))
+                .then(|| Arc::clone(&engine) as Arc<dyn ServerBarrier>),
             progress: Some(Arc::clone(&engine) as _),
             on_modified: Box::new({
                 let bus = bus.clone();
@@ -333,13 +337,19 @@ fn look_at_server(engine: &Engine, remote: &HttpRemote, volume: &VolumeName) -> 
             RemoteError::VolumeNotFound { .. } => {
                 return Err(failed(
                     NOT_FOUND,
-                    anyhow::anyhow!("cannot mount the volume {volume} of {}: the server has no such volume", remote.name()),
+                    anyhow::anyhow!(
+                        "cannot mount the volume {volume} of {}: the server has no such volume",
+                        remote.name()
+                    ),
                 ));
             }
             RemoteError::Refused { status: 401 | 403, ref message, .. } => {
                 return Err(failed(
                     REFUSED,
-                    anyhow::anyhow!("cannot mount from {}: access refused: {message}; give --token-file", remote.name()),
+                    anyhow::anyhow!(
+                        "cannot mount from {}: access refused: {message}; give --token-file",
+                        remote.name()
+                    ),
                 ));
             }
             RemoteError::VersionMismatch { .. } => return Err(error.into()),
@@ -347,7 +357,9 @@ fn look_at_server(engine: &Engine, remote: &HttpRemote, volume: &VolumeName) -> 
         },
         Err(_) => format!("{} does not answer", remote.name()),
     };
-    eprintln!("the server cannot be reached ({why}): mounting offline; changes are kept here and sent when it is back");
+    eprintln!(
+        "the server cannot be reached ({why}): mounting offline; changes are kept here and sent when it is back"
+    );
     Ok(false)
 }
 
@@ -358,7 +370,9 @@ fn wait_for_first_sync(engine: &Engine, patience: Duration) -> Result<(), Failed
         Connection::Online { .. } | Connection::Stopped { .. } => true,
         Connection::Offline { .. } | Connection::Reconciling => false,
     });
-    let settled = engine.runtime().block_on(async { tokio::time::timeout(patience, settled).await.map(|state| state.map(|state| state.clone())) });
+    let settled = engine.runtime().block_on(async {
+        tokio::time::timeout(patience, settled).await.map(|state| state.map(|state| state.clone()))
+    });
     match settled {
         Ok(Ok(Connection::Stopped { why })) => Err(failed(NOT_FOUND, anyhow::anyhow!("cannot mount: {why}"))),
         Ok(_) => Ok(()),
@@ -385,7 +399,8 @@ struct Signals {
 impl Signals {
     fn new() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
-        let listen = |kind| signal(kind).inspect_err(|error| tracing::warn!(%error, "a signal is not caught")).ok();
+        let listen =
+            |kind| signal(kind).inspect_err(|error| tracing::warn!(%error, "a signal is not caught")).ok();
         Self {
             signals: [
                 ("SIGINT", listen(SignalKind::interrupt())),

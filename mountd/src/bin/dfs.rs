@@ -197,7 +197,8 @@ fn status(path: Option<&Path>, json: bool, watch: bool) -> Result<(), Failure> {
 
 fn describe(status: &MountStatus) -> String {
     let sync = &status.sync;
-    let mut lines = vec![format!("{} (volume {}, server {})", status.mount_point, status.volume, sync.server)];
+    let mut lines =
+        vec![format!("{} (volume {}, server {})", status.mount_point, status.volume, sync.server)];
     let reason = if sync.reason.is_empty() { String::new() } else { format!(": {}", sync.reason) };
     lines.push(format!("  state      {}{reason}", sync.state));
     lines.push(match sync.pending {
@@ -222,7 +223,11 @@ fn describe(status: &MountStatus) -> String {
         lines.push(format!("  stuck      {}: {}", stuck.path, stuck.reason));
     }
     lines.push(format!("  conflicts  {}", sync.conflicts));
-    lines.push(format!("  traffic    {} up, {} down", bytes(sync.uploaded_bytes), bytes(sync.downloaded_bytes)));
+    lines.push(format!(
+        "  traffic    {} up, {} down",
+        bytes(sync.uploaded_bytes),
+        bytes(sync.downloaded_bytes)
+    ));
     lines.push(format!("  cache      {} on disk", bytes(sync.cache_bytes)));
     lines.push(format!("  revision   {}", sync.revision));
     lines.join("\n")
@@ -276,7 +281,9 @@ fn detach(found: &Found) -> Result<(), Failure> {
     let status = std::process::Command::new("fusermount3").arg("-uz").arg("--").arg(&found.point).status();
     match status {
         Ok(status) if status.success() => Ok(()),
-        Ok(_) => Err(Failure::Other(FAILED, format!("fusermount3 could not unmount {}", found.point.display()))),
+        Ok(_) => {
+            Err(Failure::Other(FAILED, format!("fusermount3 could not unmount {}", found.point.display())))
+        }
         Err(error) => Err(Failure::Other(FAILED, format!("cannot run fusermount3: {error}"))),
     }
 }

@@ -134,7 +134,11 @@ impl Backing {
         if let Some(file) = &inner.file {
             return Ok(Arc::clone(file));
         }
-        if inner.stored || !inner.attached {
+        if !inner.stored && !inner.attached {
+            // Replaced by a newer version before any of it was here.
+            return Err(CacheError::Partial);
+        }
+        if inner.stored {
             match self.cache.dirs.find(inner.place, self.id())? {
                 Some((file, place)) => {
                     if place != inner.place {

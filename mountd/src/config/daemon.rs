@@ -50,7 +50,11 @@ fn exit_code_of(child: libc::pid_t) -> i32 {
     let mut status = 0;
     // SAFETY: `status` is valid for writes.
     let ended = unsafe { libc::waitpid(child, &raw mut status, 0) } == child;
-    if ended && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) != 0 { libc::WEXITSTATUS(status) } else { 1 }
+    if ended && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) != 0 {
+        libc::WEXITSTATUS(status)
+    } else {
+        1
+    }
 }
 
 impl Parent {

@@ -76,7 +76,9 @@ fn name_of(mount_point: &Path, volume: &str) -> String {
     for byte in mount_point.as_os_str().as_bytes() {
         match byte {
             b'/' => name.push('-'),
-            byte if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_') => name.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_') => {
+                name.push(char::from(*byte))
+            }
             byte => name.push_str(&format!("%{byte:02x}")),
         }
     }

@@ -104,7 +104,8 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
 }
 
 fn within(points: &[PathBuf], path: &Path) -> Option<Found> {
-    let best = points.iter().filter(|point| path.starts_with(point)).max_by_key(|point| point.as_os_str().len())?;
+    let best =
+        points.iter().filter(|point| path.starts_with(point)).max_by_key(|point| point.as_os_str().len())?;
     let relative = path.strip_prefix(best).ok()?.as_os_str().as_bytes().to_vec();
     Some(Found { point: best.clone(), relative })
 }
@@ -115,7 +116,8 @@ fn mount_points(mounts: &[u8]) -> Vec<PathBuf> {
     let points = lines.filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ');
         let (device, point, kind) = (fields.next()?, fields.next()?, fields.next()?);
-        (kind == b"fuse.dfs" || (kind == b"fuse" && device == b"dfs")).then(|| PathBuf::from(std::ffi::OsString::from_vec(unescape(point))))
+        (kind == b"fuse.dfs" || (kind == b"fuse" && device == b"dfs"))
+            .then(|| PathBuf::from(std::ffi::OsString::from_vec(unescape(point))))
     });
     points.collect()
 }
@@ -125,7 +127,9 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|digits| *first == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)));
+        let octal = after
+            .get(..3)
+            .filter(|digits| *first == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)));
         match octal {
             Some(digits) => {
                 let value = digits.iter().fold(0_u32, |value, digit| value * 8 + u32::from(digit - b'0'));
@@ -170,7 +174,11 @@ fn connect(found: &Found) -> Result<UnixStream, ClientError> {
     UnixStream::connect(socket).map_err(|source| ClientError::Socket { point: found.point.clone(), source })
 }
 
-fn send<R: DeserializeOwned>(stream: &mut UnixStream, found: &Found, request: &Request) -> Result<R, ClientError> {
+fn send<R: DeserializeOwned>(
+    stream: &mut UnixStream,
+    found: &Found,
+    request: &Request,
+) -> Result<R, ClientError> {
     let failed = |source| ClientError::Socket { point: found.point.clone(), source };
     let mut line = serde_json::to_vec(request).map_err(|error| failed(error.into()))?;
     line.push(b'\n');
@@ -202,7 +210,8 @@ mod tests {
 
     #[test]
     fn dfs_mounts_are_found_whatever_their_names_hold() {
-        let mounts = b"proc /proc proc rw 0 0\ndfs /mnt/a\\040b fuse.dfs rw 0 0\ndfs /mnt/a\\040b/c fuse.dfs rw 0 0\n";
+        let mounts =
+            b"proc /proc proc rw 0 0\ndfs /mnt/a\\040b fuse.dfs rw 0 0\ndfs /mnt/a\\040b/c fuse.dfs rw 0 0\n";
         let points = mount_points(mounts);
         assert_eq!(points, [Path::new("/mnt/a b"), Path::new("/mnt/a b/c")]);
         let found = within(&points, Path::new("/mnt/a b/c/d/e")).expect("in a mount");

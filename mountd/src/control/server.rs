@@ -78,8 +78,9 @@ async fn serve(control: Arc<Control>, stream: UnixStream) {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        let request = serde_json::from_slice(&line)
-            .map_err(|error| Failure::new(Code::BadRequest, format!("the request is not understood: {error}")));
+        let request = serde_json::from_slice(&line).map_err(|error| {
+            Failure::new(Code::BadRequest, format!("the request is not understood: {error}"))
+        });
         let ends = matches!(request, Ok(Request::Unmount { .. }));
         let answer = match request {
             Ok(request) => control.answer(request).await,
@@ -152,13 +153,19 @@ impl Control {
         }
         let status = self.engine.status()?;
         let connection = self.engine.connection();
-        let offline = matches!(&*connection.borrow(), Connection::Offline { .. } | Connection::Stopped { .. });
+        let offline =
+            matches!(&*connection.borrow(), Connection::Offline { .. } | Connection::Stopped { .. });
         Err(match offline {
             true => Failure::new(
                 Code::Offline,
-                format!("the server cannot be reached ({}); {} changes wait here", status.reason, status.pending),
+                format!(
+                    "the server cannot be reached ({}); {} changes wait here",
+                    status.reason, status.pending
+                ),
             ),
-            false => Failure::new(Code::TimedOut, format!("{} changes are still on their way", status.pending)),
+            false => {
+                Failure::new(Code::TimedOut, format!("{} changes are still on their way", status.pending))
+            }
         })
     }
 
@@ -176,7 +183,9 @@ impl Control {
         let (state, text) = match self.engine.explain(node.id) {
             Some(reason) if reason.contains("upload") || reason.contains("read") => ("uploading", reason),
             Some(reason) => ("stuck", reason),
-            None if dirty => ("journaled", "changed here; it is sent as soon as the server can be reached".to_owned()),
+            None if dirty => {
+                ("journaled", "changed here; it is sent as soon as the server can be reached".to_owned())
+            }
             None => ("synced", "the server has this version".to_owned()),
         };
         let size = node.live().map_or(0, |record| record.size);

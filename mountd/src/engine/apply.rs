@@ -74,6 +74,8 @@ fn apply_blocking(shared: &Arc<Shared>, mut incoming: Incoming) -> Result<usize,
         manifest.is_some_and(|manifest| is_small(manifest, &incoming.small))
     });
     let fresh = whole_files(shared, &others)?;
+    // Before anybody can hear of the contents: a reader shall find the manifest.
+    incoming.manifests.values().for_each(|manifest| shared.manifests.put(manifest.clone()));
     let mut news = 0;
     let behind = pushed.len() > SMALL_FILES_BEFORE_EFFECTS;
     for batch in batches(std::mem::take(&mut incoming.records)) {
@@ -83,7 +85,6 @@ fn apply_blocking(shared: &Arc<Shared>, mut incoming: Incoming) -> Result<usize,
     if behind {
         store_small(shared, &incoming, &pushed)?;
     }
-    incoming.manifests.into_values().for_each(|manifest| shared.manifests.put(manifest));
     for node in fresh {
         super::download::prefetch(shared, node);
     }

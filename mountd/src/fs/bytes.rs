@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use dfs_shared::ids::NodeId;
+
 use super::open::OpenFile;
 use super::{Fs, FsError};
 use crate::cache::{Backing, CacheError, copy_some, fallocate, seek};
@@ -25,7 +27,23 @@ impl Fs {
             Err(error) => return done(Err(error)),
         };
         let Some(done) = try_read(&backing, offset, len, done) else { return };
-        let Some(node) = backing.node() else { return done(Err(FsError::NotFound)) };
+        if let Some(node) = backing.node() {
+            return self.fetch_and_read(node, backing, offset, len, done);
+        }
+        // The version was replaced before any of it was here: the handle goes on with the newest.
+        let newest = self.node(ino).and_then(|node| Ok(self.cache.backing(&node)?));
+        match newest.map(|backing| (backing.node(), backing)) {
+            Ok((Some(node), backing)) => {
+                if let Some(done) = try_read(&backing, offset, len, done) {
+                    self.fetch_and_read(node, backing, offset, len, done);
+                }
+            }
+            Ok((None, _)) => done(Err(FsError::NotFound)),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    fn fetch_and_read(&self, node: NodeId, backing: Arc<Backing>, offset: u64, len: u32, done: ReadDone) {
         let range = offset..offset.saturating_add(u64::from(len));
         let fetched = Box::new(move |result: Result<(), _>| match result {
             Ok(()) => {

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::batch::{Arrived, BatchError};
 use super::want::{ReadAhead, batches, overlapping};
 use super::{Waiter, batch, fetch};
-use crate::cache::{FetchError, Filler};
+use crate::cache::{CacheError, FetchError, Filler};
 use crate::engine::shared::{EngineError, Shared, blocking, chain};
 use crate::limits::{DOWNLOAD_LINGER_MS, FETCH_DEADLINE_MS};
 use crate::remote::RemoteError;
@@ -28,6 +28,8 @@ use crate::tree::TreeError;
 
 /// How often a file is opened anew because it changed, before its readers are told to try again.
 const REOPEN_MAX: u32 = 8;
+/// How long to let a change settle before the file is opened anew.
+const REOPEN_AFTER: Duration = Duration::from_millis(5);
 
 struct File {
     shared: Arc<Shared>,
@@ -64,8 +66,12 @@ pub(super) async fn run(shared: Arc<Shared>, node: NodeId, mut incoming: mpsc::R
             file.waiters.push(waiter);
         }
         match opened.unwrap_or(Err(FetchError::TimedOut)) {
-            Ok(None) => file.finish_all(&Ok(())),
-            Ok(Some(filler)) => match file.serve(&mut incoming, filler).await {
+            Ok(Opened::AllHere) => file.finish_all(&Ok(())),
+            Ok(Opened::Changed) => {
+                tokio::time::sleep(REOPEN_AFTER).await;
+                continue;
+            }
+            Ok(Opened::Filler(filler)) => match file.serve(&mut incoming, filler).await {
                 Ended::Idle => break,
                 Ended::Changed => continue,
             },
@@ -88,8 +94,16 @@ pub(super) async fn run(shared: Arc<Shared>, node: NodeId, mut incoming: mpsc::R
     }
 }
 
-/// Gets the manifest and prepares the file; `None` if all bytes are here.
-async fn open(shared: &Arc<Shared>, node: NodeId) -> Result<Option<Arc<Filler>>, FetchError> {
+/// What opening a file came to.
+enum Opened {
+    AllHere,
+    /// It got another content meanwhile.
+    Changed,
+    Filler(Arc<Filler>),
+}
+
+/// Gets the manifest and prepares the file.
+async fn open(shared: &Arc<Shared>, node: NodeId) -> Result<Opened, FetchError> {
     let failed = |error: &dyn std::error::Error| FetchError::Failed { reason: chain(error) };
     let found = shared.tree.node_by_id(node).map_err(|error| failed(&error))?;
     let record = found.as_ref().and_then(|found| found.live()).ok_or(FetchError::NotFound)?;
@@ -97,9 +111,9 @@ async fn open(shared: &Arc<Shared>, node: NodeId) -> Result<Option<Arc<Filler>>,
     let row = shared.tree.content_state(node).map_err(|error| failed(&error))?;
     let changed = found.as_ref().is_some_and(|found| found.dirty_content.is_some());
     let content = if changed { row.and_then(|row| row.content) } else { record.content };
-    let Some(content) = content else { return Ok(None) };
+    let Some(content) = content else { return Ok(Opened::AllHere) };
     if shared.cache.is_present(node, &(0..record.size)).map_err(|error| failed(&error))? {
-        return Ok(None);
+        return Ok(Opened::AllHere);
     }
     let kept = shared.manifests.get(content);
     let known = shared.tree.manifest(node).map_err(|error| failed(&error))?;
@@ -112,10 +126,10 @@ async fn open(shared: &Arc<Shared>, node: NodeId) -> Result<Option<Arc<Filler>>,
             Arc::new(asked.into_iter().next().flatten().ok_or(FetchError::NotFound)?)
         }
     };
-    let filler = blocking(|| shared.cache.begin_fill(node, &manifest));
-    match filler {
-        Ok(filler) => Ok(Some(Arc::new(filler))),
-        Err(crate::cache::CacheError::Tree { source: TreeError::NoSpace }) => Err(FetchError::NoSpace),
+    match blocking(|| shared.cache.begin_fill(node, &manifest)) {
+        Ok(filler) => Ok(Opened::Filler(Arc::new(filler))),
+        Err(CacheError::Changed) => Ok(Opened::Changed),
+        Err(CacheError::Tree { source: TreeError::NoSpace }) => Err(FetchError::NoSpace),
         Err(error) => Err(failed(&error)),
     }
 }
