@@ -72,8 +72,17 @@ fn main() -> ExitCode {
 }
 
 fn end(failed: &Failed) -> ExitCode {
-    eprintln!("dfs-mount: {:#}", failed.error);
+    eprintln!("dfs-mount: {}", describe(&failed.error));
     ExitCode::from(failed.code)
+}
+
+/// Returns an error with those of its causes that it does not tell of itself.
+fn describe(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |text, cause| match cause.to_string() {
+        cause if text.is_empty() => cause,
+        cause if text.contains(&cause) => text,
+        cause => format!("{text}: {cause}"),
+    })
 }
 
 fn start_log(level: Option<&str>) -> anyhow::Result<()> {
@@ -353,7 +362,7 @@ fn look_at_server(engine: &Engine, remote: &HttpRemote, volume: &VolumeName) -> 
                 ));
             }
             RemoteError::VersionMismatch { .. } => return Err(error.into()),
-            error => format!("{:#}", anyhow::Error::new(error)),
+            error => describe(&error.into()),
         },
         Err(_) => format!("{} does not answer", remote.name()),
     };

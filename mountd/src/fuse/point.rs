@@ -13,7 +13,12 @@ use crate::limits::READ_AHEAD_KIB;
 /// Makes a directory ready to be mounted on. Returns its path without symlinks.
 pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     let unusable = |source| MountError::Point { path: path.to_owned(), source };
-    let stat = match std::fs::metadata(path) {
+    // The kernel answers for a dead mount's attributes from its cache, but not for what is in it.
+    let looked = std::fs::metadata(path).and_then(|stat| match stat.is_dir() {
+        true => std::fs::read_dir(path).map(|_| stat),
+        false => Ok(stat),
+    });
+    let stat = match looked {
         Err(error) if is_dead(&error) => {
             tracing::warn!(path = %path.display(), "cleaning up the dead mount that a killed dfs-mount left");
             unmount(path, true).map_err(unusable)?;
