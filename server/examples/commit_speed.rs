@@ -66,8 +66,13 @@ impl Client {
     fn request(&mut self, count: usize) -> CommitRequest {
         self.number += 1;
         let (client, commit) = (self.id.clone(), self.number);
-        let mut request =
-            CommitRequest { client, commit, groups: Vec::new(), contents: Vec::new(), small_chunks: Vec::new() };
+        let mut request = CommitRequest {
+            client,
+            commit,
+            groups: Vec::new(),
+            contents: Vec::new(),
+            small_chunks: Vec::new(),
+        };
         for index in 0..count {
             let id = NodeId::generate();
             let mut bytes = vec![0; FILE_LEN];

@@ -53,7 +53,14 @@ pub struct Options {
     #[arg(long, value_name = "LEVEL", env = "DFS_LOG_LEVEL", global = true, hide_env = true)]
     pub log_level: Option<String>,
     /// How to print the log: text or json [default: text]
-    #[arg(long, value_enum, hide_possible_values = true, env = "DFS_LOG_FORMAT", global = true, hide_env = true)]
+    #[arg(
+        long,
+        value_enum,
+        hide_possible_values = true,
+        env = "DFS_LOG_FORMAT",
+        global = true,
+        hide_env = true
+    )]
     pub log_format: Option<LogFormat>,
     /// Reads these settings from a TOML file
     #[arg(long, value_name = "FILE", env = "DFS_CONFIG", global = true, hide_env = true)]
@@ -219,7 +226,9 @@ impl Options {
         let not_built = |what: String, instead| Err(ConfigError::NotBuilt { what, instead });
         match self.engine.unwrap_or(EngineKind::Async) {
             EngineKind::Async => {}
-            EngineKind::ThreadPool => return not_built("--engine thread-pool".to_owned(), "use --engine async"),
+            EngineKind::ThreadPool => {
+                return not_built("--engine thread-pool".to_owned(), "use --engine async");
+            }
             EngineKind::Blocking => return not_built("--engine blocking".to_owned(), "use --engine async"),
         }
         if let Some(metadata) = self.metadata.filter(|metadata| metadata != "sqlite") {

@@ -57,7 +57,11 @@ impl DataDir {
             let path = on.to_owned();
             move |source| DataDirError::Io { attempted, path, source }
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("make the data directory", path))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(io("make the data directory", path))?;
         let path = fs::canonicalize(path).map_err(io("find the data directory", path))?;
         let lock_path = path.join("lock");
         let mut lock = OpenOptions::new()

@@ -11,7 +11,7 @@ pub const WRITE_QUEUE_MAX: usize = 1024;
 /// Rows after which a transaction takes no further job: keeps the wait of the first one short.
 pub const WRITE_BATCH_WEIGHT: usize = 4096;
 /// Pages in the write-ahead log at which the writer stops for a checkpoint: 64 MiB, half a second of disk at worst.
-pub const LOG_PAGES_MAX: i64 = 8192;
+pub const LOG_PAGES_MAX: i64 = 16_384;
 /// Rows after which the write-ahead log is moved into the database: a few MiB of log.
 pub const CHECKPOINT_WEIGHT: usize = 2048;
 

@@ -11,6 +11,7 @@ use dfs_server::config::{Cli, Command, ConfigError, LogFormat, Options, Settings
 use dfs_server::metadata::MetadataStore;
 use dfs_server::metadata::sqlite::SqliteStore;
 use dfs_shared::ids::VolumeId;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -32,11 +33,14 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     let settings = settings(cli.options)?;
-    let not_built = |name: &str, instead| Err(ConfigError::NotBuilt { what: format!("`dfs-server {name}`"), instead });
+    let not_built =
+        |name: &str, instead| Err(ConfigError::NotBuilt { what: format!("`dfs-server {name}`"), instead });
     match cli.command {
         None => serve(settings),
         Some(Command::Volume { action }) => volume(&settings.server.data_dir, &action),
-        Some(Command::Token(_)) => Ok(not_built("token", "the server listens on loopback, or with --insecure-no-auth")?),
+        Some(Command::Token(_)) => {
+            Ok(not_built("token", "the server listens on loopback, or with --insecure-no-auth")?)
+        }
         Some(Command::Check(_)) => Ok(not_built("check", "every chunk is verified when it is read")?),
         Some(Command::Gc(_)) => Ok(not_built("gc", "nothing is ever dropped")?),
         Some(Command::Backup(_)) => Ok(not_built("backup", "stop the server and copy its data directory")?),
@@ -59,11 +63,14 @@ fn settings(options: Options) -> anyhow::Result<Settings> {
 /// `$XDG_DATA_HOME`, or `~/.local/share`.
 fn data_home() -> Option<PathBuf> {
     let of = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    of("XDG_DATA_HOME").filter(|path| path.is_absolute()).or_else(|| of("HOME").map(|home| home.join(".local/share")))
+    of("XDG_DATA_HOME")
+        .filter(|path| path.is_absolute())
+        .or_else(|| of("HOME").map(|home| home.join(".local/share")))
 }
 
 fn serve(settings: Settings) -> anyhow::Result<()> {
     start_log(&settings)?;
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     // Before the ready line: a signal that comes right after it must drain, not kill.
     let mut signals = {
@@ -94,6 +101,15 @@ fn serve(settings: Settings) -> anyhow::Result<()> {
     let drained = server.shutdown();
     tracing::info!(aborted = drained.aborted, "stopped");
     Ok(())
+}
+
+/// Every connection takes a file descriptor, and the usual soft limit is 1,024.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 fn start_log(settings: &Settings) -> anyhow::Result<()> {

@@ -15,6 +15,7 @@ use dfs_shared::record::{Record, RecordKey, Versioned};
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
 use dfs_shared::wire::WireError;
+use rusqlite::ErrorCode;
 use tokio::sync::oneshot;
 
 use crate::blocking::block_on;
@@ -122,13 +123,24 @@ pub enum MetadataError {
         source: Option<Arc<WireError>>,
     },
     /// The database was made by a newer program.
-    #[error("the metadata database has schema version {found}, this program knows up to {known}: update dfs-server")]
+    #[error(
+        "the metadata database has schema version {found}, this program knows up to {known}: update dfs-server"
+    )]
     SchemaTooNew {
         /// The version found.
         found: i64,
         /// The newest version known here.
         known: i64,
     },
+    /// Another process holds the database for too long.
+    #[error("cannot {attempted}: another process holds the metadata database")]
+    Locked {
+        /// What was attempted.
+        attempted: &'static str,
+    },
+    /// A write ended in a panic; nothing of it was done.
+    #[error("a write panicked: this is a bug")]
+    Panicked,
     /// Too many writes wait already.
     #[error("{waiting} writes wait already: try again")]
     Busy {
@@ -148,8 +160,22 @@ impl MetadataError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::DiskFull | Self::Busy { .. } => true,
-            Self::Database { .. } | Self::Damaged { .. } | Self::SchemaTooNew { .. } | Self::Stopped { .. } => false,
+            Self::DiskFull | Self::Locked { .. } | Self::Busy { .. } => true,
+            Self::Database { .. } | Self::Damaged { .. } | Self::SchemaTooNew { .. } => false,
+            Self::Panicked | Self::Stopped { .. } => false,
+        }
+    }
+
+    /// Tells whether it is no longer known what is on disk, so that nothing more may be written.
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => matches!(
+                source.sqlite_error_code(),
+                Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+            ),
+            Self::DiskFull | Self::Locked { .. } | Self::Busy { .. } | Self::Damaged { .. } => false,
+            Self::SchemaTooNew { .. } | Self::Panicked | Self::Stopped { .. } => false,
         }
     }
 }
@@ -178,13 +204,23 @@ pub trait ReadMetadata {
     ///
     /// # Errors
     /// [`MetadataError`] when the database fails or a record is damaged.
-    fn entries_to(&self, volume: VolumeKey, node: NodeId, limit: usize) -> Result<Vec<Versioned>, MetadataError>;
+    fn entries_to(
+        &self,
+        volume: VolumeKey,
+        node: NodeId,
+        limit: usize,
+    ) -> Result<Vec<Versioned>, MetadataError>;
 
     /// Reads up to `limit` entries of a directory, by name.
     ///
     /// # Errors
     /// [`MetadataError`] when the database fails or a record is damaged.
-    fn entries_in(&self, volume: VolumeKey, parent: NodeId, limit: usize) -> Result<Vec<Versioned>, MetadataError>;
+    fn entries_in(
+        &self,
+        volume: VolumeKey,
+        parent: NodeId,
+        limit: usize,
+    ) -> Result<Vec<Versioned>, MetadataError>;
 
     /// Reads a node of the Merkle tree: its bytes, or `None` when it is not there.
     ///
@@ -214,7 +250,12 @@ pub trait ReadMetadata {
     ///
     /// # Errors
     /// [`MetadataError`] when the database fails or a record is damaged.
-    fn history(&self, volume: VolumeKey, node: NodeId, limit: usize) -> Result<Vec<PastRecord>, MetadataError>;
+    fn history(
+        &self,
+        volume: VolumeKey,
+        node: NodeId,
+        limit: usize,
+    ) -> Result<Vec<PastRecord>, MetadataError>;
 
     /// Finds a registered client.
     ///
@@ -226,7 +267,12 @@ pub trait ReadMetadata {
     ///
     /// # Errors
     /// [`MetadataError`] when the database fails.
-    fn commit_reply(&self, volume: VolumeKey, client: &ClientId, number: u64) -> Result<Option<Vec<u8>>, MetadataError>;
+    fn commit_reply(
+        &self,
+        volume: VolumeKey,
+        client: &ClientId,
+        number: u64,
+    ) -> Result<Option<Vec<u8>>, MetadataError>;
 }
 
 /// What can be written inside the write transaction.
@@ -252,7 +298,12 @@ pub trait WriteMetadata: ReadMetadata {
     ///
     /// # Errors
     /// [`MetadataError`] when the database fails.
-    fn put_record(&mut self, volume: VolumeKey, revision: Revision, record: &Record) -> Result<(), MetadataError>;
+    fn put_record(
+        &mut self,
+        volume: VolumeKey,
+        revision: Revision,
+        record: &Record,
+    ) -> Result<(), MetadataError>;
 
     /// Removes a record.
     ///

@@ -21,8 +21,8 @@ use crate::blocking::block_on;
 use crate::chunk_store::{ChunkError, DiskStore};
 use crate::component::{Logger, Metrics, Notifier};
 use crate::data_dir::{DataDir, DataDirError};
-use crate::engine::event_loop::{self, Drained};
 use crate::engine::EngineConfig;
+use crate::engine::event_loop::{self, Drained};
 use crate::metadata::MetadataError;
 use crate::metadata::sqlite::SqliteStore;
 use crate::sync::{SyncError, SyncService};
@@ -189,8 +189,12 @@ pub fn start(config: Config) -> Result<Server, StartError> {
             bus.publish(ServerShuttingDown);
         };
         let handler = Arc::new(router);
-        let drained =
-            runtime.block_on(event_loop::serve(listener, Arc::clone(&handler), EngineConfig::default(), shutdown));
+        let drained = runtime.block_on(event_loop::serve(
+            listener,
+            Arc::clone(&handler),
+            EngineConfig::default(),
+            shutdown,
+        ));
         // Waits for blocking work under way; then the last handle of the stores closes them.
         drop(runtime);
         drop(handler);

@@ -109,11 +109,23 @@ impl SyncService {
         })
     }
 
+    /// Checks that the metadata store takes writes. Writes nothing.
+    ///
+    /// # Errors
+    /// [`SyncError::Metadata`] when it does not.
+    pub async fn check(&self) -> Result<(), SyncError> {
+        Ok(self.metadata.write(0, |_| Ok(())).get().await?)
+    }
+
     /// Registers a client; the first one of a volume also makes its root directory.
     ///
     /// # Errors
     /// [`SyncError::VolumeNotFound`], [`SyncError::BadRequest`] or [`SyncError::Metadata`].
-    pub async fn register(&self, name: &VolumeName, request: RegisterRequest) -> Result<RegisterReply, SyncError> {
+    pub async fn register(
+        &self,
+        name: &VolumeName,
+        request: RegisterRequest,
+    ) -> Result<RegisterReply, SyncError> {
         let id = match request.client {
             Some(client) => client,
             None => new_client_id(&request.client_name)?,
@@ -188,7 +200,8 @@ impl SyncService {
     pub fn contents(&self, name: &VolumeName, request: &ContentsRequest) -> Result<ContentsReply, SyncError> {
         check_query("contents", request.contents.len())?;
         self.read(name, |snapshot, _| {
-            let manifests = request.contents.iter().map(|id| snapshot.content(id)).collect::<Result<_, _>>()?;
+            let manifests =
+                request.contents.iter().map(|id| snapshot.content(id)).collect::<Result<_, _>>()?;
             Ok(ContentsReply { manifests })
         })
     }

@@ -14,7 +14,7 @@ use super::status::{ApiError, answer};
 use super::{Api, volume_of};
 use crate::blocking::{beside, offload};
 use crate::http::{Body, Response, Status, StreamError, StreamItem};
-use crate::limits::{CHUNK_PIECES_MAX, CHUNK_PIECE_LEN, QUERY_LEN_MAX};
+use crate::limits::{CHUNK_PIECE_LEN, CHUNK_PIECES_MAX, QUERY_LEN_MAX};
 use crate::router::Call;
 use crate::sync::{FoundChunk, SyncError, SyncService};
 
@@ -100,7 +100,9 @@ async fn try_get(api: &Api, call: Call) -> Result<Response, ApiError> {
     let (pieces, body) = mpsc::channel(CHUNK_PIECES_MAX);
     let sync = Arc::clone(&api.sync);
     beside(move || send_chunks(&sync, &request, &pieces));
-    Ok(Response::new(Status::OK).with_header("Content-Type", CHUNKS_CONTENT_TYPE).with_body(Body::Stream(body)))
+    Ok(Response::new(Status::OK)
+        .with_header("Content-Type", CHUNKS_CONTENT_TYPE)
+        .with_body(Body::Stream(body)))
 }
 
 /// Reads the chunks one after the other, ahead of the peer by [`CHUNK_PIECES_MAX`] pieces.
@@ -177,7 +179,9 @@ mod tests {
     #[test]
     fn marks_and_lengths_over_the_limit_are_refused_before_any_byte() {
         let hash = ChunkHash::of(b"x");
-        for body in [ChunkBody::Absent, ChunkBody::Corrupt, ChunkBody::Bytes(0), ChunkBody::Bytes(u32::MAX - 2)] {
+        for body in
+            [ChunkBody::Absent, ChunkBody::Corrupt, ChunkBody::Bytes(0), ChunkBody::Bytes(u32::MAX - 2)]
+        {
             let mut frames = Frames::default();
             frames.push(Bytes::copy_from_slice(&ChunkHeader { hash, body }.encode()));
             assert!(frames.next().is_err(), "{body:?}");

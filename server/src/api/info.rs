@@ -42,11 +42,10 @@ pub(super) async fn health(_: Arc<Api>, _: Call) -> Response {
     Response::json(Status::OK, &b"{\"status\":\"ok\"}\n"[..])
 }
 
-/// `GET /ready`: the metadata store answers, too.
+/// `GET /ready`: the metadata store takes writes, too.
 pub(super) async fn ready(api: Arc<Api>, _: Call) -> Response {
-    let sync = Arc::clone(&api.sync);
-    let read = offload(move || sync.volumes()).await;
-    answer(read.map_err(ApiError::from).map(|_| Response::json(Status::OK, &b"{\"status\":\"ready\"}\n"[..])))
+    let checked = api.sync.check().await.map_err(ApiError::from);
+    answer(checked.map(|()| Response::json(Status::OK, &b"{\"status\":\"ready\"}\n"[..])))
 }
 
 /// `GET /metrics`: Prometheus text.
@@ -56,6 +55,8 @@ pub(super) async fn metrics(api: Arc<Api>, _: Call) -> Response {
             let text = metrics.render(api.notifier.subscribers());
             Response::full(Status::OK, "text/plain; version=0.0.4; charset=utf-8", text)
         }
-        None => Response::error(Status::NOT_FOUND, "no_metrics", "this server runs without the metrics component"),
+        None => {
+            Response::error(Status::NOT_FOUND, "no_metrics", "this server runs without the metrics component")
+        }
     }
 }

@@ -66,7 +66,9 @@ pub fn status(error: &ApiError) -> (Status, &'static str) {
             WireError::NotAMessage => (Status::BAD_REQUEST, "not_a_message"),
             WireError::UnknownVersion { .. } => (Status::BAD_REQUEST, "unknown_version"),
             WireError::TooLong { .. } => (Status::CONTENT_TOO_LARGE, "message_too_long"),
-            WireError::Damaged { .. } | WireError::TrailingBytes { .. } => (Status::BAD_REQUEST, "bad_message"),
+            WireError::Damaged { .. } | WireError::TrailingBytes { .. } => {
+                (Status::BAD_REQUEST, "bad_message")
+            }
         },
         ApiError::Body { source } => match source {
             BodyError::TooLarge => (source.status(), "body_too_large"),
@@ -82,11 +84,14 @@ pub fn status(error: &ApiError) -> (Status, &'static str) {
             SyncError::TooMany { .. } => (Status::CONTENT_TOO_LARGE, "too_many"),
             SyncError::Metadata(error) => match error {
                 MetadataError::DiskFull => (Status::INSUFFICIENT_STORAGE, "disk_full"),
-                MetadataError::Busy { .. } => (Status::SERVICE_UNAVAILABLE, "busy"),
+                MetadataError::Busy { .. } | MetadataError::Locked { .. } => {
+                    (Status::SERVICE_UNAVAILABLE, "busy")
+                }
                 MetadataError::Stopped { .. } => (Status::SERVICE_UNAVAILABLE, "stopped"),
                 MetadataError::Database { .. }
                 | MetadataError::Damaged { .. }
-                | MetadataError::SchemaTooNew { .. } => (Status::INTERNAL_SERVER_ERROR, "metadata_failed"),
+                | MetadataError::SchemaTooNew { .. }
+                | MetadataError::Panicked => (Status::INTERNAL_SERVER_ERROR, "metadata_failed"),
             },
             SyncError::Chunks(error) => match error {
                 ChunkError::HashMismatch { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_mismatch"),
@@ -114,4 +119,25 @@ pub fn response(error: &ApiError) -> Response {
 /// Turns a handler's result into its response.
 pub(super) fn answer(result: Result<Response, ApiError>) -> Response {
     result.unwrap_or_else(|error| response(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_507_and_a_stopped_store_503() {
+        let full = ChunkError::DiskFull { path: "chunks".into() };
+        let table = [
+            (SyncError::Chunks(full), 507, "disk_full"),
+            (SyncError::Metadata(MetadataError::DiskFull), 507, "disk_full"),
+            (SyncError::Metadata(MetadataError::Busy { waiting: 9 }), 503, "busy"),
+            (SyncError::Metadata(MetadataError::Stopped { reason: "x".to_owned() }), 503, "stopped"),
+        ];
+        for (error, expected, code) in table {
+            let error = ApiError::Sync(error);
+            assert_eq!((status(&error).0.code(), status(&error).1), (expected, code));
+            assert_eq!(response(&error).status.code(), expected);
+        }
+    }
 }

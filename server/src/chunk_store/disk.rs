@@ -100,7 +100,9 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 fn io_error(attempted: &'static str, path: &Path) -> impl Fn(io::Error) -> ChunkError {
     move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ChunkError::DiskFull { path: path.to_owned() },
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ChunkError::DiskFull { path: path.to_owned() }
+        }
         _ => ChunkError::Io { attempted, path: path.to_owned(), source },
     }
 }
@@ -148,6 +150,14 @@ mod tests {
         }
         store.put(hash, b"bytes").unwrap();
         assert_eq!(store.get(hash).unwrap(), &b"bytes"[..]);
+    }
+
+    #[test]
+    fn no_room_is_an_error_of_its_own() {
+        let full = |code| io_error("write", Path::new("x"))(io::Error::from_raw_os_error(code));
+        assert!(matches!(full(rustix::io::Errno::NOSPC.raw_os_error()), ChunkError::DiskFull { .. }));
+        assert!(matches!(full(rustix::io::Errno::DQUOT.raw_os_error()), ChunkError::DiskFull { .. }));
+        assert!(matches!(full(rustix::io::Errno::IO.raw_os_error()), ChunkError::Io { .. }));
     }
 
     #[test]

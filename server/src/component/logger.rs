@@ -18,7 +18,10 @@ impl Logger {
         Ok(vec![
             bus.subscribe(options(), move |event: &CommitAnswered| self.on_commit(event))?,
             bus.subscribe(options(), move |event: &ChunkCorrupt| self.on_chunk_corrupt(event))?,
-            bus.subscribe(options(), |event: &ServerStarted| tracing::info!(address = %event.address, "serving"))?,
+            bus.subscribe(
+                options(),
+                |event: &ServerStarted| tracing::info!(address = %event.address, "serving"),
+            )?,
             bus.subscribe(options(), |_: &ServerShuttingDown| tracing::info!("shutting down"))?,
         ])
     }

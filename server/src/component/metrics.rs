@@ -97,9 +97,15 @@ impl Metrics {
         let (commits, moved, corrupt) = (Arc::clone(self), Arc::clone(self), Arc::clone(self));
         let name = "metrics";
         Ok(vec![
-            bus.subscribe(SubscribeOptions::new(name), move |event: &CommitAnswered| commits.on_commit(event))?,
-            bus.subscribe(SubscribeOptions::new(name), move |event: &ChunksMoved| moved.on_chunks_moved(event))?,
-            bus.subscribe(SubscribeOptions::new(name), move |_: &ChunkCorrupt| add(&corrupt.chunks_corrupt, 1))?,
+            bus.subscribe(SubscribeOptions::new(name), move |event: &CommitAnswered| {
+                commits.on_commit(event)
+            })?,
+            bus.subscribe(SubscribeOptions::new(name), move |event: &ChunksMoved| {
+                moved.on_chunks_moved(event)
+            })?,
+            bus.subscribe(SubscribeOptions::new(name), move |_: &ChunkCorrupt| {
+                add(&corrupt.chunks_corrupt, 1)
+            })?,
         ])
     }
 

@@ -27,9 +27,6 @@ use writer::Writer;
 /// File name of the database inside the data directory.
 pub const DATABASE_FILE: &str = "metadata.sqlite";
 
-/// Page size in bytes: twice the default halves the depth at which small contents overflow.
-const PAGE_LEN: i64 = 8192;
-
 /// Migrations in order; the schema version is how many have run.
 const MIGRATIONS: [&str; 1] = [include_str!("sql/01-init.sql")];
 
@@ -98,7 +95,6 @@ fn connect(path: &Path) -> Result<Connection, MetadataError> {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(Duration::from_millis(limits::DATABASE_BUSY_MS_MAX))?;
         connection.set_prepared_statement_cache_capacity(64);
-        connection.pragma_update(None, "page_size", PAGE_LEN)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "temp_store", "memory")?;
@@ -134,6 +130,7 @@ fn migrate(connection: &mut Connection) -> Result<(), MetadataError> {
 fn failed(attempted: &'static str) -> impl Fn(rusqlite::Error) -> MetadataError {
     move |source| match source.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => MetadataError::DiskFull,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => MetadataError::Locked { attempted },
         _ => MetadataError::Database { attempted, source: Arc::new(source) },
     }
 }

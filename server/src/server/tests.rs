@@ -39,7 +39,10 @@ fn connect(server: &Server) -> TcpStream {
 /// Sends a request on a connection of its own; returns the status and the body.
 fn ask(server: &Server, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
     let mut stream = connect(server);
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(body).unwrap();
     let mut reader = BufReader::new(stream);
@@ -86,7 +89,11 @@ fn tell<Q: Serialize, R: serde::de::DeserializeOwned>(server: &Server, route: &s
 }
 
 fn register(server: &Server) -> RegisterReply {
-    tell(server, "register", &RegisterRequest { client_name: "test".to_owned(), client: None, uid: 0, gid: 0 })
+    tell(
+        server,
+        "register",
+        &RegisterRequest { client_name: "test".to_owned(), client: None, uid: 0, gid: 0 },
+    )
 }
 
 fn new_file(client: &ClientId, commit: u64) -> CommitRequest {
@@ -215,12 +222,15 @@ fn chunks_go_up_and_come_down_and_a_damaged_one_is_marked() {
     register(&server);
     let (large, other) = (vec![5; 3 << 20], b"other".to_vec());
     let hashes = vec![ChunkHash::of(&large), ChunkHash::of(b"nowhere"), ChunkHash::of(&other)];
-    let missing = || tell::<_, MissingReply>(&server, "missing", &MissingRequest { hashes: hashes.clone() }).missing;
+    let missing =
+        || tell::<_, MissingReply>(&server, "missing", &MissingRequest { hashes: hashes.clone() }).missing;
     assert_eq!(missing(), hashes);
     let (status, body) = ask(&server, "PUT", "/sync/main/chunks", &[frame(&large), frame(&other)].concat());
     assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
     assert_eq!(missing(), [hashes[1]]);
-    let get = || ask(&server, "POST", "/sync/main/chunks/get", &encode(&ChunksRequest { hashes: hashes.clone() })).1;
+    let get = || {
+        ask(&server, "POST", "/sync/main/chunks/get", &encode(&ChunksRequest { hashes: hashes.clone() })).1
+    };
     let mark = |hash, body| ChunkHeader { hash, body }.encode().to_vec();
     assert!(get() == [frame(&large), mark(hashes[1], ChunkBody::Absent), frame(&other)].concat());
 
@@ -230,7 +240,11 @@ fn chunks_go_up_and_come_down_and_a_damaged_one_is_marked() {
     bytes[1_000_000] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let damaged = get();
-    assert!(damaged == [mark(hashes[0], ChunkBody::Corrupt), mark(hashes[1], ChunkBody::Absent), frame(&other)].concat());
+    assert!(
+        damaged
+            == [mark(hashes[0], ChunkBody::Corrupt), mark(hashes[1], ChunkBody::Absent), frame(&other)]
+                .concat()
+    );
     assert_eq!(damaged.len(), 3 * CHUNK_HEADER_LEN + other.len());
     let metrics = String::from_utf8(ask(&server, "GET", "/metrics", b"").1).unwrap();
     assert!(metrics.contains("dfs_chunks_corrupt_total 1\n"), "{metrics}");
@@ -244,10 +258,17 @@ fn bad_requests_are_answered_as_json_with_a_code() {
     let (_dir, server) = running();
     let mut unknown = encode(&MissingRequest { hashes: vec![] });
     unknown[5] = 99;
-    let wrong_hash = [&ChunkHeader { hash: ChunkHash::of(b"x"), body: ChunkBody::Bytes(1) }.encode()[..], b"y"].concat();
+    let wrong_hash =
+        [&ChunkHeader { hash: ChunkHash::of(b"x"), body: ChunkBody::Bytes(1) }.encode()[..], b"y"].concat();
     let cut = frame(b"bytes")[..38].to_vec();
     let table: [(&str, &str, &[u8], u16, &str); 8] = [
-        ("POST", "/sync/nowhere/missing", &encode(&MissingRequest { hashes: vec![] }), 404, "volume_not_found"),
+        (
+            "POST",
+            "/sync/nowhere/missing",
+            &encode(&MissingRequest { hashes: vec![] }),
+            404,
+            "volume_not_found",
+        ),
         ("POST", "/sync/.bad/missing", b"", 400, "bad_volume_name"),
         ("POST", "/sync/main/missing", b"x", 400, "not_a_message"),
         ("POST", "/sync/main/missing", &unknown, 400, "unknown_version"),

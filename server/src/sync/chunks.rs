@@ -45,7 +45,9 @@ impl SyncService {
         })?;
         let found = match (place, small) {
             (None, _) => return Ok(FoundChunk::Absent),
-            (Some(ChunkPlace::Small { .. }), Some(bytes)) if ChunkHash::of(&bytes) == hash => Ok(bytes.into()),
+            (Some(ChunkPlace::Small { .. }), Some(bytes)) if ChunkHash::of(&bytes) == hash => {
+                Ok(bytes.into())
+            }
             (Some(ChunkPlace::Small { .. }), _) => {
                 Err(ChunkError::Corrupt { hash, path: crate::metadata::sqlite::DATABASE_FILE.into() })
             }
@@ -142,9 +144,9 @@ impl Batch {
         }
         offload(move || chunks.sync()).await?;
         let count = received.len();
-        let noted = self.metadata.write(count, move |tx| {
-            received.iter().try_for_each(|(hash, len)| tx.put_chunk(hash, *len))
-        });
+        let noted = self
+            .metadata
+            .write(count, move |tx| received.iter().try_for_each(|(hash, len)| tx.put_chunk(hash, *len)));
         noted.get().await?;
         self.bus.publish(ChunksMoved::Stored { count, bytes: self.bytes as u64 });
         Ok(count)

@@ -102,7 +102,11 @@ fn is_accepted(outcome: &GroupOutcome) -> bool {
     matches!(outcome, GroupOutcome::Accepted)
 }
 
-fn commit(tx: &mut dyn WriteMetadata, volume: &Volume, request: &CheckedRequest) -> Result<Done, MetadataError> {
+fn commit(
+    tx: &mut dyn WriteMetadata,
+    volume: &Volume,
+    request: &CheckedRequest,
+) -> Result<Done, MetadataError> {
     let revision = volume.revision.next();
     let mut groups = Groups {
         tx,
@@ -156,7 +160,15 @@ pub(super) fn conclude(
     let root = merkle::update(tx, volume.key, &records)?;
     tx.advance_volume(volume.key, revision, root)?;
     let (manifests, small_chunks) = pushed(tx, &contents, introduced, request)?;
-    Ok(messages::Committed { revision, root, client: client.clone(), commit, records, manifests, small_chunks })
+    Ok(messages::Committed {
+        revision,
+        root,
+        client: client.clone(),
+        commit,
+        records,
+        manifests,
+        small_chunks,
+    })
 }
 
 /// The content that a file has got with this change.

@@ -101,7 +101,12 @@ impl Groups<'_> {
         }
     }
 
-    fn write(&mut self, key: &RecordKey, revision: Revision, value: Option<&Record>) -> Result<(), MetadataError> {
+    fn write(
+        &mut self,
+        key: &RecordKey,
+        revision: Revision,
+        value: Option<&Record>,
+    ) -> Result<(), MetadataError> {
         match value {
             Some(record) => self.tx.put_record(self.volume, revision, record),
             None => self.tx.remove_record(self.volume, key),
@@ -117,7 +122,10 @@ impl Groups<'_> {
             let value = self.tx.record(self.volume, &key)?;
             Ok(CurrentRecord { key, value })
         });
-        Ok(GroupOutcome::Refused { reason: broken.reason, current: current.collect::<Result<_, MetadataError>>()? })
+        Ok(GroupOutcome::Refused {
+            reason: broken.reason,
+            current: current.collect::<Result<_, MetadataError>>()?,
+        })
     }
 
     /// Checks that nothing changed since the group was made, and that no node changes its kind.
@@ -275,7 +283,11 @@ impl Groups<'_> {
                 continue;
             };
             if manifest.size() != node.size {
-                rule!(Err(invalid(format!("the size is {}, the content has {} bytes", node.size, manifest.size()))));
+                rule!(Err(invalid(format!(
+                    "the size is {}, the content has {} bytes",
+                    node.size,
+                    manifest.size()
+                ))));
             }
             if !self.introduced.contains_key(&id) {
                 rule!(self.find_missing(&manifest, &mut missing)?.map_err(invalid));
@@ -308,7 +320,9 @@ impl Groups<'_> {
             };
             match len {
                 Some(len) if len == chunk.len => {}
-                Some(len) => return Ok(Err(format!("chunk {} has {len} bytes, not {}", chunk.hash, chunk.len))),
+                Some(len) => {
+                    return Ok(Err(format!("chunk {} has {len} bytes, not {}", chunk.hash, chunk.len)));
+                }
                 None if missing.len() < QUERY_ITEMS_MAX => missing.push(chunk.hash),
                 None => break,
             }

@@ -12,8 +12,8 @@ use dfs_shared::record::{Change, ChangeGroup, EntryRecord, NodeKind, NodeRecord,
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
 use dfs_shared::wire::messages::{
-    CommitReply, CommitRequest, CurrentRecord, GroupOutcome, NewContent, RecordsRequest, Refusal, RegisterRequest,
-    SmallChunk,
+    CommitReply, CommitRequest, CurrentRecord, GroupOutcome, NewContent, RecordsRequest, Refusal,
+    RegisterRequest, SmallChunk,
 };
 
 use super::{SyncError, SyncService};
@@ -95,7 +95,11 @@ impl Kit {
         self.refuse_with(changes, &[])
     }
 
-    pub(super) fn refuse_with(&self, changes: Vec<Change>, contents: &[&[u8]]) -> (Refusal, Vec<CurrentRecord>) {
+    pub(super) fn refuse_with(
+        &self,
+        changes: Vec<Change>,
+        contents: &[&[u8]],
+    ) -> (Refusal, Vec<CurrentRecord>) {
         let before = self.service.info(&main_volume()).unwrap();
         let keys: Vec<_> = changes.iter().map(|change| change.key.clone()).collect();
         let records = self.records(keys.clone());
@@ -121,7 +125,13 @@ impl Kit {
     /// Makes a directory with a name in the root; returns it and its revision.
     pub(super) fn directory(&self, name: &str) -> (NodeId, Revision) {
         let id = NodeId::generate();
-        (id, self.accept(vec![put(None, node(id, NodeKind::Directory)), put(None, entry(NodeId::ROOT, name, id))]))
+        (
+            id,
+            self.accept(vec![
+                put(None, node(id, NodeKind::Directory)),
+                put(None, entry(NodeId::ROOT, name, id)),
+            ]),
+        )
     }
 
     /// Makes an empty file with a name in a directory; returns it and its revision.

@@ -20,7 +20,11 @@ pub(super) fn update(
 }
 
 /// Reads a node of the tree, to answer a mount's walk.
-pub(super) fn node(tx: &dyn ReadMetadata, volume: VolumeKey, prefix: &[u8]) -> Result<MerkleNode, MetadataError> {
+pub(super) fn node(
+    tx: &dyn ReadMetadata,
+    volume: VolumeKey,
+    prefix: &[u8],
+) -> Result<MerkleNode, MetadataError> {
     merkle::node(&Snapshot { tx, volume }, prefix).map_err(store_error)
 }
 

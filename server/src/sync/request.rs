@@ -9,8 +9,8 @@ use dfs_shared::limits::{COMMIT_CHANGES_MAX, QUERY_ITEMS_MAX, SMALL_CONTENT_LEN_
 use dfs_shared::record::{ChangeGroup, RecordKey};
 use dfs_shared::wire::messages::{CommitRequest, NewContent, SmallChunk};
 
-use super::validity::{check_change, check_manifest};
 use super::SyncError;
+use super::validity::{check_change, check_manifest};
 
 /// A group and, if it can never be accepted, the first thing that is wrong with it.
 #[derive(Debug)]
@@ -44,11 +44,16 @@ impl CheckedRequest {
         let mut small_chunks = HashMap::with_capacity(request.small_chunks.len());
         for SmallChunk { hash, bytes } in request.small_chunks {
             if bytes.is_empty() || bytes.len() as u64 > SMALL_CONTENT_LEN_MAX {
-                let why = format!("small chunk {hash} has {} bytes: 1 to {SMALL_CONTENT_LEN_MAX} may be sent", bytes.len());
+                let why = format!(
+                    "small chunk {hash} has {} bytes: 1 to {SMALL_CONTENT_LEN_MAX} may be sent",
+                    bytes.len()
+                );
                 return Err(SyncError::BadRequest { why });
             }
             if ChunkHash::of(&bytes) != hash {
-                return Err(SyncError::BadRequest { why: format!("the bytes of small chunk {hash} have another hash") });
+                return Err(SyncError::BadRequest {
+                    why: format!("the bytes of small chunk {hash} have another hash"),
+                });
             }
             small_chunks.insert(hash, bytes);
         }

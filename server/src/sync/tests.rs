@@ -75,8 +75,10 @@ fn a_damaged_chunk_is_reported_never_served_and_may_be_brought_again() {
     let seen = Arc::<Mutex<Vec<ChunkCorrupt>>>::default();
     let listener = Arc::clone(&seen);
     let options = SubscribeOptions::new("test");
-    let _joined =
-        kit.bus.subscribe(options, move |event: &ChunkCorrupt| listener.lock().unwrap().push(event.clone())).unwrap();
+    let _joined = kit
+        .bus
+        .subscribe(options, move |event: &ChunkCorrupt| listener.lock().unwrap().push(event.clone()))
+        .unwrap();
     let hash = ChunkHash::of(b"bytes");
     upload(&kit, &[b"bytes"]);
     let name = hash.to_string();
@@ -111,7 +113,10 @@ fn everything_acknowledged_is_there_after_a_restart() {
     assert_eq!(service.info(&main_volume()).unwrap(), before);
     let hash = ChunkHash::of(b"one");
     assert_eq!(service.chunk(hash).unwrap(), FoundChunk::Bytes(Bytes::from_static(b"one")));
-    assert_eq!(service.chunk(ChunkHash::of(b"chunk")).unwrap(), FoundChunk::Bytes(Bytes::from_static(b"chunk")));
+    assert_eq!(
+        service.chunk(ChunkHash::of(b"chunk")).unwrap(),
+        FoundChunk::Bytes(Bytes::from_static(b"chunk"))
+    );
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! What a change may look like, whatever the tree holds: pure checks of one change, no store.
 
 use dfs_shared::ids::NodeId;
-use dfs_shared::limits::{TARGET_LEN_MAX, XATTR_NAME_LEN_MAX, XATTR_VALUE_LEN_MAX, XATTRS_LEN_MAX};
 use dfs_shared::limits::{CHUNK_LEN_MAX, CHUNK_LOG2_MAX, CHUNK_LOG2_MIN, MANIFEST_CHUNKS_MAX};
+use dfs_shared::limits::{TARGET_LEN_MAX, XATTR_NAME_LEN_MAX, XATTR_VALUE_LEN_MAX, XATTRS_LEN_MAX};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::{Change, NodeKind, NodeRecord, Record, RecordKey};
 use dfs_shared::time::Timestamp;

@@ -124,15 +124,28 @@ impl ReadMetadata for Tables<'_> {
         self.one("read a record", sql, (volume.0, key.to_bytes()), versioned_row)?.map(versioned).transpose()
     }
 
-    fn entries_to(&self, volume: VolumeKey, node: NodeId, limit: usize) -> Result<Vec<Versioned>, MetadataError> {
+    fn entries_to(
+        &self,
+        volume: VolumeKey,
+        node: NodeId,
+        limit: usize,
+    ) -> Result<Vec<Versioned>, MetadataError> {
         // Without statistics the planner would rather walk the whole volume in the order of its keys.
         let sql = "SELECT revision, value FROM record INDEXED BY record_target \
                    WHERE volume = ?1 AND target = ?2 ORDER BY key LIMIT ?3";
         let params = (volume.0, node.as_bytes(), signed(limit as u64));
-        self.all("read the entries of a node", sql, params, versioned_row)?.into_iter().map(versioned).collect()
+        self.all("read the entries of a node", sql, params, versioned_row)?
+            .into_iter()
+            .map(versioned)
+            .collect()
     }
 
-    fn entries_in(&self, volume: VolumeKey, parent: NodeId, limit: usize) -> Result<Vec<Versioned>, MetadataError> {
+    fn entries_in(
+        &self,
+        volume: VolumeKey,
+        parent: NodeId,
+        limit: usize,
+    ) -> Result<Vec<Versioned>, MetadataError> {
         let sql = "SELECT revision, value FROM record WHERE volume = ?1 AND key > ?2 AND key < ?3 ORDER BY key LIMIT ?4";
         let first = [&[2][..], parent.as_bytes()].concat();
         // Sorts after every name: 255 times the largest byte is the last possible name.
@@ -168,15 +181,23 @@ impl ReadMetadata for Tables<'_> {
         self.one("read a small chunk", sql, [hash.as_bytes()], |row| row.get(0))
     }
 
-    fn history(&self, volume: VolumeKey, node: NodeId, limit: usize) -> Result<Vec<PastRecord>, MetadataError> {
+    fn history(
+        &self,
+        volume: VolumeKey,
+        node: NodeId,
+        limit: usize,
+    ) -> Result<Vec<PastRecord>, MetadataError> {
         let sql = "SELECT began, ended, time, record FROM history WHERE volume = ?1 AND node = ?2 \
                    ORDER BY ended DESC, id DESC LIMIT ?3";
-        let rows = self.all(
-            "read the history",
-            sql,
-            (volume.0, node.as_bytes(), signed(limit as u64)),
-            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?, row.get::<_, Vec<u8>>(3)?)),
-        )?;
+        let rows =
+            self.all("read the history", sql, (volume.0, node.as_bytes(), signed(limit as u64)), |row| {
+                Ok((
+                    row.get::<_, i64>(0)?,
+                    row.get::<_, i64>(1)?,
+                    row.get::<_, i64>(2)?,
+                    row.get::<_, Vec<u8>>(3)?,
+                ))
+            })?;
         let past = |(began, ended, time, record): (i64, i64, i64, Vec<u8>)| {
             Ok(PastRecord {
                 node,
@@ -191,11 +212,17 @@ impl ReadMetadata for Tables<'_> {
 
     fn client(&self, volume: VolumeKey, id: &ClientId) -> Result<Option<Client>, MetadataError> {
         let sql = "SELECT name, last_seen FROM client WHERE volume = ?1 AND id = ?2";
-        let row = self.one("read a client", sql, (volume.0, id.as_str()), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let row =
+            self.one("read a client", sql, (volume.0, id.as_str()), |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(row.map(|(name, seen)| Client { id: id.clone(), name, last_seen: from_micros(seen) }))
     }
 
-    fn commit_reply(&self, volume: VolumeKey, client: &ClientId, number: u64) -> Result<Option<Vec<u8>>, MetadataError> {
+    fn commit_reply(
+        &self,
+        volume: VolumeKey,
+        client: &ClientId,
+        number: u64,
+    ) -> Result<Option<Vec<u8>>, MetadataError> {
         let sql = "SELECT reply FROM client_commit WHERE volume = ?1 AND client = ?2 AND number = ?3";
         self.one("read a kept reply", sql, (volume.0, client.as_str(), signed(number)), |row| row.get(0))
     }

@@ -115,7 +115,11 @@ fn jobs_that_wait_together_share_one_commit() {
     let versions = Arc::<Mutex<Vec<i64>>>::default();
     let open = hold(store);
     for name in ["a", "b", "c", "d", "e"] {
-        store.submit(Box::new(Probe { name, watcher: Arc::clone(&watcher), versions: Arc::clone(&versions) }));
+        store.submit(Box::new(Probe {
+            name,
+            watcher: Arc::clone(&watcher),
+            versions: Arc::clone(&versions),
+        }));
     }
     open.send(()).unwrap();
     store.write(1, |_| Ok(())).wait().unwrap();
@@ -193,4 +197,30 @@ fn a_full_disk_is_survived() {
     assert!(matches!(full, Err(MetadataError::DiskFull)), "{full:?}");
     store.write(1, |tx| tx.create_volume(&name("after"), VolumeId::generate())).wait().unwrap();
     assert_eq!(names(store), ["after"]);
+}
+
+#[test]
+fn a_panic_in_a_job_is_that_jobs_failure_alone() {
+    let (_dir, store) = store();
+    let store: &dyn MetadataStore = &store;
+    let panics = store.write(1, |tx| -> Result<(), MetadataError> {
+        tx.create_volume(&name("half"), VolumeId::generate())?;
+        panic!("a test");
+    });
+    assert!(matches!(panics.wait(), Err(MetadataError::Panicked)));
+    store.write(1, |tx| tx.create_volume(&name("after"), VolumeId::generate())).wait().unwrap();
+    assert_eq!(names(store), ["after"]);
+}
+
+#[test]
+fn a_lock_of_another_process_is_survived() {
+    let (dir, store) = store();
+    let store: &dyn MetadataStore = &store;
+    let other = connect(&dir.path().join(DATABASE_FILE)).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let blocked = store.write(1, |tx| tx.create_volume(&name("a"), VolumeId::generate())).wait();
+    assert!(matches!(blocked, Err(MetadataError::Locked { .. })), "{blocked:?}");
+    other.execute_batch("ROLLBACK").unwrap();
+    store.write(1, |tx| tx.create_volume(&name("b"), VolumeId::generate())).wait().unwrap();
+    assert_eq!(names(store), ["b"]);
 }

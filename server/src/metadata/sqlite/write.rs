@@ -40,7 +40,12 @@ impl WriteMetadata for Tables<'_> {
         self.execute("advance a volume", sql, (volume.0, signed(revision.0), root.as_bytes()))
     }
 
-    fn put_record(&mut self, volume: VolumeKey, revision: Revision, record: &Record) -> Result<(), MetadataError> {
+    fn put_record(
+        &mut self,
+        volume: VolumeKey,
+        revision: Revision,
+        record: &Record,
+    ) -> Result<(), MetadataError> {
         let sql = "INSERT INTO record (volume, key, revision, target, value) VALUES (?1, ?2, ?3, ?4, ?5) \
                    ON CONFLICT (volume, key) DO UPDATE SET revision = ?3, target = ?4, value = ?5";
         let target = match record {
@@ -103,7 +108,8 @@ impl WriteMetadata for Tables<'_> {
     }
 
     fn put_history(&mut self, volume: VolumeKey, past: &PastRecord) -> Result<(), MetadataError> {
-        let sql = "INSERT INTO history (volume, node, began, ended, time, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let sql =
+            "INSERT INTO history (volume, node, began, ended, time, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
         let params = (
             volume.0,
             past.node.as_bytes(),
@@ -130,7 +136,8 @@ impl WriteMetadata for Tables<'_> {
         reply: &[u8],
         keep: u64,
     ) -> Result<(), MetadataError> {
-        let put = "INSERT OR REPLACE INTO client_commit (volume, client, number, reply) VALUES (?1, ?2, ?3, ?4)";
+        let put =
+            "INSERT OR REPLACE INTO client_commit (volume, client, number, reply) VALUES (?1, ?2, ?3, ?4)";
         self.execute("keep a reply", put, (volume.0, client.as_str(), signed(number), reply))?;
         let drop = "DELETE FROM client_commit WHERE volume = ?1 AND client = ?2 AND number <= ?3";
         self.execute("drop old replies", drop, (volume.0, client.as_str(), signed(number) - signed(keep)))

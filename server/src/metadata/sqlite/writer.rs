@@ -5,10 +5,11 @@
 //!                                  └ error: ROLLBACK TO, that job alone fails
 //! ```
 //!
-//! A failed COMMIT fails every job of the batch. A full disk is survived; any other failure of the
-//! database stops the writer for good, because what is on disk is then no longer known.
+//! A failed COMMIT fails every job of the batch. A full or locked database is survived; a failure of
+//! the disk stops the writer for good, because what is on it is then no longer known.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -133,7 +134,7 @@ impl Loop {
                     let _ = self.connection.execute_batch("ROLLBACK");
                 }
                 tracing::error!(error = %crate::report::chain(&error), "a metadata transaction failed");
-                if !error.is_retryable() && self.stopped.is_none() {
+                if error.is_fatal() && self.stopped.is_none() {
                     self.stopped = Some(MetadataError::Stopped { reason: crate::report::chain(&error) });
                 }
                 batch.iter().map(|_| Err(error.clone())).collect()
@@ -157,7 +158,9 @@ impl Loop {
 
     fn run_job(&self, job: &mut Job) -> Result<Outcome, MetadataError> {
         self.sql("SAVEPOINT job", "begin a job")?;
-        match job.run(&mut Tables::new(&self.connection)) {
+        let run = AssertUnwindSafe(|| job.run(&mut Tables::new(&self.connection)));
+        // A panic must not end the one writer; the savepoint undoes what the job has done.
+        match catch_unwind(run).unwrap_or(Err(MetadataError::Panicked)) {
             Ok(()) => {
                 self.sql("RELEASE job", "end a job")?;
                 Ok(Ok(()))

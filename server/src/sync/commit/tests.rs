@@ -102,7 +102,8 @@ fn what_is_replaced_or_removed_stays_in_the_history() {
     let renamed = vec![remove(made, entry_key(ROOT, "a")), put(None, entry(ROOT, "b", id))];
     let renamed_at = kit.accept(renamed);
     let edited_at = kit.accept_with(vec![put(Some(filled_at), filled(id, b"two"))], &[b"two"]);
-    let removed_at = kit.accept(vec![remove(renamed_at, entry_key(ROOT, "b")), remove(edited_at, node_key(id))]);
+    let removed_at =
+        kit.accept(vec![remove(renamed_at, entry_key(ROOT, "b")), remove(edited_at, node_key(id))]);
     let past = kit
         .metadata
         .read(|snapshot| {
@@ -129,18 +130,25 @@ fn the_event_carries_records_manifests_and_small_contents() {
     let listener = Arc::clone(&seen);
     let _joined = kit
         .bus
-        .subscribe(SubscribeOptions::new("test"), move |event: &Committed| listener.lock().unwrap().push(event.clone()))
+        .subscribe(SubscribeOptions::new("test"), move |event: &Committed| {
+            listener.lock().unwrap().push(event.clone())
+        })
         .unwrap();
     let id = NodeId::generate();
-    let revision =
-        kit.accept_with(vec![put(None, filled(id, b"one")), put(None, entry(ROOT, "a", id))], &[b"one", b"unused"]);
+    let revision = kit.accept_with(
+        vec![put(None, filled(id, b"one")), put(None, entry(ROOT, "a", id))],
+        &[b"one", b"unused"],
+    );
     let removed = kit.accept(vec![remove(revision, entry_key(ROOT, "a")), remove(revision, node_key(id))]);
     let seen = seen.lock().unwrap();
     let [made, gone] = &seen[..] else { panic!("{} events", seen.len()) };
     assert_eq!(made.commit.revision, revision);
     assert_eq!((&made.commit.client, made.commit.commit), (&kit.client, 1));
     assert_eq!(made.commit.manifests, [manifest(b"one")]);
-    assert_eq!(made.commit.small_chunks, [SmallChunk { hash: ChunkHash::of(b"one"), bytes: b"one".to_vec() }]);
+    assert_eq!(
+        made.commit.small_chunks,
+        [SmallChunk { hash: ChunkHash::of(b"one"), bytes: b"one".to_vec() }]
+    );
     assert_eq!(made.commit.records.len(), 2);
     assert_eq!(gone.commit.revision, removed);
     assert!(gone.commit.records.iter().all(|record| record.value.is_none()));
@@ -189,17 +197,21 @@ fn after_random_commits_the_root_is_that_of_a_fresh_tree_of_all_records() {
         let root = kit.records(vec![node_key(ROOT)])[0].clone();
         model.insert(root.key, root.value.unwrap());
         for round in 0..40 {
-            let groups: Vec<_> = (0..=random.below(30)).map(|at| random_group(&mut random, &model, round, at)).collect();
+            let groups: Vec<_> =
+                (0..=random.below(30)).map(|at| random_group(&mut random, &model, round, at)).collect();
             let reply = kit.commit(groups.clone());
             for (group, outcome) in groups.into_iter().zip(&reply.outcomes) {
                 for change in group.changes.into_iter().filter(|_| is_accepted(outcome)) {
                     match change.value {
-                        Some(record) => drop(model.insert(change.key, Versioned { revision: reply.revision, record })),
+                        Some(record) => {
+                            drop(model.insert(change.key, Versioned { revision: reply.revision, record }))
+                        }
                         None => drop(model.remove(&change.key)),
                     }
                 }
             }
-            let leaves = model.iter().map(|(key, value)| (key.clone(), Some(merkle::record_hash(key, value))));
+            let leaves =
+                model.iter().map(|(key, value)| (key.clone(), Some(merkle::record_hash(key, value))));
             let expected = merkle::apply(&mut MemoryNodes::default(), leaves.collect()).unwrap();
             assert_eq!(reply.root, expected, "seed {seed}, round {round}");
             let keys: Vec<_> = model.keys().cloned().collect();

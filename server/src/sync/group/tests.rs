@@ -126,7 +126,8 @@ fn a_directory_is_never_moved_into_itself() {
     let made_b = kit.accept(vec![put(None, node(b, NodeKind::Directory)), put(None, entry(a, "b", b))]);
     let (reason, _) = kit.refuse(vec![remove(made_a, entry_key(ROOT, "a")), put(None, entry(a, "a", a))]);
     assert_eq!(reason, Refusal::Cycle { key: entry_key(a, "a") });
-    let (reason, current) = kit.refuse(vec![remove(made_a, entry_key(ROOT, "a")), put(None, entry(b, "a", a))]);
+    let (reason, current) =
+        kit.refuse(vec![remove(made_a, entry_key(ROOT, "a")), put(None, entry(b, "a", a))]);
     assert_eq!(reason, Refusal::Cycle { key: entry_key(b, "a") });
     assert!(keys(&current).contains(&entry_key(a, "b")));
     // Turning the two around is no cycle.
@@ -171,7 +172,10 @@ fn malformed_records_are_refused_by_name() {
         ("target", bad(NodeKind::Symlink, |_| ())),
         ("target", bad(NodeKind::Symlink, |node| node.target = vec![b'x'; TARGET_LEN_MAX + 1])),
         ("size", bad(NodeKind::Symlink, |node| node.target = b"x".to_vec())),
-        ("attribute", bad(NodeKind::File, |node| drop(node.xattrs.insert(vec![b'x'; XATTR_NAME_LEN_MAX + 1], vec![])))),
+        (
+            "attribute",
+            bad(NodeKind::File, |node| drop(node.xattrs.insert(vec![b'x'; XATTR_NAME_LEN_MAX + 1], vec![]))),
+        ),
         ("attribute", bad(NodeKind::File, |node| drop(node.xattrs.insert(vec![], vec![])))),
     ];
     for (about, record) in table {
@@ -191,7 +195,8 @@ fn the_root_stays_and_kinds_and_keys_do_not_change() {
     let (id, made) = kit.file(ROOT, "a");
     let (reason, _) = kit.refuse(vec![put(Some(made), node(id, NodeKind::Fifo))]);
     assert!(matches!(reason, Refusal::Invalid { .. }), "{reason:?}");
-    let other = Change { key: node_key(id), base: Some(made), value: Some(node(NodeId::generate(), NodeKind::File)) };
+    let other =
+        Change { key: node_key(id), base: Some(made), value: Some(node(NodeId::generate(), NodeKind::File)) };
     let (reason, _) = kit.refuse(vec![other]);
     assert!(matches!(reason, Refusal::Invalid { .. }), "{reason:?}");
     let twice = put(Some(made), with(id, NodeKind::File, |node| node.uid = 1));

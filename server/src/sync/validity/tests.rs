@@ -15,17 +15,20 @@ fn check(kind: NodeKind, edit: impl FnOnce(&mut NodeRecord)) -> Result<(), Strin
 
 #[test]
 fn limits_hold_at_the_limit_and_one_past_it() {
-    let target = |len| check(NodeKind::Symlink, |node| (node.target, node.size) = (vec![b'x'; len], len as u64));
+    let target =
+        |len| check(NodeKind::Symlink, |node| (node.target, node.size) = (vec![b'x'; len], len as u64));
     assert!(target(TARGET_LEN_MAX).is_ok() && target(TARGET_LEN_MAX + 1).is_err());
     let mode = |mode| check(NodeKind::File, |node| node.mode = mode);
     assert!(mode(0o7777).is_ok() && mode(0o10000).is_err());
     let name = |len| check(NodeKind::File, |node| node.xattrs = BTreeMap::from([(vec![b'x'; len], vec![])]));
     assert!(name(XATTR_NAME_LEN_MAX).is_ok() && name(XATTR_NAME_LEN_MAX + 1).is_err());
-    let value = |len| check(NodeKind::File, |node| node.xattrs = BTreeMap::from([(b"x".to_vec(), vec![0; len])]));
+    let value =
+        |len| check(NodeKind::File, |node| node.xattrs = BTreeMap::from([(b"x".to_vec(), vec![0; len])]));
     assert!(value(XATTR_VALUE_LEN_MAX).is_ok() && value(XATTR_VALUE_LEN_MAX + 1).is_err());
     let sum = |rest: usize| {
         let pair = |name: u8, len| (vec![name], vec![0; len]);
-        let values = [pair(1, XATTR_VALUE_LEN_MAX), pair(2, XATTRS_LEN_MAX - XATTR_VALUE_LEN_MAX - 3), pair(3, rest)];
+        let values =
+            [pair(1, XATTR_VALUE_LEN_MAX), pair(2, XATTRS_LEN_MAX - XATTR_VALUE_LEN_MAX - 3), pair(3, rest)];
         check(NodeKind::File, |node| node.xattrs = BTreeMap::from(values))
     };
     assert!(sum(0).is_ok() && sum(1).is_err());
@@ -33,7 +36,8 @@ fn limits_hold_at_the_limit_and_one_past_it() {
 
 #[test]
 fn every_kind_has_a_plain_form_that_is_valid() {
-    for kind in [NodeKind::File, NodeKind::Directory, NodeKind::Fifo, NodeKind::Socket, NodeKind::CharDevice] {
+    for kind in [NodeKind::File, NodeKind::Directory, NodeKind::Fifo, NodeKind::Socket, NodeKind::CharDevice]
+    {
         let record = node(NodeId::from_bytes([1; 16]), kind);
         assert_eq!(check_change(&Change { key: record.key(), base: None, value: Some(record) }), Ok(()));
     }
@@ -42,7 +46,8 @@ fn every_kind_has_a_plain_form_that_is_valid() {
 
 #[test]
 fn chunk_lengths_are_checked_at_the_limit_and_one_past_it() {
-    let manifest = |hash, len| check_manifest(&Manifest { chunk_log2: 14, chunks: vec![ChunkRef { hash, len }] });
+    let manifest =
+        |hash, len| check_manifest(&Manifest { chunk_log2: 14, chunks: vec![ChunkRef { hash, len }] });
     let hash = ChunkHash::of(b"x");
     assert!(manifest(hash, CHUNK_LEN_MAX).is_ok() && manifest(hash, CHUNK_LEN_MAX + 1).is_err());
     assert!(manifest(hash, 1).is_ok() && manifest(hash, 0).is_err());
