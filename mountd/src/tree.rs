@@ -82,6 +82,11 @@ pub struct Tree {
     writer: Mutex<()>,
     /// Sequence number of the newest change group.
     seq: AtomicU64,
+    /// Every change group up to this sequence number is in the store, or was there.
+    seq_written: AtomicU64,
+    /// No change group up to this sequence number is left: where reading the journal starts, so that it never
+    /// wades through what has been removed.
+    journal_start: AtomicU64,
     /// Called after each local change, while the writer's lock is held: must only wake somebody.
     on_journal: Box<dyn Fn() + Send + Sync>,
     /// Host name as conflict copies show it.
@@ -109,7 +114,15 @@ impl Tree {
             }
             None => 0,
         };
-        let tree = Self { store, writer: Mutex::new(()), seq: AtomicU64::new(last), on_journal, host };
+        let tree = Self {
+            store,
+            writer: Mutex::new(()),
+            seq: AtomicU64::new(last),
+            seq_written: AtomicU64::new(last),
+            journal_start: AtomicU64::new(0),
+            on_journal,
+            host,
+        };
         if tree.node_by_id(NodeId::ROOT)?.is_none() {
             tree.make_root()?;
         }

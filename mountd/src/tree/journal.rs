@@ -1,6 +1,7 @@
 //! The journal as the sync engine sees it: what is to be sent, and what the server has acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
 use dfs_shared::hash::ContentId;
 use dfs_shared::ids::NodeId;
@@ -65,13 +66,21 @@ impl Tree {
         if limit == 0 {
             return Ok(groups);
         }
-        self.store.each_from(Space::Journal, &[], &after.to_be_bytes(), |key, value| {
+        let start = self.journal_start.load(Ordering::Acquire);
+        let written = self.seq_written.load(Ordering::Acquire);
+        let from = after.max(start);
+        self.store.each_from(Space::Journal, &[], &from.to_be_bytes(), |key, value| {
             let seq = key.try_into().map(u64::from_be_bytes);
             let seq = seq.map_err(|_| TreeError::Damaged { what: "journal key" })?;
             let JournalRow { keys, at } = decode("journal group", value)?;
             groups.push(PendingGroup { seq, keys, at });
             Ok(groups.len() < limit)
         })?;
+        if from == start {
+            // A row that is being written has a higher number than those that are written.
+            let gone = groups.first().map_or(written, |group| written.min(group.seq.saturating_sub(1)));
+            self.journal_start.fetch_max(gone, Ordering::AcqRel);
+        }
         Ok(groups)
     }
 
@@ -201,7 +210,9 @@ impl Tree {
             txn.extra.push(Write::put(Space::Journal, &self.next_seq().to_be_bytes(), &row));
         }
         let writes = txn.finish(at, || self.next_seq());
-        self.store.commit(writes)
+        self.store.commit(writes)?;
+        self.seq_written.store(self.last_seq(), Ordering::Release);
+        Ok(())
     }
 
     fn oldest(&self, seqs: &[u64]) -> Result<Option<Timestamp>, TreeError> {

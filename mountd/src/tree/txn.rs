@@ -100,12 +100,6 @@ impl<'a> Txn<'a> {
         Ok(())
     }
 
-    /// Removes a node's row.
-    pub(super) fn forget_node(&mut self, id: NodeId) -> Result<(), TreeError> {
-        self.node_slot(id)?.now = None;
-        Ok(())
-    }
-
     /// Changes a node's row, if there is one, without marking it as changed here.
     pub(super) fn edit_node(
         &mut self,

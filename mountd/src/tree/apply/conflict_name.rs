@@ -6,7 +6,8 @@ use dfs_shared::name::Name;
 use dfs_shared::time::Timestamp;
 
 use super::Apply;
-use crate::tree::TreeError;
+use crate::tree::txn::Txn;
+use crate::tree::{Tree, TreeError};
 
 /// Makes the name of a conflict copy; `number` above 1 tells copies of one second apart. The original's stem is cut
 /// where the result would be too long.
@@ -39,6 +40,23 @@ fn conflict_name(original: &Name, host: &str, at: Timestamp, number: u32) -> Nam
     }
     let whole = [&stem[..cut], mark.as_bytes(), extension].concat();
     Name::new(&whole).unwrap_or_else(|_| original.clone())
+}
+
+impl Tree {
+    /// Returns a name for a conflict copy beside `name` that is free here.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn conflict_name(&self, parent: NodeId, name: &Name, at: Timestamp) -> Result<Name, TreeError> {
+        let mut txn = Txn::new(&self.store);
+        for number in 1..u32::MAX {
+            let copy = conflict_name(name, &self.host, at, number);
+            if txn.entry(parent, &copy)?.is_none() {
+                return Ok(copy);
+            }
+        }
+        Err(TreeError::Exists)
+    }
 }
 
 impl Apply<'_, '_> {
