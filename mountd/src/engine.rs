@@ -89,6 +89,15 @@ pub struct Parts {
     pub read_only: bool,
 }
 
+/// What keeps a change from being on the server, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Its content is on the way.
+    Uploading(String),
+    /// The server does not take it.
+    Stuck(String),
+}
+
 /// Why the engine cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -174,10 +183,11 @@ impl Engine {
         barrier::wait(&self.shared, timeout).await
     }
 
-    /// Returns why a file's change is not on the server, as far as the engine knows, for people.
+    /// Returns why a file's change is not on the server, as far as the engine knows.
     #[must_use]
-    pub fn explain(&self, node: NodeId) -> Option<String> {
-        self.shared.uploads.explain(node).or_else(|| self.shared.stuck_reason(node))
+    pub fn explain(&self, node: NodeId) -> Option<Obstacle> {
+        let uploading = self.shared.uploads.explain(node).map(Obstacle::Uploading);
+        uploading.or_else(|| self.shared.stuck_reason(node).map(Obstacle::Stuck))
     }
 
     /// Stops all tasks and waits for them for a moment.

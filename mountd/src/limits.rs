@@ -100,3 +100,5 @@ pub const FUSE_BACKGROUND_MAX: u16 = 64;
 pub const READ_AHEAD_KIB: u32 = 2048;
 /// Milliseconds that an unmount waits for the kernel's last requests.
 pub const UNMOUNT_WAIT_MS: u64 = 10_000;
+/// Longest pause between two commits of a burst, in milliseconds.
+pub const GATHER_MS_MAX: u64 = 20;

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::{Answer, Code, Explanation, Failure, MountStatus, Request};
 use crate::cache::{Cache, CacheError};
-use crate::engine::{Connection, Engine};
+use crate::engine::{Connection, Engine, Obstacle};
 use crate::limits::CONTROL_LINE_LEN_MAX;
 use crate::tree::{LocalNode, Tree, TreeError};
 
@@ -181,8 +181,8 @@ impl Control {
         let here = self.cache.is_present(node.id, &(0..u64::MAX)).unwrap_or(true);
         let dirty = node.sync.is_dirty() || node.dirty_content.is_some();
         let (state, text) = match self.engine.explain(node.id) {
-            Some(reason) if reason.contains("upload") || reason.contains("read") => ("uploading", reason),
-            Some(reason) => ("stuck", reason),
+            Some(Obstacle::Uploading(reason)) => ("uploading", reason),
+            Some(Obstacle::Stuck(reason)) => ("stuck", reason),
             None if dirty => {
                 ("journaled", "changed here; it is sent as soon as the server can be reached".to_owned())
             }

@@ -88,6 +88,10 @@ fn apply_blocking(shared: &Arc<Shared>, mut incoming: Incoming) -> Result<usize,
     for node in fresh {
         super::download::prefetch(shared, node);
     }
+    if news > 0 {
+        // What was refused may fit now.
+        shared.refused.lock().retain(|_, refused| refused.invalid);
+    }
     shared.wake.wake();
     Ok(news)
 }

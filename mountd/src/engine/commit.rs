@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dfs_shared::limits::COMMIT_CHANGES_MAX;
 use dfs_shared::wire::messages::CommitReply;
@@ -20,6 +20,7 @@ use super::plan::{Input, plan};
 use super::request::{InFlight, build};
 use super::retry::Backoff;
 use super::shared::{EngineError, Shared, blocking, chain};
+use crate::limits::GATHER_MS_MAX;
 use crate::remote::RemoteError;
 
 /// How a round ended.
@@ -28,6 +29,15 @@ enum Round {
     Sent,
     /// There is nothing to send before something wakes the loop or this time has passed.
     Idle(Option<Duration>),
+}
+
+/// In which state of the connection a request may be sent. It is given up when that state changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Only {
+    /// A new one: not while the two sides are being compared.
+    Online,
+    /// One that was left over: it is settled before they are.
+    AsItIs,
 }
 
 /// Sends what is journaled until the engine stops.
@@ -43,8 +53,13 @@ async fn commits(shared: &Arc<Shared>) {
     let mut backoff = Backoff::new(u64::from(std::process::id()) + 1);
     loop {
         shared.wait_online().await;
+        let begun = Instant::now();
         match round(shared).await {
-            Ok(Round::Sent) => backoff.reset(),
+            Ok(Round::Sent) => {
+                backoff.reset();
+                // In a burst of changes, half of the time is for gathering: fewer and larger requests.
+                tokio::time::sleep(begun.elapsed().min(Duration::from_millis(GATHER_MS_MAX))).await;
+            }
             Ok(Round::Idle(again_in)) => {
                 backoff.reset();
                 tokio::select! {
@@ -79,7 +94,7 @@ async fn round(shared: &Arc<Shared>) -> Result<Round, EngineError> {
     let Some(client) = shared.online() else { return Err(EngineError::Lost) };
     let (flight, again_in) = blocking(|| prepare(shared, client))?;
     let Some(flight) = flight else { return Ok(Round::Idle(again_in)) };
-    let pause = send(shared, flight).await?;
+    let pause = send(shared, flight, Only::Online).await?;
     match pause {
         Some(pause) => Ok(Round::Idle(Some(again_in.map_or(pause, |again_in| again_in.min(pause))))),
         None => Ok(Round::Sent),
@@ -137,7 +152,7 @@ pub(super) async fn settle(shared: &Arc<Shared>) -> Result<(), EngineError> {
 async fn settle_stored(shared: &Arc<Shared>) -> Result<(), EngineError> {
     let Some(stored) = shared.tree.in_flight()? else { return Ok(()) };
     match InFlight::decode(&stored) {
-        Ok(flight) => send(shared, flight).await.map(drop),
+        Ok(flight) => send(shared, flight, Only::AsItIs).await.map(drop),
         Err(error) => {
             tracing::error!(error = chain(&error), "the stored commit is damaged; its changes are sent anew");
             shared.tree.store_in_flight(None)?;
@@ -150,9 +165,9 @@ async fn settle_stored(shared: &Arc<Shared>) -> Result<(), EngineError> {
 
 /// Sends a stored request and settles it. Returns how long to wait before the next if the server refused
 /// changes without telling anything new.
-async fn send(shared: &Arc<Shared>, flight: InFlight) -> Result<Option<Duration>, EngineError> {
+async fn send(shared: &Arc<Shared>, flight: InFlight, only: Only) -> Result<Option<Duration>, EngineError> {
     let commit = flight.notes.commit;
-    match request(shared, &flight).await {
+    match request(shared, &flight, only).await {
         Ok(reply) => outcome::settle(shared, &flight, reply).await,
         Err(EngineError::Remote(error)) if !error.is_retryable() => {
             tracing::error!(error = chain(&error), "the server refuses a commit; its changes are sent anew");
@@ -164,9 +179,12 @@ async fn send(shared: &Arc<Shared>, flight: InFlight) -> Result<Option<Duration>
     }
 }
 
-async fn request(shared: &Arc<Shared>, flight: &InFlight) -> Result<CommitReply, EngineError> {
+async fn request(shared: &Arc<Shared>, flight: &InFlight, only: Only) -> Result<CommitReply, EngineError> {
     let mut connection = shared.connection.subscribe();
     connection.mark_unchanged();
+    if only == Only::Online && shared.online().is_none() {
+        return Err(EngineError::Lost);
+    }
     tokio::select! {
         reply = shared.remote.commit(flight.request.clone()) => {
             let reply = reply?;

@@ -72,6 +72,7 @@ async fn session(shared: &Arc<Shared>, backoff: &mut Backoff) -> Result<(), Engi
     let _ = shared.broken.notified().now_or_never();
     let reply = register(shared).await?;
     let client = reply.client;
+    shared.refused.lock().clear();
     commit::settle(shared).await?;
     let stream = shared.remote.stream(client.clone()).await?;
     let mut frames = follow(shared, stream);
@@ -79,7 +80,6 @@ async fn session(shared: &Arc<Shared>, backoff: &mut Backoff) -> Result<(), Engi
         StreamFrame::Hello { volume, revision, root } if volume == reply.volume => (revision, root),
         frame => return Err(EngineError::Diverged(format!("the event stream began with {frame:?}"))),
     };
-    shared.refused.lock().clear();
     go_online(shared, &client, &mut frames, revision, root).await?;
     backoff.reset();
     tracing::info!(server = shared.remote.name(), %client, %revision, "in step with the server");
@@ -149,6 +149,13 @@ async fn go_online(
     mut root: MerkleHash,
 ) -> Result<(), EngineError> {
     shared.connection.send_replace(Connection::Reconciling);
+    {
+        // A commit that was on its way is given up now and stays stored. Its changes would look like somebody else's.
+        let _sending = shared.sending.lock().await;
+        if shared.tree.in_flight()?.is_some() {
+            return Err(EngineError::Lost);
+        }
+    }
     let mut backoff = Backoff::new(revision.0);
     for attempt in 0..RECONCILE_ATTEMPTS_MAX {
         let mut base = shared.base.lock().await;

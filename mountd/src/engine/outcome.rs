@@ -98,8 +98,8 @@ fn contents_of(group: &ChangeGroup) -> Vec<NodeId> {
     nodes.collect()
 }
 
-/// Counts a refusal; after too many, or at once if `stuck`, the change is left alone until the next connection.
-fn note(shared: &Shared, found: &Found, why: &str, stuck: bool) {
+/// Counts a refusal; after too many, or at once if it is `invalid`, the change is left alone until the next connection.
+fn note(shared: &Shared, found: &Found, why: &str, invalid: bool) {
     let Some(first) = found.seqs.first() else { return };
     let mut refused: parking_lot::MutexGuard<'_, BTreeMap<u64, Refused>> = shared.refused.lock();
     let entry = refused.entry(*first).or_insert_with(|| Refused {
@@ -108,12 +108,13 @@ fn note(shared: &Shared, found: &Found, why: &str, stuck: bool) {
         count: 0,
         why: String::new(),
         stuck: false,
+        invalid,
     });
     entry.count += 1;
     entry.seqs.extend(&found.seqs);
     entry.keys.extend(found.group.changes.iter().map(|change| change.key.clone()));
     why.clone_into(&mut entry.why);
-    if (stuck || entry.count >= REFUSALS_MAX) && !entry.stuck {
+    if (invalid || entry.count >= REFUSALS_MAX) && !entry.stuck {
         entry.stuck = true;
         tracing::error!(%why, "a change stays here: the server does not take it");
     }

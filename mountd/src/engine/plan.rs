@@ -40,6 +40,7 @@ pub struct Pending {
 
 /// How a record stands to the server's.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are changes")]
 pub enum Want {
     /// There is nothing to send.
     Clean,

@@ -79,10 +79,10 @@ pub(super) fn build(
             continue;
         }
         for change in &changes {
-            if let Some(Record::Node(node)) = &change.value {
-                if let Some(content) = node.content {
-                    contents.add(&mut request, node.id, content)?;
-                }
+            if let Some(Record::Node(node)) = &change.value
+                && let Some(content) = node.content
+            {
+                contents.add(&mut request, node.id, content)?;
             }
         }
         full = contents.small_bytes >= COMMIT_SMALL_BYTES_MAX;
@@ -125,11 +125,11 @@ impl Contents<'_> {
             [chunk] if !chunk.hash.is_hole() => Some(chunk.hash),
             _ => None,
         };
-        if let (Some(hash), true) = (file_hash, manifest.size() <= SMALL_CONTENT_LEN_MAX) {
-            if let Some(bytes) = self.small_bytes_of(node, hash, &manifest) {
-                self.small_bytes += bytes.len();
-                request.small_chunks.push(SmallChunk { hash, bytes });
-            }
+        if let (Some(hash), true) = (file_hash, manifest.size() <= SMALL_CONTENT_LEN_MAX)
+            && let Some(bytes) = self.small_bytes_of(node, hash, &manifest)
+        {
+            self.small_bytes += bytes.len();
+            request.small_chunks.push(SmallChunk { hash, bytes });
         }
         request.contents.push(NewContent { manifest, file_hash });
         Ok(())

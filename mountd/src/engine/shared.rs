@@ -77,6 +77,8 @@ pub(super) struct Refused {
     pub(super) count: u32,
     pub(super) why: String,
     pub(super) stuck: bool,
+    /// The server will never take it as it is.
+    pub(super) invalid: bool,
 }
 
 /// What the engine's tasks share.

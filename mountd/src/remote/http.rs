@@ -293,7 +293,17 @@ fn transport_error(server: &str, error: reqwest::Error) -> RemoteError {
     if error.is_timeout() && !error.is_connect() {
         return RemoteError::TimedOut { server: server.to_owned(), after_ms: REQUEST_SILENCE_MS_MAX };
     }
-    RemoteError::Unreachable { server: server.to_owned(), source: Arc::new(error.without_url()) }
+    RemoteError::Unreachable { server: server.to_owned(), source: root_cause(error.without_url()) }
+}
+
+/// Returns the innermost cause, which is what people want to know; the layers around it say little.
+fn root_cause(error: reqwest::Error) -> Arc<dyn std::error::Error + Send + Sync> {
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let text = cause.to_string();
+    Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(text))
 }
 
 /// Reads a whole body of at most `max` bytes.

@@ -219,10 +219,10 @@ impl State {
 
     fn commit(&mut self, request: CommitRequest) -> CommitReply {
         self.commits += 1;
-        if let Some((commit, reply)) = self.replies.get(&request.client) {
-            if *commit == request.commit {
-                return reply.clone();
-            }
+        if let Some((commit, reply)) = self.replies.get(&request.client)
+            && *commit == request.commit
+        {
+            return reply.clone();
         }
         for chunk in &request.small_chunks {
             if ChunkHash::of(&chunk.bytes) == chunk.hash {
