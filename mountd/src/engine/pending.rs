@@ -117,13 +117,12 @@ impl Window {
     /// Names small contents, starts to upload large ones, and tells what has to wait. Blocks while it reads.
     pub(super) fn get_ready(&mut self, shared: &Arc<Shared>) -> Result<Ready, EngineError> {
         let mut ready = Ready { waiting: shared.uploads.active(), ..Ready::default() };
-        let open: HashSet<NodeId> = shared.tree.open_marks()?.into_iter().collect();
         let now = shared.clock.now();
         let (mut hashed, mut bytes) = (0, 0);
         for file in std::mem::take(&mut self.files) {
             let grace_ms = OPEN_FILE_GRACE_MS - (now.as_millis() - file.at.as_millis()).max(0);
             let is_open = || shared.open_files().is_some_and(|open| open.is_being_written(file.node));
-            if grace_ms > 0 && open.contains(&file.node) && is_open() {
+            if grace_ms > 0 && is_open() {
                 ready.waiting.insert(file.node);
                 ready.again(Duration::from_millis(u64::try_from(grace_ms).unwrap_or(0)));
                 continue;
