@@ -57,8 +57,10 @@ async fn commits(shared: &Arc<Shared>) {
         match round(shared).await {
             Ok(Round::Sent) => {
                 backoff.reset();
-                // In a burst of changes, half of the time is for gathering: fewer and larger requests.
-                tokio::time::sleep(begun.elapsed().min(Duration::from_millis(GATHER_MS_MAX))).await;
+                // In a burst of changes half of the time is for gathering: fewer and larger requests.
+                if shared.tree.pending(0, 1).is_ok_and(|more| !more.is_empty()) {
+                    tokio::time::sleep(begun.elapsed().min(Duration::from_millis(GATHER_MS_MAX))).await;
+                }
             }
             Ok(Round::Idle(again_in)) => {
                 backoff.reset();
