@@ -47,8 +47,6 @@ pub const WALK_PREFIXES_AT_ONCE: usize = 1024;
 pub const APPLY_RECORDS_MAX: usize = 20_000;
 /// Reconciliations in a row that may end with different roots before the connection is given up and made anew.
 pub const RECONCILE_ATTEMPTS_MAX: u32 = 4;
-/// Files of an event whose small contents are written before their readers hear of them; more are written behind.
-pub const SMALL_FILES_BEFORE_EFFECTS: usize = 64;
 /// Manifests kept in memory until their file is opened, counted in chunks: at most 40 MiB.
 pub const MANIFEST_CHUNKS_KEPT: usize = 1 << 20;
 /// Journal groups that one plan looks at: about 20 MiB of keys.

@@ -11,7 +11,7 @@ use dfs_shared::wire::messages::{Committed, CurrentRecord, SmallChunk};
 
 use super::hash::hash_node;
 use super::shared::{EngineError, Shared, blocking, chain};
-use crate::limits::{APPLY_RECORDS_MAX, SMALL_FILES_BEFORE_EFFECTS};
+use crate::limits::APPLY_RECORDS_MAX;
 use crate::tree::TreeError;
 use crate::tree::apply::{Applied, ApplyOptions};
 use crate::tree::content::Present;
@@ -77,13 +77,12 @@ fn apply_blocking(shared: &Arc<Shared>, mut incoming: Incoming) -> Result<usize,
     // Before anybody can hear of the contents: a reader shall find the manifest.
     incoming.manifests.values().for_each(|manifest| shared.manifests.put(manifest.clone()));
     let mut news = 0;
-    let behind = pushed.len() > SMALL_FILES_BEFORE_EFFECTS;
     for batch in batches(std::mem::take(&mut incoming.records)) {
-        let last = |(): ()| if behind { Ok(()) } else { store_small(shared, &incoming, &pushed) };
-        news += apply_batch(shared, &batch, last)?;
+        news += apply_batch(shared, &batch)?;
     }
-    if behind {
-        store_small(shared, &incoming, &pushed)?;
+    // Only now: those who cache the tree have let go of the versions before.
+    if let Err(error) = store_small(shared, &incoming, &pushed) {
+        tracing::warn!(error = chain(&error), "pushed contents will be fetched when they are read");
     }
     for node in fresh {
         super::download::prefetch(shared, node);
@@ -110,12 +109,8 @@ fn batches(records: BTreeMap<RecordKey, CurrentRecord>) -> Vec<Vec<CurrentRecord
     all.chunks(APPLY_RECORDS_MAX).map(<[CurrentRecord]>::to_vec).collect()
 }
 
-/// Applies one batch; `before_effects` runs between the tree and those who cache it.
-fn apply_batch(
-    shared: &Arc<Shared>,
-    records: &[CurrentRecord],
-    before_effects: impl Fn(()) -> Result<(), EngineError>,
-) -> Result<usize, EngineError> {
+/// Applies one batch and tells those who cache the tree.
+fn apply_batch(shared: &Arc<Shared>, records: &[CurrentRecord]) -> Result<usize, EngineError> {
     let open = shared.open_files();
     let files: Vec<NodeId> = records
         .iter()
@@ -132,12 +127,6 @@ fn apply_batch(
         let options = ApplyOptions { at: shared.clock.now(), force_conflicts: attempt > 1 };
         match shared.tree.apply(records, options) {
             Ok(Applied { effects, conflicts, news }) => {
-                if let Err(error) = before_effects(()) {
-                    tracing::warn!(
-                        error = chain(&error),
-                        "pushed contents will be fetched when they are read"
-                    );
-                }
                 if let Some(sink) = shared.sink() {
                     sink.effects(effects);
                 }
