@@ -140,7 +140,7 @@ impl Cache {
             if self.is_current(&backing, node) {
                 return Ok(backing);
             }
-            self.retire(&backing);
+            self.retire(&backing)?;
             // Dropping the last reference takes the lock on `live`.
             drop(live);
             drop(backing);
@@ -185,28 +185,41 @@ impl Cache {
         row.is_some_and(|row| row.file == backing.id() && row.content == content)
     }
 
-    /// Another backing takes the place of this one.
-    fn retire(&self, backing: &Backing) {
+    /// Another backing takes the place of this one. Its row stays as a source of chunks until the other has its own.
+    fn retire(&self, backing: &Backing) -> Result<(), CacheError> {
         let mut inner = backing.inner.lock();
         if inner.users > 0 && inner.attached {
-            inner.attached = false;
-            self.held.lock().insert(backing.id());
+            self.set_aside(backing, &mut inner)?;
         }
+        Ok(())
     }
 
-    /// A newer version takes the node while the kernel can still write to this one.
+    fn set_aside(&self, backing: &Backing, inner: &mut Inner) -> Result<(), CacheError> {
+        if inner.superseded.is_none() {
+            let row = self.tree.content_state(inner.node)?.filter(|row| row.file == backing.id());
+            inner.superseded = Some(match row {
+                Some(row) => row.stamp,
+                None => backing.stamp(inner)?,
+            });
+        }
+        inner.attached = false;
+        self.held.lock().insert(backing.id());
+        Ok(())
+    }
+
+    /// A newer version takes the node while the kernel can still write to this one, whose bytes are no source of chunks then.
     ///
     /// # Errors
-    /// [`CacheError::Io`].
+    /// [`CacheError`] when the disk or the tree fails.
     pub fn supersede(&self, backing: &Backing) -> Result<(), CacheError> {
         let mut inner = backing.inner.lock();
-        if inner.superseded.is_none() {
-            inner.superseded = Some(backing.stamp(&inner)?);
-        }
-        if inner.attached {
-            inner.attached = false;
-            self.held.lock().insert(backing.id());
-        }
+        self.set_aside(backing, &mut inner)?;
+        self.disown(inner.node, backing.id())
+    }
+
+    /// Removes a node's row if it names `file`.
+    fn disown(&self, node: NodeId, file: FileId) -> Result<(), CacheError> {
+        self.tree.update_content_state(node, |row| row.filter(|row| row.file != file))?;
         Ok(())
     }
 
@@ -216,6 +229,7 @@ impl Cache {
     /// [`CacheError`] when the disk or the tree fails.
     pub fn rehome(&self, backing: &Arc<Backing>, node: NodeId) -> Result<(), CacheError> {
         let mut inner = backing.inner.lock();
+        self.disown(inner.node, backing.id())?;
         (inner.node, inner.attached, inner.superseded) = (node, true, None);
         inner.content = None;
         backing.store_row(&mut inner)?;
@@ -354,8 +368,18 @@ impl Cache {
         }
     }
 
-    fn drop_dead(&self, node: NodeId, file: FileId) {
+    /// The last user of a set-aside file is gone. The row's next owner looks whether it is held after taking the row from it, so
+    /// that one of the two removes the file.
+    fn drop_set_aside(&self, node: NodeId, place: Place, file: FileId, blocks: u64) {
         self.held.lock().remove(&file);
+        let named = self.tree.content_state(node).is_ok_and(|row| row.is_some_and(|row| row.file == file));
+        if !named {
+            self.account(blocks, 0);
+            self.dirs.remove(place, file);
+        }
+    }
+
+    fn drop_dead(&self, node: NodeId) {
         let mut live = self.live.lock();
         if live.get(&node).is_some_and(|weak| weak.strong_count() == 0) {
             live.remove(&node);

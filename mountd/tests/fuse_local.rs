@@ -2,6 +2,8 @@
 //!
 //! Each test is skipped with a printed reason where `/dev/fuse` cannot be used.
 
+#![allow(clippy::unwrap_used, reason = "a failure is what a test is for")]
+
 #[path = "fuse_local/kit.rs"]
 mod kit;
 

@@ -495,10 +495,9 @@ impl Drop for Backing {
         let id = self.id();
         let inner = self.inner.get_mut();
         if !inner.attached && !inner.foreign {
-            self.cache.account(inner.counted, 0);
-            self.cache.dirs.remove(inner.place, id);
+            self.cache.drop_set_aside(inner.node, inner.place, id, inner.counted);
         }
         let node = inner.node;
-        self.cache.drop_dead(node, id);
+        self.cache.drop_dead(node);
     }
 }

@@ -163,6 +163,11 @@ impl Backing {
         let Some((file, place)) = self.cache.dirs.find(row.place, row.file)? else {
             return self.start_empty(inner, manifest);
         };
+        let unchanged = |file: &File| stamp_of(file).is_ok_and(|now| same_bytes(&now, &row.stamp));
+        if row.present == Present::All && !unchanged(&file) {
+            // Somebody who has the old version open wrote to it.
+            return self.start_empty(inner, manifest);
+        }
         if moved.is_empty() && !self.cache.is_held(row.file) {
             inner.place = place;
             return self.start_in_place(inner, row, file, same, manifest);
@@ -174,6 +179,9 @@ impl Backing {
             copy_range(&file, from..from + len, &new, to)
                 .map_err(|source| self.failed("copy", inner, source))?;
             inner.present.insert(to..to + len);
+        }
+        if row.present == Present::All && !unchanged(&file) {
+            inner.present = RangeSet::default();
         }
         for (at, chunk) in manifest.offsets().filter(|(_, chunk)| chunk.hash.is_hole()) {
             inner.present.insert(at..at + chunk.len);

@@ -10,8 +10,8 @@ use dfs_shared::ids::NodeId;
 use dfs_shared::name::Name;
 use parking_lot::Mutex;
 
-use super::{Fs, FsError};
 use super::open::Mode;
+use super::{Fs, FsError};
 use crate::cache::{Backing, HoldGuard, OpenFiles};
 use crate::tree::{Effect, EffectSink, Ino, LocalNode};
 

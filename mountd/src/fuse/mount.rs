@@ -143,7 +143,8 @@ fn config(options: &MountOptions) -> Config {
     config.clone_fd = std::fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
     config.mount_options = vec![
         MountOption::FSName("dfs".to_owned()),
-        MountOption::Subtype("dfs".to_owned()),
+        // `MountOption::Subtype` reaches the kernel only through fusermount3.
+        MountOption::CUSTOM("subtype=dfs".to_owned()),
         MountOption::DefaultPermissions,
     ];
     if is_root() {

@@ -89,7 +89,8 @@ fn get(path: &Path, name: &str) -> Result<Vec<u8>, i32> {
     let mut value = vec![0; 70_000];
     let (path, name) = (c(path.as_os_str().as_bytes()), c(name));
     // SAFETY: both strings end with NUL and the buffer is as long as said.
-    let len = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    let len =
+        unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
     match usize::try_from(len) {
         Ok(len) => Ok(value[..len].to_vec()),
         Err(_) => Err(std::io::Error::last_os_error().raw_os_error().unwrap()),
@@ -99,7 +100,8 @@ fn get(path: &Path, name: &str) -> Result<Vec<u8>, i32> {
 fn set(path: &Path, name: &str, value: &[u8], flags: i32) -> Result<(), i32> {
     let (path, name) = (c(path.as_os_str().as_bytes()), c(name));
     // SAFETY: both strings end with NUL and the value is as long as said.
-    match unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags) } {
+    match unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags) }
+    {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error().raw_os_error().unwrap()),
     }

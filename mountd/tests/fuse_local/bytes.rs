@@ -63,7 +63,8 @@ fn a_reader_sees_what_a_writer_wrote_while_both_are_open() {
 fn an_unlinked_file_lives_until_its_last_handle_is_closed() {
     for mount in Local::both() {
         let path = mount.at("f");
-        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
         file.write_all(b"still here").unwrap();
         std::fs::remove_file(&path).unwrap();
         assert!(!path.exists());
@@ -123,10 +124,7 @@ fn reserved_room_is_allocated_and_extends_the_file_only_if_asked() {
     for mount in Local::both() {
         let file = File::create(mount.at("f")).unwrap();
         // SAFETY: the descriptor is open.
-        assert_eq!(
-            unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, 1 << 20) },
-            0
-        );
+        assert_eq!(unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, 1 << 20) }, 0);
         assert_eq!(file.metadata().unwrap().len(), 0);
         // SAFETY: as above.
         assert_eq!(unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, 1 << 20) }, 0);

@@ -17,8 +17,10 @@ fn directories_list_what_was_made_in_them_and_nothing_else() {
     for name in &names {
         std::fs::write(dir.join(OsStr::from_bytes(name)), b"x").unwrap();
     }
-    let listed: BTreeSet<Vec<u8>> =
-        std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().as_bytes().to_vec()).collect();
+    let listed: BTreeSet<Vec<u8>> = std::fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().as_bytes().to_vec())
+        .collect();
     assert_eq!(listed, names);
     std::fs::remove_dir_all(&dir).unwrap();
     assert_eq!(std::fs::read_dir(mount.path()).unwrap().count(), 0);

@@ -173,7 +173,10 @@ fn new_content_replaces_the_old_and_unchanged_chunks_are_not_fetched_again() {
         let moved = [&pattern(CHUNK, 77)[..], &new].concat();
         push_file(&mount, 3, "f", id, &moved);
         wait_for(|| std::fs::read(mount.at("f")).unwrap() == moved);
-        assert_eq!(mount.contents.fetched.lock().unwrap().as_slice(), std::slice::from_ref(&(0..CHUNK as u64)));
+        assert_eq!(
+            mount.contents.fetched.lock().unwrap().as_slice(),
+            std::slice::from_ref(&(0..CHUNK as u64))
+        );
     }
 }
 
@@ -285,4 +288,32 @@ fn the_cache_keeps_to_its_size() {
     });
     assert!(mount.cache.bytes_used() > 40 << 20);
     assert_eq!(std::fs::read(mount.at("f0")).unwrap(), pattern(8 << 20, 0));
+}
+
+#[test]
+fn what_is_written_to_a_replaced_version_is_kept_beside_the_new_one() {
+    let Some(mount) = Local::new() else { return };
+    // SAFETY: no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        return;
+    }
+    let id = NodeId::generate();
+    push_file(&mount, 1, "f", id, b"base");
+    wait_for(|| mount.at("f").exists());
+    assert_eq!(std::fs::read(mount.at("f")).unwrap(), b"base");
+    let idle = OpenOptions::new().write(true).open(mount.at("f")).unwrap();
+    push_file(&mount, 2, "f", id, b"theirs");
+    drop(idle);
+    wait_for(|| std::fs::read(mount.at("f")).unwrap() == b"theirs");
+    assert_eq!(std::fs::read_dir(mount.path()).unwrap().count(), 1, "nothing was written, nothing is kept");
+    let late = OpenOptions::new().write(true).open(mount.at("f")).unwrap();
+    push_file(&mount, 3, "f", id, b"theirs again");
+    late.write_all_at(b"LATE", 0).unwrap();
+    drop(late);
+    wait_for(|| std::fs::read(mount.at("f")).unwrap() == b"theirs again");
+    let names = || std::fs::read_dir(mount.path()).unwrap().map(|entry| entry.unwrap().path());
+    wait_for(|| names().count() == 2);
+    let copy = names().find(|path| path.to_string_lossy().contains("conflict")).unwrap();
+    assert_eq!(std::fs::read(&copy).unwrap(), b"LATErs");
+    assert!(mount.tree.open_marks().unwrap().is_empty());
 }
