@@ -47,6 +47,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::cache::{Cache, Fetch, FetchDone, OpenFiles, ServerBarrier};
 use crate::clock::Clock;
+use crate::limits::SETTLE_MS_MAX;
 use crate::remote::Remote;
 use crate::tree::{EffectSink, Tree, TreeError};
 pub use shared::Connection;
@@ -167,6 +168,17 @@ impl Engine {
     /// [`TreeError`] when the store fails.
     pub fn status(&self) -> Result<Status, TreeError> {
         status::snapshot(&self.shared)
+    }
+
+    /// Waits until what was applied so far is what the kernel shows; a second at most.
+    pub async fn settle_effects(&self) {
+        let settled = async {
+            drop(self.shared.base.lock().await);
+            if let Some(sink) = self.shared.sink().cloned() {
+                let _ = tokio::task::spawn_blocking(move || sink.settle()).await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(SETTLE_MS_MAX), settled).await;
     }
 
     /// Returns the connection's state and its changes.

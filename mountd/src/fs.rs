@@ -22,6 +22,7 @@ mod attributes;
 mod bytes;
 mod effects;
 mod error;
+mod marks;
 mod names;
 mod notice;
 mod open;
@@ -50,6 +51,7 @@ pub use sweep::Sweeper;
 use crate::cache::{Backing, Cache, Fetch, ServerBarrier};
 use crate::tree::{Ino, LocalNode, Tree};
 use effects::InvalidationSender;
+use marks::Marks;
 use open::OpenFile;
 use versions::Versions;
 
@@ -109,6 +111,7 @@ pub struct Fs {
     versions: Mutex<Versions>,
     /// Files that were closed after writing but may still be mapped.
     lingering: Mutex<Vec<Arc<Backing>>>,
+    marks: Marks,
     /// Changes that only the tree knows (a name, an attribute, an open mark), and how many of them survive power loss. Changed
     /// bytes do not count: a marked file is looked at after a crash.
     told: AtomicU64,
@@ -138,6 +141,7 @@ impl Fs {
             orphans: Mutex::default(),
             versions: Mutex::default(),
             lingering: Mutex::default(),
+            marks: Marks::default(),
             told: AtomicU64::new(1),
             persisted: AtomicU64::new(0),
             hold: RwLock::new(()),

@@ -100,3 +100,9 @@ pub const READ_AHEAD_KIB: u32 = 2048;
 pub const UNMOUNT_WAIT_MS: u64 = 10_000;
 /// Longest pause between two commits of a burst, in milliseconds.
 pub const GATHER_MS_MAX: u64 = 20;
+/// Most open marks whose removal is put off: each costs one look at a file after a crash.
+pub const STALE_MARKS_MAX: usize = 4096;
+/// Files closed after they could be mapped that wait for a look before it is taken early: each may hold a descriptor.
+pub const LINGERING_MAX: usize = 1024;
+/// Longest wait in milliseconds for the kernel to forget what changed, before `dfs status` answers.
+pub const SETTLE_MS_MAX: u64 = 1_000;

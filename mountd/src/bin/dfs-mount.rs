@@ -206,7 +206,7 @@ impl Mount {
         cache_size: u64,
     ) -> Result<Self, Failed> {
         let wake = Wake::default();
-        let host = host_name();
+        let host = arguments.client_name.clone().unwrap_or_else(host_name);
         let store = Arc::new(Store::open(&places.state_dir)?);
         let tree = Arc::new(Tree::open(store, host.clone(), wake.callback())?);
         let cache = Cache::open(
@@ -224,7 +224,7 @@ impl Mount {
             remote: Arc::clone(&remote) as Arc<dyn Remote>,
             clock: Arc::new(SystemClock),
             wake,
-            client_name: arguments.client_name.clone().unwrap_or(host),
+            client_name: host,
             read_only,
         })?;
         let bus = EventBus::new();

@@ -151,10 +151,18 @@ impl Backing {
             }
         }
         let file = self.cache.dirs.create(inner.place, self.id())?;
-        file.set_len(inner.size).map_err(|source| self.failed("extend", inner, source))?;
+        if inner.size > 0 {
+            file.set_len(inner.size).map_err(|source| self.failed("extend", inner, source))?;
+        }
         let file = self.keep(inner, file);
         self.store_row(inner)?;
         Ok(file)
+    }
+
+    /// Closes our descriptor if nobody is using it; it is opened again when it is needed.
+    pub fn close_file(&self) {
+        let mut inner = self.inner.lock();
+        inner.file.take_if(|file| Arc::strong_count(file) == 1);
     }
 
     fn keep(&self, inner: &mut Inner, file: File) -> Arc<File> {
@@ -464,9 +472,10 @@ impl Backing {
     /// # Errors
     /// [`CacheError`] when the disk fails.
     pub fn written_too_late(&self) -> Result<Option<NodeId>, CacheError> {
-        let inner = self.inner.lock();
-        let Some(before) = &inner.superseded else { return Ok(None) };
-        let late = inner.touched || !same_bytes(before, &self.stamp(&inner)?);
+        let mut inner = self.inner.lock();
+        let Some(before) = inner.superseded else { return Ok(None) };
+        self.open_file(&mut inner)?;
+        let late = inner.touched || !same_bytes(&before, &self.stamp(&inner)?);
         Ok(late.then_some(inner.node))
     }
 

@@ -123,7 +123,7 @@ impl From<TreeError> for Failure {
 impl Control {
     async fn answer(&self, request: Request) -> Result<serde_json::Value, Failure> {
         match request {
-            Request::Status => value(&self.status()?),
+            Request::Status => value(&self.status().await?),
             Request::Wait { timeout_ms } => self.wait(timeout_ms.map(Duration::from_millis)).await,
             Request::Explain { path } => value(&self.explain(&path)?),
             Request::Evict { path } => self.evict(&path),
@@ -136,14 +136,16 @@ impl Control {
         }
     }
 
-    fn status(&self) -> Result<MountStatus, Failure> {
+    async fn status(&self) -> Result<MountStatus, Failure> {
+        let sync = self.engine.status()?;
+        self.engine.settle_effects().await;
         Ok(MountStatus {
             mount_point: self.mount_point.display().to_string(),
             volume: self.volume.clone(),
             state_dir: self.state_dir.display().to_string(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            sync: self.engine.status()?,
+            sync,
         })
     }
 

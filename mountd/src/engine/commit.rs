@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use dfs_shared::limits::COMMIT_CHANGES_MAX;
 use dfs_shared::wire::messages::CommitReply;
 
-use super::outcome;
+use super::outcome::{self, Setback};
 use super::pending::Window;
 use super::plan::{Input, plan};
 use super::request::{InFlight, build};
@@ -27,6 +27,8 @@ use crate::remote::RemoteError;
 enum Round {
     /// Something was sent; there may be more.
     Sent,
+    /// Something was sent and some of it refused.
+    Refused(Setback),
     /// There is nothing to send before something wakes the loop or this time has passed.
     Idle(Option<Duration>),
 }
@@ -60,6 +62,12 @@ async fn commits(shared: &Arc<Shared>) {
                 // In a burst of changes half of the time is for gathering: fewer and larger requests.
                 if shared.tree.pending(0, 1).is_ok_and(|more| !more.is_empty()) {
                     tokio::time::sleep(begun.elapsed().min(Duration::from_millis(GATHER_MS_MAX))).await;
+                }
+            }
+            Ok(Round::Refused(setback)) => {
+                tokio::select! {
+                    () = wait_applied(shared, setback) => {}
+                    () = shared.wait_lost() => {}
                 }
             }
             Ok(Round::Idle(again_in)) => {
@@ -96,11 +104,15 @@ async fn round(shared: &Arc<Shared>) -> Result<Round, EngineError> {
     let Some(client) = shared.online() else { return Err(EngineError::Lost) };
     let (flight, again_in) = blocking(|| prepare(shared, client))?;
     let Some(flight) = flight else { return Ok(Round::Idle(again_in)) };
-    let pause = send(shared, flight, Only::Online).await?;
-    match pause {
-        Some(pause) => Ok(Round::Idle(Some(again_in.map_or(pause, |again_in| again_in.min(pause))))),
-        None => Ok(Round::Sent),
-    }
+    Ok(send(shared, flight, Only::Online).await?.map_or(Round::Sent, Round::Refused))
+}
+
+/// Waits until the events that tell why something was refused have been applied.
+async fn wait_applied(shared: &Arc<Shared>, setback: Setback) {
+    let mut applied = shared.applied.subscribe();
+    // The sender lives in `shared`.
+    let _ = applied.wait_for(|applied| *applied >= setback.after).await;
+    tokio::time::sleep(setback.pause).await;
 }
 
 type Prepared = (Option<InFlight>, Option<Duration>);
@@ -165,9 +177,8 @@ async fn settle_stored(shared: &Arc<Shared>) -> Result<(), EngineError> {
     }
 }
 
-/// Sends a stored request and settles it. Returns how long to wait before the next if the server refused
-/// changes without telling anything new.
-async fn send(shared: &Arc<Shared>, flight: InFlight, only: Only) -> Result<Option<Duration>, EngineError> {
+/// Sends a stored request and settles it.
+async fn send(shared: &Arc<Shared>, flight: InFlight, only: Only) -> Result<Option<Setback>, EngineError> {
     let commit = flight.notes.commit;
     match request(shared, &flight, only).await {
         Ok(reply) => outcome::settle(shared, &flight, reply).await,

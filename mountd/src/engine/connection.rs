@@ -190,6 +190,7 @@ async fn go_online(
 
 fn note_revision(shared: &Shared, revision: Revision) -> Result<(), EngineError> {
     shared.update_membership(|membership| membership.revision = membership.revision.max(revision))?;
+    shared.applied.send_replace(revision);
     Ok(())
 }
 

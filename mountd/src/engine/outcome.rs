@@ -6,21 +6,20 @@ use std::time::Duration;
 
 use dfs_shared::ids::NodeId;
 use dfs_shared::record::{Change, ChangeGroup, Record};
+use dfs_shared::revision::Revision;
 use dfs_shared::wire::decode;
-use dfs_shared::wire::messages::{CommitReply, CommitRequest, CurrentRecord, GroupOutcome, Refusal};
+use dfs_shared::wire::messages::{CommitReply, CommitRequest, GroupOutcome, Refusal};
 
-use super::apply::{Incoming, apply};
 use super::request::InFlight;
 use super::shared::{EngineError, Refused, Shared};
 use crate::limits::REFUSALS_MAX;
 
-/// Takes over what was accepted, rebases what was refused. Returns how long to wait before the next request if
-/// some of it was refused and nothing new was learnt.
+/// Takes over what was accepted. Returns what has to happen first if some of it was refused.
 pub(super) async fn settle(
     shared: &Arc<Shared>,
     flight: &InFlight,
     reply: CommitReply,
-) -> Result<Option<Duration>, EngineError> {
+) -> Result<Option<Setback>, EngineError> {
     let request: CommitRequest =
         decode(&flight.request).map_err(|error| EngineError::Diverged(error.to_string()))?;
     let CommitReply { outcomes, revision, .. } = reply;
@@ -30,9 +29,9 @@ pub(super) async fn settle(
     for ((group, seqs), outcome) in request.groups.into_iter().zip(&flight.notes.seqs).zip(outcomes) {
         match outcome {
             GroupOutcome::Accepted => accepted.extend(group.changes),
-            GroupOutcome::Refused { reason, current } => {
+            GroupOutcome::Refused { reason, current: _ } => {
                 open.extend(seqs);
-                refusals.push(Found { group, seqs: seqs.clone(), reason, current });
+                refusals.push(Found { group, seqs: seqs.clone(), reason });
             }
         }
     }
@@ -46,9 +45,17 @@ pub(super) async fn settle(
     shared.tree.store_in_flight(None)?;
     shared.settled.send_replace(flight.notes.commit);
     shared.note_progress();
-    let pause = rebase(shared, refusals)?;
     drop(base);
-    Ok(pause)
+    Ok(note_refusals(shared, refusals, revision))
+}
+
+/// What has to happen before refused changes are sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Setback {
+    /// The events up to this revision have to be applied: they carry what the changes met with.
+    pub(super) after: Revision,
+    /// This time has to pass.
+    pub(super) pause: Duration,
 }
 
 /// A group that was refused.
@@ -56,17 +63,13 @@ struct Found {
     group: ChangeGroup,
     seqs: Vec<u64>,
     reason: Refusal,
-    current: Vec<CurrentRecord>,
 }
 
-fn rebase(shared: &Arc<Shared>, refusals: Vec<Found>) -> Result<Option<Duration>, EngineError> {
-    if refusals.is_empty() {
-        return Ok(None);
-    }
-    let mut current = Vec::new();
-    let mut unchanged = Vec::new();
-    for mut found in refusals {
-        current.append(&mut found.current);
+/// The records that a refusal shows are not applied: they may lead to others that are not known here yet. The
+/// events bring them all, in order.
+fn note_refusals(shared: &Arc<Shared>, refusals: Vec<Found>, revision: Revision) -> Option<Setback> {
+    let mut count = 0;
+    for found in &refusals {
         tracing::debug!(reason = ?found.reason, "a change was refused");
         match &found.reason {
             Refusal::ChunksMissing { .. } | Refusal::ContentMissing { .. } => {
@@ -74,20 +77,16 @@ fn rebase(shared: &Arc<Shared>, refusals: Vec<Found>) -> Result<Option<Duration>
                     super::upload::ensure(shared, node);
                 }
             }
-            Refusal::Invalid { key, why } => note(shared, &found, &format!("{key:?}: {why}"), true),
-            _ => unchanged.push(found),
+            Refusal::Invalid { key, why } => {
+                note(shared, found, &format!("{key:?}: {why}"), true);
+            }
+            reason => {
+                count = count.max(note(shared, found, &format!("the server refuses it: {reason:?}"), false));
+            }
         }
     }
-    let news = apply(shared, Incoming::of(current))?;
-    if news > 0 {
-        return Ok(None);
-    }
-    let counts = unchanged.iter().map(|found| {
-        note(shared, found, &format!("the server refuses it: {:?}", found.reason), false);
-        shared.refused.lock().get(&found.seqs[0]).map_or(0, |refused| refused.count)
-    });
-    let count = counts.max().unwrap_or(0);
-    Ok(Some(Duration::from_millis(50 << count.min(REFUSALS_MAX))))
+    let pause = Duration::from_millis(if count > 1 { 50 << count.min(REFUSALS_MAX) } else { 0 });
+    (!refusals.is_empty()).then_some(Setback { after: revision, pause })
 }
 
 fn contents_of(group: &ChangeGroup) -> Vec<NodeId> {
@@ -98,9 +97,9 @@ fn contents_of(group: &ChangeGroup) -> Vec<NodeId> {
     nodes.collect()
 }
 
-/// Counts a refusal; after too many, or at once if it is `invalid`, the change is left alone until the next connection.
-fn note(shared: &Shared, found: &Found, why: &str, invalid: bool) {
-    let Some(first) = found.seqs.first() else { return };
+/// Counts a refusal and returns how many there were in a row; after too many, or at once if it is `invalid`, the change is left alone until the next connection.
+fn note(shared: &Shared, found: &Found, why: &str, invalid: bool) -> u32 {
+    let Some(first) = found.seqs.first() else { return 0 };
     let mut refused: parking_lot::MutexGuard<'_, BTreeMap<u64, Refused>> = shared.refused.lock();
     let entry = refused.entry(*first).or_insert_with(|| Refused {
         seqs: BTreeSet::new(),
@@ -118,4 +117,5 @@ fn note(shared: &Shared, found: &Found, why: &str, invalid: bool) {
         entry.stuck = true;
         tracing::error!(%why, "a change stays here: the server does not take it");
     }
+    entry.count
 }

@@ -103,6 +103,8 @@ pub(super) struct Shared {
     pub(super) sending: Mutex<()>,
     /// Number of the newest commit that was settled.
     pub(super) settled: watch::Sender<u64>,
+    /// The revision up to which every event is in the base.
+    pub(super) applied: watch::Sender<Revision>,
     /// Counts what has left the journal or been acknowledged, to wake those who wait for it.
     pub(super) progress: watch::Sender<u64>,
     pub(super) uploads: Uploads,
@@ -140,6 +142,7 @@ impl Shared {
             base: Mutex::new(Revision::ZERO),
             sending: Mutex::new(()),
             settled: watch::channel(settled).0,
+            applied: watch::channel(Revision::ZERO).0,
             progress: watch::channel(0).0,
             uploads: Uploads::default(),
             downloads: Downloads::default(),

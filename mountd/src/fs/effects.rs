@@ -4,7 +4,8 @@
 //! because the kernel may wait for one of the handlers while it invalidates.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::Duration;
 
 use dfs_shared::ids::NodeId;
 use dfs_shared::name::Name;
@@ -13,10 +14,11 @@ use parking_lot::Mutex;
 use super::open::Mode;
 use super::{Fs, FsError};
 use crate::cache::{Backing, HoldGuard, OpenFiles};
+use crate::limits::SETTLE_MS_MAX;
 use crate::tree::{Effect, EffectSink, Ino, LocalNode};
 
 /// Something that the kernel has to forget.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Invalidation {
     /// Where a name leads, and what the directory lists.
     Entry {
@@ -35,6 +37,8 @@ pub enum Invalidation {
         /// The node.
         ino: Ino,
     },
+    /// Nothing: whoever holds the other end hears when everything before has been forgotten.
+    Barrier(SyncSender<()>),
 }
 
 /// The sending end; without a receiver (nothing mounted) there is nothing to forget.
@@ -100,7 +104,7 @@ impl Fs {
 
     fn supersede(&self, backing: &Backing, node: NodeId) -> Result<(), FsError> {
         self.cache.supersede(backing)?;
-        self.tree.unmark_open(node)?;
+        self.unmark_open(node)?;
         Ok(())
     }
 
@@ -137,6 +141,13 @@ impl Fs {
 }
 
 impl EffectSink for Fs {
+    fn settle(&self) {
+        let (sender, passed) = sync_channel(1);
+        self.invalidations.send(Invalidation::Barrier(sender));
+        // Without a mount the sender is gone, and nothing has to be forgotten.
+        let _ = passed.recv_timeout(Duration::from_millis(SETTLE_MS_MAX));
+    }
+
     fn effects(&self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
@@ -164,7 +175,8 @@ impl OpenFiles for Fs {
         let lingering: Vec<_> = self.lingering.lock().clone();
         for backing in lingering {
             if backing.node().is_some_and(|node| nodes.contains(&node))
-                && let Err(error) = self.notice_backing(&backing)
+                && let Err(error) =
+                    backing.file().map_err(FsError::from).and_then(|_| self.notice_backing(&backing))
             {
                 tracing::warn!(%error, "a change of a mapped file could not be looked at");
             }
@@ -173,7 +185,13 @@ impl OpenFiles for Fs {
 
     fn is_being_written(&self, node: NodeId) -> bool {
         let Ok(Some(node)) = self.tree.node_by_id(node) else { return false };
-        self.open_file(node.ino).is_some_and(|open| open.has_writers())
+        if self.open_file(node.ino).is_some_and(|open| open.has_writers()) {
+            return true;
+        }
+        // Between the creation of a file and its first handle only the mark tells. Closed files that could be mapped
+        // keep theirs.
+        let lingers = |backing: &Arc<crate::cache::Backing>| backing.node() == Some(node.id);
+        self.is_marked(node.id) && !self.lingering.lock().iter().any(lingers)
     }
 
     fn hold(&self) -> HoldGuard<'_> {

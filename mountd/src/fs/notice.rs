@@ -137,14 +137,13 @@ impl Fs {
         };
         let mark = !marked && backing.node() == Some(node.id);
         if mark {
-            self.tree.mark_open(node.id)?;
+            self.mark_open(node.id)?;
         }
         backing.set_len(size)?;
         self.notice(&backing, true)?;
         if mark && !self.is_open_for_writing(node.ino) {
-            self.tree.unmark_open(node.id)?;
+            self.unmark_open(node.id)?;
         }
-        self.told_tree();
         Ok(())
     }
 

@@ -139,8 +139,7 @@ impl Fs {
             None => self.cache.backing(node)?,
         };
         if (writes || cuts) && inner.writers == 0 && backing.node() == Some(node.id) {
-            self.tree.mark_open(node.id)?;
-            self.told_tree();
+            self.mark_open(node.id)?;
         }
         if writes || cuts {
             backing.adopt(inner.mode.is_none())?;
@@ -170,7 +169,7 @@ impl Fs {
         } else {
             inner.readers += 1;
             if cuts && inner.writers == 0 && backing.node() == Some(node.id) {
-                self.tree.unmark_open(node.id)?;
+                self.unmark_open(node.id)?;
             }
         }
         let keep_cache = inner.mode == Some(Mode::Cached) && self.kernel_has(node.ino, &backing)?;
@@ -216,7 +215,7 @@ impl Fs {
             inner.backing = Some(Arc::clone(&backing));
             if access(flags) == libc::O_RDONLY {
                 inner.readers += 1;
-                self.tree.unmark_open(node.id)?;
+                self.unmark_open(node.id)?;
             } else {
                 inner.writers += 1;
                 inner.mappable |= access(flags) == libc::O_RDWR;
@@ -283,12 +282,11 @@ impl Fs {
         (self.on_modified)(node);
         if inner.mappable && inner.mode == Some(Mode::Passthrough) {
             backing.use_it();
+            backing.close_file();
             self.lingering.lock().push(Arc::clone(backing));
             return Ok(());
         }
-        self.tree.unmark_open(node)?;
-        self.told_tree();
-        Ok(())
+        self.unmark_open(node)
     }
 
     fn close(&self, ino: Ino, inner: &mut OpenInner) {

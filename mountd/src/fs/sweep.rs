@@ -49,6 +49,9 @@ impl Fs {
     pub fn sweep(&self) {
         self.sweep_open();
         self.sweep_lingering();
+        if let Err(error) = self.remove_marks() {
+            tracing::warn!(%error, "open marks stay until the next start");
+        }
         if let Err(error) = self.cache.make_room() {
             tracing::warn!(%error, "the cache could not be made smaller");
         }
@@ -102,7 +105,7 @@ impl Fs {
         }
         if !mapped {
             if let Some(node) = node {
-                self.tree.unmark_open(node)?;
+                self.unmark_open(node)?;
             }
             backing.unuse();
         }

@@ -50,4 +50,7 @@ pub enum Effect {
 pub trait EffectSink: Send + Sync {
     /// Takes the effects of one batch, in order.
     fn effects(&self, effects: Vec<Effect>);
+
+    /// Returns once the kernel has forgotten what the effects so far are about, or after a second.
+    fn settle(&self) {}
 }

@@ -422,6 +422,22 @@ impl Tree {
         self.store.commit(vec![Write::remove(Space::Opens, id.as_bytes())])
     }
 
+    /// Removes the marks of many files in one batch.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn unmark_open_all(&self, ids: impl Iterator<Item = NodeId>) -> Result<(), TreeError> {
+        self.store.commit(ids.map(|id| Write::remove(Space::Opens, id.as_bytes())).collect())
+    }
+
+    /// Tells whether a file has a mark of [`Self::mark_open`].
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn is_marked_open(&self, id: NodeId) -> Result<bool, TreeError> {
+        Ok(self.store.read_raw(Space::Opens, id.as_bytes())?.is_some())
+    }
+
     /// Returns the files that were marked as open for writing.
     ///
     /// # Errors

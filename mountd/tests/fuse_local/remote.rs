@@ -315,5 +315,6 @@ fn what_is_written_to_a_replaced_version_is_kept_beside_the_new_one() {
     wait_for(|| names().count() == 2);
     let copy = names().find(|path| path.to_string_lossy().contains("conflict")).unwrap();
     assert_eq!(std::fs::read(&copy).unwrap(), b"LATErs");
+    mount.fs.sweep();
     assert!(mount.tree.open_marks().unwrap().is_empty());
 }
