@@ -13,11 +13,8 @@ use crate::limits::READ_AHEAD_KIB;
 /// Makes a directory ready to be mounted on. Returns its path without symlinks.
 pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     let unusable = |source| MountError::Point { path: path.to_owned(), source };
-    // The kernel answers for a dead mount's attributes from its cache, but not for what is in it.
-    let looked = std::fs::metadata(path).and_then(|stat| match stat.is_dir() {
-        true => std::fs::read_dir(path).map(|_| stat),
-        false => Ok(stat),
-    });
+    // The kernel answers for a dead mount's attributes and entries from its cache, but not for its size.
+    let looked = std::fs::metadata(path).and_then(|stat| stat_file_system(path).map(|()| stat));
     let stat = match looked {
         Err(error) if is_dead(&error) => {
             tracing::warn!(path = %path.display(), "cleaning up the dead mount that a killed dfs-mount left");
@@ -38,6 +35,17 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
         return Err(MountError::NotEmpty { path: path.to_owned() });
     }
     path.canonicalize().map_err(unusable)
+}
+
+/// Asks whoever serves the file system that holds a path.
+fn stat_file_system(path: &Path) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the path ends with NUL and `stat` is valid for writes.
+    match unsafe { libc::statfs(name.as_ptr(), stat.as_mut_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Tells whether the error is what a mount whose daemon is gone answers.
