@@ -20,6 +20,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 
 use dfs_shared::ids::NodeId;
@@ -92,7 +93,7 @@ pub struct CacheOptions {
 /// The bytes of files on this mount.
 pub struct Cache {
     tree: Arc<Tree>,
-    dirs: Dirs,
+    dirs: Arc<Dirs>,
     state_dir: PathBuf,
     size_max: u64,
     live: Mutex<HashMap<NodeId, Weak<Backing>>>,
@@ -101,6 +102,8 @@ pub struct Cache {
     /// Allocated blocks of 512 bytes.
     blocks: AtomicU64,
     recent: Mutex<Recent>,
+    /// Takes files to be removed: removing a large one takes a while.
+    garbage: Sender<(Place, FileId)>,
 }
 
 impl Cache {
@@ -109,7 +112,8 @@ impl Cache {
     /// # Errors
     /// [`CacheError::Io`] when a directory cannot be made.
     pub fn open(tree: Arc<Tree>, options: CacheOptions) -> Result<Arc<Self>, CacheError> {
-        let dirs = Dirs::open(&options.state_dir, &options.cache_dir)?;
+        let dirs = Arc::new(Dirs::open(&options.state_dir, &options.cache_dir)?);
+        let garbage = files::start_remover(Arc::clone(&dirs), &options.state_dir)?;
         Ok(Arc::new(Self {
             tree,
             dirs,
@@ -119,6 +123,7 @@ impl Cache {
             held: Mutex::default(),
             blocks: AtomicU64::new(0),
             recent: Mutex::default(),
+            garbage,
         }))
     }
 
@@ -364,7 +369,7 @@ impl Cache {
 
     fn remove_file(&self, place: Place, file: FileId) {
         if !self.held.lock().contains(&file) {
-            self.dirs.remove(place, file);
+            self.throw_away(place, file);
         }
     }
 
@@ -375,8 +380,13 @@ impl Cache {
         let named = self.tree.content_state(node).is_ok_and(|row| row.is_some_and(|row| row.file == file));
         if !named {
             self.account(blocks, 0);
-            self.dirs.remove(place, file);
+            self.throw_away(place, file);
         }
+    }
+
+    fn throw_away(&self, place: Place, file: FileId) {
+        // A failure means that the remover is gone; the next start finds the file.
+        let _ = self.garbage.send((place, file));
     }
 
     fn drop_dead(&self, node: NodeId) {

@@ -27,6 +27,7 @@ mod names;
 mod notice;
 mod open;
 mod sweep;
+mod touched;
 mod versions;
 mod xattr;
 
@@ -53,6 +54,8 @@ use crate::tree::{Ino, LocalNode, Tree};
 use effects::InvalidationSender;
 use marks::Marks;
 use open::OpenFile;
+use sweep::Bell;
+use touched::Touched;
 use versions::Versions;
 
 /// Who asks for something.
@@ -112,6 +115,8 @@ pub struct Fs {
     /// Files that were closed after writing but may still be mapped.
     lingering: Mutex<Vec<Arc<Backing>>>,
     marks: Marks,
+    bell: Arc<Bell>,
+    touched: Touched,
     /// Changes that only the tree knows (a name, an attribute, an open mark), and how many of them survive power loss. Changed
     /// bytes do not count: a marked file is looked at after a crash.
     told: AtomicU64,
@@ -142,6 +147,8 @@ impl Fs {
             versions: Mutex::default(),
             lingering: Mutex::default(),
             marks: Marks::default(),
+            bell: Arc::default(),
+            touched: Touched::default(),
             told: AtomicU64::new(1),
             persisted: AtomicU64::new(0),
             hold: RwLock::new(()),

@@ -14,5 +14,6 @@ mod errno;
 mod invalidate;
 mod mount;
 mod point;
+mod warm;
 
 pub use mount::{MountError, MountOptions, Mounted, mount};

@@ -106,3 +106,9 @@ pub const STALE_MARKS_MAX: usize = 4096;
 pub const LINGERING_MAX: usize = 1024;
 /// Longest wait in milliseconds for the kernel to forget what changed, before `dfs status` answers.
 pub const SETTLE_MS_MAX: u64 = 1_000;
+/// Most directories and files that wait to be listed for the kernel's caches; what comes on top is left to be asked for.
+pub const TOUCHED_MAX: usize = 16_384;
+/// Milliseconds without a change after which the kernel's caches are filled again: less would disturb who is writing.
+pub const TOUCHED_QUIET_MS: u64 = 15;
+/// A directory is listed for the kernel's caches if it has at most this many entries for each that changed.
+pub const TOUCHED_SHARE: usize = 16;

@@ -8,6 +8,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 
 use dfs_shared::time::Timestamp;
 
@@ -130,6 +132,25 @@ impl Dirs {
     ) -> Result<T, CacheError> {
         let path = self.path(place, file);
         work(&path).map_err(|source| CacheError::Io { action, path, source })
+    }
+}
+
+/// Starts the thread that removes files. It ends when the sending end is dropped and everything is removed.
+pub(super) fn start_remover(
+    dirs: Arc<Dirs>,
+    state_dir: &Path,
+) -> Result<Sender<(Place, FileId)>, CacheError> {
+    let (sender, files) = channel();
+    let remover = move || {
+        for (place, file) in files {
+            dirs.remove(place, file);
+        }
+    };
+    match std::thread::Builder::new().name("dfs-remove".to_owned()).spawn(remover) {
+        Ok(_) => Ok(sender),
+        Err(source) => {
+            Err(CacheError::Io { action: "start a thread to clean", path: state_dir.to_owned(), source })
+        }
     }
 }
 

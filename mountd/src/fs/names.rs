@@ -158,6 +158,7 @@ impl Fs {
         let new = NewNode { kind, mode, uid: caller.uid, gid, rdev, target, at: now(), opened };
         let node = self.tree.create(parent, &name, new)?;
         self.told_tree();
+        self.touched.dir(parent);
         Ok(node)
     }
 
@@ -176,7 +177,7 @@ impl Fs {
     ) -> Result<(Attr, Opened), FsError> {
         let kind = (NodeKind::File, 0, Vec::new());
         match self.make_node(parent, name, kind, mode, caller, true) {
-            Ok(node) => match self.open_created(&node, flags, register) {
+            Ok(node) => match self.open_created(parent, &node, flags, register) {
                 Ok(opened) => Ok((plain_attr(&node)?, opened)),
                 Err(error) => {
                     // Nobody has seen the name yet.
@@ -203,6 +204,7 @@ impl Fs {
         self.check_writable()?;
         let node = self.tree.link(ino, parent, &check_name(name)?, now())?;
         self.told_tree();
+        self.touched.dir(parent);
         self.attr(&node)
     }
 
@@ -214,6 +216,7 @@ impl Fs {
         self.check_writable()?;
         let removed = self.tree.unlink(parent, &check_name(name)?, now())?;
         self.told_tree();
+        self.touched.dir(parent);
         self.after_removal(removed);
         Ok(())
     }
@@ -226,6 +229,7 @@ impl Fs {
         self.check_writable()?;
         let removed = self.tree.rmdir(parent, &check_name(name)?, now())?;
         self.told_tree();
+        self.touched.dir(parent);
         self.after_removal(removed);
         Ok(())
     }
@@ -239,6 +243,8 @@ impl Fs {
         let (from_name, to_name) = (check_name(from.1)?, check_name(to.1)?);
         let removed = self.tree.rename((from.0, &from_name), (to.0, &to_name), mode, now())?;
         self.told_tree();
+        self.touched.dir(from.0);
+        self.touched.dir(to.0);
         if let Some(removed) = removed {
             self.after_removal(removed);
         }

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use super::effects::Invalidation;
 use super::{Caller, Fs, FsError, check_file, record_of};
 use crate::cache::Backing;
-use crate::limits::SMALL_FILE_LEN_MAX;
+use crate::limits::{LINGERING_MAX, SMALL_FILE_LEN_MAX};
 use crate::tree::{Ino, LocalNode};
 
 /// A backing file as the kernel knows it; the kernel forgets it when the last clone is dropped.
@@ -68,6 +68,8 @@ pub(super) struct OpenInner {
     written: bool,
     /// The tree has a newer version than these handles read.
     pub(super) superseded: bool,
+    /// It was made by the first of these handles, in this directory.
+    made_in: Option<Ino>,
     /// The last handle is gone; whoever finds this looks for another.
     closed: bool,
 }
@@ -204,12 +206,14 @@ impl Fs {
     /// Registers the handle of a file that was just created.
     pub(super) fn open_created(
         &self,
+        parent: Ino,
         node: &LocalNode,
         flags: i32,
         register: Register<'_>,
     ) -> Result<Opened, FsError> {
         let backing = self.cache.create(node)?;
         self.with_open_file(node.ino, |inner| {
+            inner.made_in = Some(parent);
             self.choose_mode(inner, &backing, true, register)?;
             backing.use_it();
             inner.backing = Some(Arc::clone(&backing));
@@ -275,6 +279,10 @@ impl Fs {
             self.invalidations.send(Invalidation::Attributes { ino });
         }
         let Some(node) = backing.node() else { return Ok(()) };
+        match inner.made_in {
+            Some(dir) => self.touched.dir(dir),
+            None => self.touched.file(node),
+        }
         if inner.writers > 0 {
             return Ok(());
         }
@@ -283,7 +291,11 @@ impl Fs {
         if inner.mappable && inner.mode == Some(Mode::Passthrough) {
             backing.use_it();
             backing.close_file();
-            self.lingering.lock().push(Arc::clone(backing));
+            let mut lingering = self.lingering.lock();
+            lingering.push(Arc::clone(backing));
+            if lingering.len() % LINGERING_MAX == 0 {
+                self.bell.ring();
+            }
             return Ok(());
         }
         self.unmark_open(node)

@@ -5,9 +5,10 @@
 //! that could be mapped is looked at until the kernel grants a lease on it, which it does only when nobody else can write.
 
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use super::effects::Invalidation;
 use super::{Fs, FsError};
@@ -16,8 +17,49 @@ use crate::limits::SWEEP_INTERVAL_MS;
 
 /// Keeps the thread; dropping it ends the thread.
 pub struct Sweeper {
-    stop: Option<Sender<()>>,
+    bell: Arc<Bell>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Wakes the thread before its time.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    call: Mutex<Call>,
+    rung: Condvar,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    #[default]
+    None,
+    Sweep,
+    End,
+}
+
+impl Bell {
+    pub(super) fn ring(&self) {
+        let mut call = self.call.lock();
+        if *call == Call::None {
+            *call = Call::Sweep;
+            self.rung.notify_one();
+        }
+    }
+
+    /// Waits until the next sweep is due; returns `false` when there will be none.
+    fn wait(&self, interval: Duration) -> bool {
+        let due = Instant::now() + interval;
+        let mut call = self.call.lock();
+        while *call == Call::None {
+            if self.rung.wait_until(&mut call, due).timed_out() {
+                break;
+            }
+        }
+        let ends = *call == Call::End;
+        if !ends {
+            *call = Call::None;
+        }
+        !ends
+    }
 }
 
 impl Fs {
@@ -26,7 +68,7 @@ impl Fs {
     /// # Errors
     /// [`FsError::System`] when no thread can be started.
     pub fn start_sweeper(self: &Arc<Self>) -> Result<Sweeper, FsError> {
-        let (stop, stopped) = channel();
+        let bell = Arc::clone(&self.bell);
         let fs = Arc::downgrade(self);
         let thread = std::thread::Builder::new().name("dfs-sweep".to_owned()).spawn(move || {
             if let Some(fs) = fs.upgrade()
@@ -35,14 +77,14 @@ impl Fs {
                 tracing::warn!(%error, "left-over files could not be checked");
             }
             let interval = Duration::from_millis(SWEEP_INTERVAL_MS);
-            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+            while bell.wait(interval) {
                 match fs.upgrade() {
                     Some(fs) => fs.sweep(),
                     None => break,
                 }
             }
         })?;
-        Ok(Sweeper { stop: Some(stop), thread: Some(thread) })
+        Ok(Sweeper { bell: Arc::clone(&self.bell), thread: Some(thread) })
     }
 
     /// Looks at everything once. Called by the thread, and by the unmounting before it says what is pending.
@@ -115,7 +157,8 @@ impl Fs {
 
 impl Drop for Sweeper {
     fn drop(&mut self) {
-        self.stop = None;
+        *self.bell.call.lock() = Call::End;
+        self.bell.rung.notify_all();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

@@ -15,6 +15,7 @@ use fuser::{Config, MountOption, Notifier, Session, SessionACL};
 use parking_lot::Mutex;
 
 use super::adapter::Adapter;
+use super::warm::{self, Warmer};
 use super::{invalidate, point};
 use crate::fs::Fs;
 use crate::limits::UNMOUNT_WAIT_MS;
@@ -99,6 +100,7 @@ pub struct Mounted {
     fs: Arc<Fs>,
     notifier: Notifier,
     threads: Mutex<Option<Threads>>,
+    warmer: Mutex<Option<Warmer>>,
 }
 
 struct Threads {
@@ -130,8 +132,15 @@ pub fn mount(fs: Arc<Fs>, options: &MountOptions) -> Result<Mounted, MountError>
         .spawn(move || session.run())
         .map_err(failed)?;
     point::set_read_ahead(&mount_point);
-    let threads = Mutex::new(Some(Threads { session, invalidate }));
-    Ok(Mounted { mount_point, fs, notifier, threads })
+    let warmer = match warm::start(&fs, &mount_point) {
+        Ok(warmer) => Some(warmer),
+        Err(error) => {
+            tracing::debug!(%error, "the kernel's caches are not filled in advance");
+            None
+        }
+    };
+    let (threads, warmer) = (Mutex::new(Some(Threads { session, invalidate })), Mutex::new(warmer));
+    Ok(Mounted { mount_point, fs, notifier, threads, warmer })
 }
 
 fn config(options: &MountOptions) -> Config {
@@ -251,6 +260,9 @@ impl Mounted {
         if threads.invalidate.join().is_err() {
             tracing::error!("the invalidation thread panicked");
         }
+        if let Some(warmer) = self.warmer.lock().take() {
+            warmer.join();
+        }
         result
     }
 
@@ -268,6 +280,9 @@ impl Mounted {
     pub fn unmount(&self) -> io::Result<bool> {
         if self.is_over() {
             return Ok(true);
+        }
+        if let Some(warmer) = &*self.warmer.lock() {
+            warmer.stop();
         }
         match point::unmount(&self.mount_point, false) {
             Ok(()) => {}
