@@ -42,11 +42,15 @@ pub enum OnConflict {
     name = "dfs-mount",
     version,
     max_term_width = 100,
+    disable_help_flag = true,
     after_help = "Example:\n  dfs-mount /mnt/sync --server host:8080     join the volume `main` of a server\n  \
                   dfs-mount /mnt/sync                        run a server on 127.0.0.1:8080, too\n\n\
                   `dfs status`, `dfs wait` and `dfs umount` talk to a running mount."
 )]
 pub struct Arguments {
+    /// Print help
+    #[arg(long, short, action = clap::ArgAction::HelpShort)]
+    help: Option<bool>,
     /// Directory to mount on; made if missing, otherwise it must be empty
     pub mountpoint: PathBuf,
     /// Server as HOST:PORT or http://HOST:PORT; more are tried in turn [default: one of its own]

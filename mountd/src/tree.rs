@@ -132,7 +132,8 @@ impl Tree {
     fn make_root(&self) -> Result<(), TreeError> {
         // SAFETY: neither call has preconditions.
         let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-        let at = Timestamp::from(std::time::SystemTime::now());
+        // Older than anything: the server's times take their place at the first contact.
+        let at = Timestamp::default();
         let record = NodeRecord {
             id: NodeId::ROOT,
             kind: NodeKind::Directory,

@@ -75,32 +75,30 @@ fn a_path_that_is_no_mount_is_exit_code_3_and_named() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn status_without_argument_lists_the_running_mounts() {
-    run(&Setup::mounts(2), |cluster| {
-        let output = cluster.mounts[0].dfs(&["status"])?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.success(), "{output:?}");
-        for mount in &cluster.mounts {
-            ensure!(
-                said.contains(&*mount.root().to_string_lossy()),
-                "{} is not in:\n{said}",
-                mount.root().display()
-            );
-        }
-        Ok(())
-    });
+/// `dfs` without a mount point, from a directory inside a mount.
+fn inside(directory: &std::path::Path, arguments: &[&str]) -> Result<Output> {
+    let mut command = Command::new(binaries::program("dfs")?);
+    process::output(command.args(arguments).current_dir(directory), Duration::from_secs(30))
 }
 
 #[test]
-fn wait_without_argument_waits_for_every_running_mount() {
+fn status_and_wait_without_an_argument_are_about_the_mount_of_the_working_directory() {
     run(&Setup::mounts(2), |cluster| {
         for mount in &cluster.mounts {
-            std::fs::write(mount.path(&format!("from {}", mount.root().display()).replace('/', "-")), b"x")?;
+            let below = mount.path("below");
+            std::fs::create_dir_all(&below)?;
+            let output = inside(&below, &["status"])?;
+            let said = String::from_utf8_lossy(&output.stdout);
+            ensure!(output.status.success(), "{output:?}");
+            ensure!(said.contains(&*mount.root().to_string_lossy()), "{} is not in:\n{said}", below.display());
+            ensure!(inside(&below, &["wait", "--timeout", "20"])?.status.success());
         }
-        let output = cluster.mounts[0].dfs(&["wait", "--timeout", "20"])?;
-        ensure!(output.status.success(), "{output:?}");
-        ensure!(cluster.mounts.iter().all(|mount| mount.status().is_ok()), "they go on");
+        let elsewhere = inside(std::path::Path::new("/"), &["status"])?;
+        let said = String::from_utf8_lossy(&elsewhere.stderr);
+        ensure!(!elsewhere.status.success(), "two mounts and none named: {elsewhere:?}");
+        for mount in &cluster.mounts {
+            ensure!(said.contains(&*mount.root().to_string_lossy()), "names what there is:\n{said}");
+        }
         Ok(())
     });
 }
