@@ -29,14 +29,11 @@ impl Dirs {
     pub(super) fn open(state_dir: &Path, cache_dir: &Path) -> Result<Self, CacheError> {
         let dirs = Self { state: state_dir.join("files"), cache: cache_dir.join("files") };
         for root in [&dirs.state, &dirs.cache] {
-            for slot in 0..=u8::MAX {
-                let dir = root.join(format!("{slot:02x}"));
-                std::fs::create_dir_all(&dir).map_err(|source| CacheError::Io {
-                    action: "make",
-                    path: dir,
-                    source,
-                })?;
-            }
+            std::fs::create_dir_all(root).map_err(|source| CacheError::Io {
+                action: "make",
+                path: root.clone(),
+                source,
+            })?;
         }
         Ok(dirs)
     }
@@ -54,7 +51,7 @@ impl Dirs {
     }
 
     pub(super) fn create(&self, place: Place, file: FileId) -> Result<File, CacheError> {
-        self.with(place, file, "make", |path| options().create(true).open(path))
+        self.with(place, file, "make", |path| in_directory(path, |path| options().create(true).open(path)))
     }
 
     /// Opens a file where it should be or, after a crash between moving it and saying so, in the other place.
@@ -80,7 +77,7 @@ impl Dirs {
     /// Blocks on the disk when the two directories are on different file systems.
     pub(super) fn adopt(&self, file: FileId, open: &File, may_copy: bool) -> Result<Adopted, CacheError> {
         let (from, to) = (self.path(Place::Cache, file), self.path(Place::State, file));
-        match std::fs::rename(&from, &to) {
+        match in_directory(&to, |to| std::fs::rename(&from, to)) {
             Ok(()) => return Ok(Adopted::Moved),
             Err(error) if error.raw_os_error() == Some(libc::EXDEV) => {}
             Err(source) => return Err(CacheError::Io { action: "move", path: from, source }),
@@ -132,6 +129,17 @@ impl Dirs {
     ) -> Result<T, CacheError> {
         let path = self.path(place, file);
         work(&path).map_err(|source| CacheError::Io { action, path, source })
+    }
+}
+
+/// Runs `work` on a path; makes the directory that holds it if that is why it failed.
+fn in_directory<T>(path: &Path, work: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+    match (work(path), path.parent()) {
+        (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound && !dir.exists() => {
+            std::fs::create_dir_all(dir)?;
+            work(path)
+        }
+        (result, _) => result,
     }
 }
 
