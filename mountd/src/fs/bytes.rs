@@ -97,12 +97,14 @@ impl Fs {
     /// [`FsError`]: `BadHandle`, `NoSuchOffset`, `Invalid` (another `whence`), or a failing disk.
     pub fn lseek(&self, ino: Ino, offset: i64, whence: i32) -> Result<i64, FsError> {
         let backing = self.open_file(ino).ok_or(FsError::BadHandle)?.backing()?;
-        let file = backing.file()?;
         let at = u64::try_from(offset).map_err(|_| FsError::NoSuchOffset)?;
         if backing.is_whole() {
-            return Ok(seek(&file, offset, whence)?);
+            let file = backing.file()?;
+            if backing.is_whole() {
+                return Ok(seek(&file, offset, whence)?);
+            }
         }
-        let size = file.metadata()?.len();
+        let size = backing.size()?;
         if at >= size {
             return Err(FsError::NoSuchOffset);
         }

@@ -87,6 +87,9 @@ impl Fs {
                     Some(backing) => {
                         backing.use_it();
                         if let Some(old) = inner.backing.replace(backing) {
+                            if inner.writers > 0 {
+                                self.keep_late_writes(&old);
+                            }
                             old.unuse();
                         }
                     }
@@ -99,6 +102,14 @@ impl Fs {
         if drop_pages {
             self.versions.lock().forget(ino);
             self.invalidations.send(Invalidation::Data { ino });
+        }
+    }
+
+    /// Bytes that were written between the last look and the new version become a conflict copy.
+    fn keep_late_writes(&self, old: &Arc<Backing>) {
+        let kept = self.cache.supersede(old).map_err(FsError::from).and_then(|()| self.rescue(old));
+        if let Err(error) = kept {
+            tracing::error!(%error, "late writes to a replaced file may be lost");
         }
     }
 

@@ -27,7 +27,7 @@ impl Fs {
     }
 
     /// Bytes were written to a version that the server's replaced while it was open: they become a conflict copy.
-    fn rescue(&self, backing: &Arc<Backing>) -> Result<bool, FsError> {
+    pub(super) fn rescue(&self, backing: &Arc<Backing>) -> Result<bool, FsError> {
         let Some(origin) = backing.written_too_late()? else { return Ok(false) };
         let node = self.tree.node_by_id(origin)?;
         let Some(record) = node.and_then(|node| node.record) else { return Ok(false) };

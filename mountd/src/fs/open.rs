@@ -160,7 +160,12 @@ impl Fs {
         }
         if inner.mode.is_none() {
             let large = record_of(node)?.size > SMALL_FILE_LEN_MAX;
-            let wanted = backing.is_whole() && !privileged && (writes || cuts || large);
+            let mut wanted = backing.is_whole() && !privileged && (writes || cuts || large);
+            if wanted {
+                // Opening tells whether the file is there at all: the cache directory may have been emptied.
+                backing.file()?;
+                wanted = backing.is_whole();
+            }
             self.choose_mode(inner, &backing, wanted, register)?;
             backing.use_it();
             inner.backing = Some(Arc::clone(&backing));
