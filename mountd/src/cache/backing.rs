@@ -274,6 +274,14 @@ impl Backing {
         }
     }
 
+    /// Returns the length in bytes; does not make the file if there is none yet.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`].
+    pub fn size(&self) -> Result<u64, CacheError> {
+        Ok(self.stamp(&self.inner.lock())?.size)
+    }
+
     /// Moves the bytes to the state directory, where what is written here belongs. Blocks on the disk if they have to
     /// be copied, which happens only with `may_copy`: while the kernel has the file it must stay the same.
     ///
@@ -321,7 +329,13 @@ impl Backing {
                     return Err(CacheError::Partial);
                 }
             }
-            self.open_file(&mut inner)?
+            let was_whole = self.is_whole();
+            let file = self.open_file(&mut inner)?;
+            if was_whole && !self.is_whole() {
+                // The cache directory was emptied: the bytes have to be fetched again.
+                return Err(CacheError::Partial);
+            }
+            file
         };
         let mut done = 0;
         while done < buffer.len() {

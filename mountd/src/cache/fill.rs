@@ -107,6 +107,9 @@ impl Cache {
                 None => backing.start_empty(&mut inner, manifest)?,
             }
             self.tree.put_manifest(node.id, manifest)?;
+        } else if !backing.is_whole() {
+            // The file was made before anybody knew where its holes are: to be written, or to be looked at.
+            backing.mark_holes(&mut inner, manifest)?;
         }
         drop(inner);
         backing.use_it();
@@ -128,11 +131,20 @@ fn places(manifest: &Manifest, present: &Present) -> HashMap<ChunkHash, u64> {
 impl Backing {
     /// Makes an empty file for `manifest`; its holes are there already.
     fn start_empty(&self, inner: &mut Inner, manifest: &Manifest) -> Result<(), CacheError> {
-        let holes = manifest.offsets().filter(|(_, chunk)| chunk.hash.is_hole());
+        self.open_file(inner)?;
+        self.mark_holes(inner, manifest)
+    }
+
+    /// Notes that holes need no bytes: a file that was not written there reads as zeros.
+    fn mark_holes(&self, inner: &mut Inner, manifest: &Manifest) -> Result<(), CacheError> {
+        let size = self.stamp(inner)?.size;
+        let holes = manifest.offsets().filter(|(at, chunk)| chunk.hash.is_hole() && *at < size);
+        let mut found = false;
         for (at, chunk) in holes {
-            inner.present.insert(at..at + chunk.len);
+            inner.present.insert(at..at.saturating_add(chunk.len).min(size));
+            found = true;
         }
-        self.open_file(inner).map(drop)
+        if found { self.save_fill(inner) } else { Ok(()) }
     }
 
     /// Starts with what the old version has of `manifest`.

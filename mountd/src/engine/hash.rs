@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
-use dfs_shared::chunking::{ContentSource, rechunk};
+use dfs_shared::chunking::{Chunks, chunk_log2_for};
 use dfs_shared::hash::{ChunkHash, ContentId};
 use dfs_shared::ids::NodeId;
 use dfs_shared::limits::SMALL_CONTENT_LEN_MAX;
@@ -119,27 +119,58 @@ pub(super) fn small_manifest(bytes: Vec<u8>) -> (Manifest, Option<(ChunkHash, By
     (Manifest { chunk_log2, chunks: vec![chunk] }, small)
 }
 
-/// Cuts a large file into chunks; holes are not read. Blocks while it reads.
+/// Cuts a large file into chunks: each stretch of data by itself, so that a chunk ends where a hole begins. Holes are
+/// not read. Blocks while it reads.
 pub(super) fn manifest_of(file: &File, size: u64, previous_log2: Option<u8>) -> io::Result<Manifest> {
-    let previous = Manifest { chunk_log2: previous_log2.unwrap_or(0), chunks: Vec::new() };
-    rechunk(&previous, std::slice::from_ref(&(0..size)), size, Source { file })
-}
-
-struct Source<'a> {
-    file: &'a File,
-}
-
-impl ContentSource for Source<'_> {
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
-    }
-
-    fn next_data(&mut self, offset: u64) -> io::Result<u64> {
-        let Ok(at) = i64::try_from(offset) else { return Ok(offset) };
-        match seek(self.file, at, libc::SEEK_DATA) {
-            Ok(found) => Ok(u64::try_from(found).unwrap_or(offset)),
-            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(u64::MAX),
-            Err(_) => Ok(offset),
+    let chunk_log2 = chunk_log2_for(size, previous_log2);
+    let mut manifest = Manifest { chunk_log2, chunks: Vec::new() };
+    let mut at = 0;
+    while at < size {
+        let data = edge(file, at, libc::SEEK_DATA)?.unwrap_or(size).min(size);
+        push(&mut manifest, ChunkHash::HOLE, data - at);
+        if data == size {
+            break;
         }
+        let end = edge(file, data, libc::SEEK_HOLE)?.unwrap_or(size).clamp(data + 1, size);
+        let mut chunks = Chunks::new(From { file, at: data }, end - data, chunk_log2);
+        while let Some(chunk) = chunks.next_chunk()? {
+            push(&mut manifest, chunk.hash, chunk.bytes.len() as u64);
+        }
+        at = end;
+    }
+    Ok(manifest)
+}
+
+/// Appends a slice; holes that touch are one.
+fn push(manifest: &mut Manifest, hash: ChunkHash, len: u64) {
+    match manifest.chunks.last_mut() {
+        _ if len == 0 => {}
+        Some(last) if hash.is_hole() && last.hash.is_hole() => last.len += len,
+        _ => manifest.chunks.push(ChunkRef { hash, len }),
+    }
+}
+
+/// Returns where the next data or hole begins; `None` past the last. A file system that cannot tell has data everywhere.
+fn edge(file: &File, at: u64, whence: i32) -> io::Result<Option<u64>> {
+    let Ok(from) = i64::try_from(at) else { return Ok(None) };
+    match seek(file, from, whence) {
+        Ok(found) => Ok(u64::try_from(found).ok()),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(_) if whence == libc::SEEK_DATA => Ok(Some(at)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Reads a file from a position on, without moving the descriptor's own.
+struct From<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl io::Read for From<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
     }
 }

@@ -76,7 +76,7 @@ pub(super) fn nothing() -> FileAttr {
 pub(super) fn time(time: TimeOrNow) -> SetTime {
     match time {
         TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(at) => SetTime::At(Timestamp::from(at)),
+        TimeOrNow::SpecificTime(at) => SetTime::At(from_kernel(at)),
     }
 }
 
@@ -89,5 +89,17 @@ pub(super) fn kind_of_mode(mode: u32) -> Option<NodeKind> {
         libc::S_IFCHR => Some(NodeKind::CharDevice),
         libc::S_IFBLK => Some(NodeKind::BlockDevice),
         _ => None,
+    }
+}
+
+/// Takes a time as the FUSE library hands it over: before 1970 it counts the nanoseconds backwards, the kernel forwards.
+fn from_kernel(at: std::time::SystemTime) -> Timestamp {
+    match at.duration_since(std::time::UNIX_EPOCH) {
+        Ok(_) => Timestamp::from(at),
+        Err(before) => {
+            let before = before.duration();
+            let secs = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
+            Timestamp { secs: -secs, nanos: before.subsec_nanos() }
+        }
     }
 }
