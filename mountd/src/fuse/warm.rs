@@ -3,6 +3,10 @@
 //! It works on a clone of the mount that stands nowhere, so that nobody who unmounts is told that the mount is
 //! busy; the clone keeps the file system alive, so it is dropped when the mount itself goes. Needs root; without it the
 //! kernel asks for each attribute when it needs it.
+//!
+//! A process that uses its own file system cannot be killed while it waits for itself: the kernel ends the waiting only
+//! once nobody holds `/dev/fuse` any more, and a waiting thread holds the descriptors of its process. So this
+//! thread has a table of descriptors of its own, without those.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -29,18 +33,22 @@ pub(super) struct Warmer {
 
 /// The clone of the mount, until the mount goes.
 #[derive(Default)]
-struct Root(Mutex<Option<Arc<OwnedFd>>>);
+struct Root(Mutex<Option<OwnedFd>>);
 
 impl Root {
-    fn get(&self) -> Option<Arc<OwnedFd>> {
-        self.0.lock().clone()
+    fn is_there(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
+    fn duplicate(&self) -> Option<io::Result<OwnedFd>> {
+        self.0.lock().as_ref().map(OwnedFd::try_clone)
     }
 }
 
 /// Starts the threads for a mount that answers already.
 pub(super) fn start(fs: &Arc<Fs>, mount_point: &Path) -> io::Result<Warmer> {
     let mut warmer = Warmer { fs: Arc::clone(fs), root: Arc::default(), threads: Vec::new() };
-    *warmer.root.0.lock() = Some(Arc::new(clone_mount(mount_point)?));
+    *warmer.root.0.lock() = Some(clone_mount(mount_point)?);
     let (root, point, watched) = (Arc::clone(&warmer.root), mount_point.to_owned(), Arc::clone(fs));
     let mounts = File::open("/proc/self/mountinfo")?;
     let id = mount_id(mount_point)?;
@@ -135,7 +143,16 @@ fn watch(fs: &Fs, root: &Root, mounts: &File, point: &PathBuf, id: u64) {
     }
 }
 
-fn warm(fs: &Fs, root: &Root) {
+fn warm(fs: &Fs, shared: &Root) {
+    let root = match part_with_device().and_then(|()| shared.duplicate().transpose()) {
+        Ok(Some(root)) => root,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::warn!(%error, "the kernel's caches are not filled ahead");
+            fs.end_touched();
+            return;
+        }
+    };
     let mut buffer = vec![0_u8; LISTING_LEN];
     while let Some(paths) = fs.touched_directories() {
         for (done, path) in paths.iter().enumerate() {
@@ -143,12 +160,34 @@ fn warm(fs: &Fs, root: &Root) {
                 fs.touch_again(&paths[done..]);
                 break;
             }
-            let Some(root) = root.get() else { return };
+            if !shared.is_there() {
+                return;
+            }
             if let Err(error) = list(&root, path, &mut buffer) {
                 tracing::debug!(path = %String::from_utf8_lossy(path), %error, "a directory was not listed");
             }
         }
     }
+}
+
+/// Gives this thread a table of descriptors of its own and closes those of `/dev/fuse` in it.
+fn part_with_device() -> io::Result<()> {
+    // SAFETY: descriptors that other threads open or close from now on are not seen here; this thread uses only
+    // those that it opens itself.
+    if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut devices = Vec::new();
+    for entry in std::fs::read_dir("/proc/thread-self/fd")? {
+        let entry = entry?;
+        let is_device = std::fs::read_link(entry.path()).is_ok_and(|target| target == Path::new("/dev/fuse"));
+        devices.extend(entry.file_name().to_str().and_then(|fd| fd.parse::<i32>().ok()).filter(|_| is_device));
+    }
+    for fd in devices {
+        // SAFETY: the number stands for a copy that belongs to this thread alone and that nothing refers to.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
 }
 
 fn list(root: &OwnedFd, path: &[u8], buffer: &mut [u8]) -> io::Result<()> {
