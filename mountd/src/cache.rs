@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 
+use dfs_shared::hash::ContentId;
 use dfs_shared::ids::NodeId;
 use dfs_shared::record::NodeKind;
 use parking_lot::Mutex;
@@ -30,6 +31,7 @@ use parking_lot::Mutex;
 pub use backing::{Backing, Noticed};
 pub(crate) use copy::{copy_some, fallocate, seek};
 pub use error::{CacheError, FetchError};
+pub(crate) use files::not_before;
 pub use fill::{Filler, HashSource};
 pub use ranges::RangeSet;
 
@@ -97,6 +99,8 @@ pub struct Cache {
     state_dir: PathBuf,
     size_max: u64,
     live: Mutex<HashMap<NodeId, Weak<Backing>>>,
+    /// Bytes of nodes that are gone while somebody reads them: what is missing can still be fetched.
+    orphans: Mutex<HashMap<NodeId, Weak<Backing>>>,
     /// Files of detached backings that are in use: they go with their last user.
     held: Mutex<HashSet<FileId>>,
     /// Allocated blocks of 512 bytes.
@@ -120,6 +124,7 @@ impl Cache {
             state_dir: options.state_dir,
             size_max: options.size_max,
             live: Mutex::default(),
+            orphans: Mutex::default(),
             held: Mutex::default(),
             blocks: AtomicU64::new(0),
             recent: Mutex::default(),
@@ -248,7 +253,7 @@ impl Cache {
         &self,
         node: NodeId,
         size: u64,
-        content: Option<dfs_shared::hash::ContentId>,
+        content: Option<ContentId>,
     ) -> Result<(FileId, bool, Inner), CacheError> {
         let id = FileId(self.tree.next_number()?);
         let inner = Inner {
@@ -335,7 +340,12 @@ impl Cache {
                 drop(inner);
                 self.live.lock().insert(owner, Arc::downgrade(backing));
             }
-            None => inner.attached = false,
+            None => {
+                inner.attached = false;
+                let node = inner.node;
+                drop(inner);
+                self.orphans.lock().insert(node, Arc::downgrade(backing));
+            }
         }
     }
 
@@ -389,7 +399,22 @@ impl Cache {
         let _ = self.garbage.send((place, file));
     }
 
+    /// Returns the content of a node that is gone while somebody reads it.
+    #[must_use]
+    pub fn orphan_content(&self, node: NodeId) -> Option<ContentId> {
+        self.orphan(node)?.inner.lock().content
+    }
+
+    fn orphan(&self, node: NodeId) -> Option<Arc<Backing>> {
+        self.orphans.lock().get(&node).and_then(Weak::upgrade)
+    }
+
     fn drop_dead(&self, node: NodeId) {
+        let mut orphans = self.orphans.lock();
+        if orphans.get(&node).is_some_and(|weak| weak.strong_count() == 0) {
+            orphans.remove(&node);
+        }
+        drop(orphans);
         let mut live = self.live.lock();
         if live.get(&node).is_some_and(|weak| weak.strong_count() == 0) {
             live.remove(&node);

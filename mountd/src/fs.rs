@@ -208,12 +208,7 @@ fn check_file(node: &LocalNode) -> Result<(), FsError> {
     }
 }
 
-/// Returns the time as the kernel stamps files: times of the tree and of backing files never run against each other.
+/// Returns the present. Not the kernel's coarse clock: two changes in one tick must have different times.
 fn now() -> Timestamp {
-    let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `at` is valid for writes.
-    if unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &raw mut at) } != 0 {
-        return Timestamp::from(std::time::SystemTime::now());
-    }
-    Timestamp { secs: at.tv_sec, nanos: u32::try_from(at.tv_nsec).unwrap_or(0) }
+    Timestamp::from(std::time::SystemTime::now())
 }

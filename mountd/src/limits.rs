@@ -112,3 +112,7 @@ pub const TOUCHED_MAX: usize = 16_384;
 pub const TOUCHED_QUIET_MS: u64 = 15;
 /// A directory is listed for the kernel's caches if it has at most this many entries for each that changed.
 pub const TOUCHED_SHARE: usize = 16;
+/// Longest tick in nanoseconds of the clock by which kernels stamp files: 100 Hz.
+pub const CLOCK_TICK_NS_MAX: i128 = 10_000_000;
+/// Pending records that `dfs status` names.
+pub const PENDING_SHOWN_MAX: usize = 20;

@@ -25,7 +25,7 @@ use dfs_shared::hash::ContentId;
 use dfs_shared::ids::NodeId;
 use parking_lot::Mutex;
 
-use super::files::{Adopted, can_others_write, same_bytes, stamp_of};
+use super::files::{Adopted, can_others_write, not_before, same_bytes, stamp_of};
 use super::ranges::RangeSet;
 use super::{Cache, CacheError};
 use crate::tree::content::{ContentState, FileId, Place, Present, Stamp};
@@ -94,6 +94,13 @@ impl Backing {
         inner.attached.then_some(inner.node)
     }
 
+    /// Returns the node whose content the bytes are, also of one that is gone; `None` if it has a newer version.
+    #[must_use]
+    pub fn origin(&self) -> Option<NodeId> {
+        let inner = self.inner.lock();
+        (inner.attached || inner.superseded.is_none()).then_some(inner.node)
+    }
+
     /// Tells whether every byte is here.
     #[must_use]
     pub fn is_whole(&self) -> bool {
@@ -121,6 +128,11 @@ impl Backing {
         inner.users = inner.users.saturating_sub(1);
     }
 
+    /// Tells whether a newer version has taken the node.
+    pub(super) fn is_replaced(&self, inner: &Inner) -> bool {
+        !inner.attached && inner.superseded.is_some()
+    }
+
     /// Opens the backing file; makes it, and the row, if there is none. Blocks on the disk.
     ///
     /// # Errors
@@ -134,7 +146,7 @@ impl Backing {
         if let Some(file) = &inner.file {
             return Ok(Arc::clone(file));
         }
-        if !inner.stored && !inner.attached {
+        if !inner.stored && self.is_replaced(inner) {
             // Replaced by a newer version before any of it was here.
             return Err(CacheError::Partial);
         }
@@ -473,7 +485,11 @@ impl Backing {
         if !changed {
             return Ok(Noticed::Nothing);
         }
-        let change = ContentChange { size: now.size, mtime: now.mtime, ctime: now.ctime, stamp: Some(now) };
+        let known = self.cache.tree.node_by_id(inner.node)?.and_then(|node| node.record);
+        let (mtime, ctime) = known.map_or((now.mtime, now.ctime), |record| {
+            (not_before(record.mtime, now.mtime), record.ctime.max(now.ctime))
+        });
+        let change = ContentChange { size: now.size, mtime, ctime, stamp: Some(now) };
         self.cache.tree.content_changed(inner.node, change)?;
         inner.touched = false;
         inner.size = now.size;

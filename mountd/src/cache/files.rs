@@ -14,7 +14,7 @@ use std::sync::mpsc::{Sender, channel};
 use dfs_shared::time::Timestamp;
 
 use super::CacheError;
-use crate::limits::BACKING_DIR_FILES_LOG2;
+use crate::limits::{BACKING_DIR_FILES_LOG2, CLOCK_TICK_NS_MAX};
 use crate::tree::content::{FileId, Place, Stamp};
 
 /// The two directories of backing files.
@@ -188,6 +188,14 @@ pub(crate) fn stamp_of(file: &File) -> io::Result<Stamp> {
         ctime: time(stat.ctime(), stat.ctime_nsec()),
         blocks: stat.blocks(),
     })
+}
+
+/// Returns the time of a change of bytes: the kernel stamps files by a coarse clock, which may lie a tick before the time
+/// that the tree recorded for what came first.
+pub(crate) fn not_before(recorded: Timestamp, stamped: Timestamp) -> Timestamp {
+    let nanos = |at: Timestamp| i128::from(at.secs) * 1_000_000_000 + i128::from(at.nanos);
+    let ahead = nanos(recorded) - nanos(stamped);
+    if (1..=CLOCK_TICK_NS_MAX).contains(&ahead) { recorded } else { stamped }
 }
 
 /// Tells whether two stamps say that the bytes are the same. Blocks are allocated late, so they do not count.

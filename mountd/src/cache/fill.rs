@@ -87,13 +87,15 @@ impl Cache {
     /// # Errors
     /// [`CacheError`]: `Changed` when the file has another content now, `NotFound`, or a failing disk or tree.
     pub fn begin_fill(self: &Arc<Self>, node: NodeId, manifest: &Manifest) -> Result<Filler, CacheError> {
-        let node = self.tree.node_by_id(node)?.ok_or(CacheError::NotFound)?;
         let content = Some(manifest.id());
-        let record = node.live().ok_or(CacheError::NotFound)?;
+        let found = self.tree.node_by_id(node)?;
+        let Some((node, record)) = found.as_ref().and_then(|found| Some((found, found.live()?))) else {
+            return self.fill_orphan(node, manifest);
+        };
         if node.dirty_content.is_none() && record.content != content {
             return Err(CacheError::Changed);
         }
-        let backing = self.backing(&node)?;
+        let backing = self.backing(node)?;
         let mut inner = backing.inner.lock();
         if inner.content != content && !(backing.is_whole() && inner.stored) {
             return Err(CacheError::Changed);
@@ -111,6 +113,21 @@ impl Cache {
             // The file was made before anybody knew where its holes are: to be written, or to be looked at.
             backing.mark_holes(&mut inner, manifest)?;
         }
+        drop(inner);
+        backing.use_it();
+        Ok(Filler { backing, manifest: manifest.clone(), unsaved: Mutex::new(0) })
+    }
+}
+
+impl Cache {
+    /// As [`Cache::begin_fill`] for a node that is gone while somebody reads it.
+    fn fill_orphan(&self, node: NodeId, manifest: &Manifest) -> Result<Filler, CacheError> {
+        let backing = self.orphan(node).ok_or(CacheError::NotFound)?;
+        let mut inner = backing.inner.lock();
+        if inner.content != Some(manifest.id()) {
+            return Err(CacheError::Changed);
+        }
+        backing.start_empty(&mut inner, manifest)?;
         drop(inner);
         backing.use_it();
         Ok(Filler { backing, manifest: manifest.clone(), unsaved: Mutex::new(0) })
@@ -282,7 +299,7 @@ impl Filler {
         if backing.is_whole() {
             return Ok(());
         }
-        if !inner.attached || inner.content != Some(self.manifest.id()) {
+        if backing.is_replaced(&inner) || inner.content != Some(self.manifest.id()) {
             return Err(CacheError::Changed);
         }
         let file = backing.open_file(&mut inner)?;

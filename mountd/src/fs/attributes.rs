@@ -7,6 +7,7 @@ use dfs_shared::record::NodeKind;
 use dfs_shared::time::Timestamp;
 
 use super::{Caller, Fs, FsError, check_file, now, record_of};
+use crate::cache::not_before;
 use crate::tree::content::Stamp;
 use crate::tree::namespace::AttributeChange;
 use crate::tree::{Ino, LocalNode};
@@ -270,7 +271,7 @@ pub(super) fn plain_attr(node: &LocalNode) -> Result<Attr, FsError> {
 fn overlay(attr: &mut Attr, stamp: &Stamp) {
     attr.size = stamp.size;
     attr.blocks = stamp.blocks;
-    attr.mtime = stamp.mtime;
+    attr.mtime = not_before(attr.mtime, stamp.mtime);
     attr.ctime = attr.ctime.max(stamp.ctime);
 }
 

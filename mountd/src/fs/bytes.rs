@@ -27,7 +27,7 @@ impl Fs {
             Err(error) => return done(Err(error)),
         };
         let Some(done) = try_read(&backing, offset, len, done) else { return };
-        if let Some(node) = backing.node() {
+        if let Some(node) = backing.origin() {
             return self.fetch_and_read(node, backing, offset, len, done);
         }
         // The version was replaced before any of it was here: the handle goes on with the newest.

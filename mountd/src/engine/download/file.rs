@@ -13,7 +13,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_shared::hash::ContentId;
 use dfs_shared::ids::NodeId;
+use dfs_shared::manifest::Manifest;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -106,7 +108,12 @@ enum Opened {
 async fn open(shared: &Arc<Shared>, node: NodeId) -> Result<Opened, FetchError> {
     let failed = |error: &dyn std::error::Error| FetchError::Failed { reason: chain(error) };
     let found = shared.tree.node_by_id(node).map_err(|error| failed(&error))?;
-    let record = found.as_ref().and_then(|found| found.live()).ok_or(FetchError::NotFound)?;
+    let Some(record) = found.as_ref().and_then(|found| found.live()) else {
+        // Removed while somebody has it open: what he reads is still fetched.
+        let content = shared.cache.orphan_content(node).ok_or(FetchError::NotFound)?;
+        let manifest = manifest_of(shared, node, content).await?;
+        return begin(shared, node, &manifest);
+    };
     // While the content is changed here, what is missing belongs to the version before.
     let row = shared.tree.content_state(node).map_err(|error| failed(&error))?;
     let changed = found.as_ref().is_some_and(|found| found.dirty_content.is_some());
@@ -115,18 +122,30 @@ async fn open(shared: &Arc<Shared>, node: NodeId) -> Result<Opened, FetchError> 
     if shared.cache.is_present(node, &(0..record.size)).map_err(|error| failed(&error))? {
         return Ok(Opened::AllHere);
     }
+    let manifest = manifest_of(shared, node, content).await?;
+    begin(shared, node, &manifest)
+}
+
+/// Gets a content's manifest: pushed, known, or from the server.
+async fn manifest_of(
+    shared: &Arc<Shared>,
+    node: NodeId,
+    content: ContentId,
+) -> Result<Arc<Manifest>, FetchError> {
+    let failed = |error: &dyn std::error::Error| FetchError::Failed { reason: chain(error) };
     let kept = shared.manifests.get(content);
     let known = shared.tree.manifest(node).map_err(|error| failed(&error))?;
     let known = known.filter(|(id, _)| *id == content).map(|(_, manifest)| Arc::new(manifest));
-    let manifest = match kept.or(known) {
-        Some(manifest) => manifest,
-        None => {
-            let asked =
-                shared.remote.contents(vec![content]).await.map_err(|error| remote_error(shared, error))?;
-            Arc::new(asked.into_iter().next().flatten().ok_or(FetchError::NotFound)?)
-        }
-    };
-    match blocking(|| shared.cache.begin_fill(node, &manifest)) {
+    if let Some(manifest) = kept.or(known) {
+        return Ok(manifest);
+    }
+    let asked = shared.remote.contents(vec![content]).await.map_err(|error| remote_error(shared, error))?;
+    Ok(Arc::new(asked.into_iter().next().flatten().ok_or(FetchError::NotFound)?))
+}
+
+fn begin(shared: &Arc<Shared>, node: NodeId, manifest: &Manifest) -> Result<Opened, FetchError> {
+    let failed = |error: &dyn std::error::Error| FetchError::Failed { reason: chain(error) };
+    match blocking(|| shared.cache.begin_fill(node, manifest)) {
         Ok(filler) => Ok(Opened::Filler(Arc::new(filler))),
         Err(CacheError::Changed) => Ok(Opened::Changed),
         Err(CacheError::Tree { source: TreeError::NoSpace }) => Err(FetchError::NoSpace),
