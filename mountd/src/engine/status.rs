@@ -6,7 +6,7 @@ use dfs_shared::record::{Record, RecordKey};
 use serde::{Deserialize, Serialize};
 
 use super::shared::{Connection, Shared};
-use crate::limits::PLAN_GROUPS_MAX;
+use crate::limits::{PENDING_SHOWN_MAX, PLAN_GROUPS_MAX};
 use crate::tree::journal::KeyState;
 use crate::tree::{SyncState, TreeError};
 
@@ -37,6 +37,8 @@ pub struct Status {
     pub pending_bytes: u64,
     /// Age of the oldest change that the server does not have, in milliseconds.
     pub oldest_pending_ms: Option<i64>,
+    /// What is pending, the oldest first, as many as `PENDING_SHOWN_MAX`.
+    pub pending_paths: Vec<String>,
     /// Files that are being uploaded, with what is done and what is to do in bytes.
     pub uploads: Vec<UploadStatus>,
     /// Bytes uploaded outside commits since the start.
@@ -95,6 +97,7 @@ pub(super) fn snapshot(shared: &Shared) -> Result<Status, TreeError> {
         pending_is_at_least: pending.more,
         pending_bytes: pending.bytes,
         oldest_pending_ms: pending.oldest_ms,
+        pending_paths: pending.first.iter().map(|key| path_of(shared, key)).collect(),
         uploads: uploads(shared),
         uploaded_bytes: shared.uploads.bytes(),
         downloaded_bytes: shared.downloads.bytes(),
@@ -110,6 +113,7 @@ struct PendingCount {
     bytes: u64,
     oldest_ms: Option<i64>,
     more: bool,
+    first: Vec<RecordKey>,
 }
 
 fn count_pending(shared: &Shared) -> Result<PendingCount, TreeError> {
@@ -129,6 +133,9 @@ fn count_pending(shared: &Shared) -> Result<PendingCount, TreeError> {
                 continue;
             }
             count.records += 1;
+            if count.first.len() < PENDING_SHOWN_MAX {
+                count.first.push(key.clone());
+            }
             let age = (now - group.at.as_millis()).max(0);
             count.oldest_ms = Some(count.oldest_ms.map_or(age, |oldest| oldest.max(age)));
             if let Some(Record::Node(record)) = &value {
