@@ -81,7 +81,7 @@ impl Load for Programs {
             }
             2 => {
                 self.shell(&format!(
-                    "tar cf - -C '{}' . | (mkdir tar-{turn}; tar xpf - -C tar-{turn})",
+                    "tar --format=posix -cf - -C '{}' . | (mkdir tar-{turn}; tar xpf - -C tar-{turn})",
                     self.source.display()
                 ))?;
                 self.copies.push(format!("tar-{turn}"));

@@ -138,6 +138,11 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     let remote =
         HttpRemote::new(&servers, places.volume.clone(), token).map_err(|error| failed(USAGE, error))?;
     let mount = Mount::start(&arguments, &places, Arc::new(remote), cache_size)?;
+    // Before the ready line: a signal that comes right after it must unmount cleanly.
+    let signals = {
+        let _inside = mount.engine.runtime().enter();
+        Signals::new()
+    };
     eprintln!(
         "mounted {} (volume {}, server {})",
         mount.mounted.mount_point().display(),
@@ -153,7 +158,7 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     if let Some(parent) = parent {
         parent.ready(&places.state_dir.join("log"))?;
     }
-    mount.wait_and_end();
+    mount.wait_and_end(signals);
     drop(embedded);
     Ok(())
 }
@@ -275,11 +280,10 @@ impl Mount {
     }
 
     /// Waits until somebody unmounts, or a signal or the control socket asks to; then ends cleanly.
-    fn wait_and_end(mut self) {
+    fn wait_and_end(mut self, mut signals: Signals) {
         let runtime = self.engine.runtime();
         let mut waiting_for_end = Vec::new();
         runtime.block_on(async {
-            let mut signals = Signals::new();
             loop {
                 tokio::select! {
                     name = signals.next() => {

@@ -15,7 +15,7 @@ use super::hash::{Hashed, hash_node};
 use super::plan::{Pending, Want};
 use super::shared::{EngineError, Shared, chain};
 use crate::limits::{HASH_FILES_PER_COMMIT, OPEN_FILE_GRACE_MS, PLAN_GROUPS_MAX};
-use crate::tree::journal::KeyState;
+use crate::tree::journal::{KeyState, View};
 use crate::tree::{Tree, TreeError};
 
 /// The journal, as the planner sees it.
@@ -58,6 +58,8 @@ impl Window {
     /// Reads the journal's oldest groups and what their records are now.
     pub(super) fn read(tree: &Tree) -> Result<Self, TreeError> {
         let mut window = Self::default();
+        // One moment of the tree: what belongs together is seen together.
+        let tree = &tree.view()?;
         let groups = tree.pending(0, PLAN_GROUPS_MAX)?;
         let full = groups.len() == PLAN_GROUPS_MAX;
         for group in groups {
@@ -72,7 +74,7 @@ impl Window {
         Ok(window)
     }
 
-    fn look_up(&mut self, tree: &Tree, key: &RecordKey, at: Timestamp) -> Result<(), TreeError> {
+    fn look_up(&mut self, tree: &View<'_>, key: &RecordKey, at: Timestamp) -> Result<(), TreeError> {
         if self.wants.contains_key(key) {
             return Ok(());
         }
@@ -87,10 +89,9 @@ impl Window {
                 let (parent, target) = (RecordKey::Node(entry.parent), entry.node);
                 self.look_up(tree, &parent, at)?;
                 self.look_up(tree, &RecordKey::Node(target), at)?;
-                let target = tree.node_by_id(target)?;
-                let directory = target
-                    .filter(|node| node.live().is_some_and(|record| record.kind == NodeKind::Directory));
-                self.directories.extend(directory.map(|node| node.id));
+                if tree.kind_of(target)? == Some(NodeKind::Directory) {
+                    self.directories.insert(target);
+                }
             }
             Want::Change { .. } | Want::Clean => {}
         }
@@ -99,7 +100,7 @@ impl Window {
     }
 
     /// Finds the records of the window that later groups name too.
-    fn read_beyond(&mut self, tree: &Tree) -> Result<(), TreeError> {
+    fn read_beyond(&mut self, tree: &View<'_>) -> Result<(), TreeError> {
         let known: HashSet<&RecordKey> = self.groups.iter().flat_map(|group| &group.keys).collect();
         let mut continued = BTreeSet::new();
         let mut after = self.groups.last().map_or(0, |group| group.seq);
@@ -173,7 +174,14 @@ impl Window {
             }
         }
         let key = RecordKey::Node(node);
-        let (want, dirty) = want(&shared.tree, &key)?;
+        let (want, dirty) = want(&shared.tree.view()?, &key)?;
+        let is_gone = matches!(want, Want::Clean | Want::Change { value: None, .. });
+        if is_gone {
+            // Removed since the window was read: the next one shows all of it.
+            ready.waiting.insert(node);
+            ready.again(Duration::ZERO);
+            return Ok(());
+        }
         if dirty {
             ready.waiting.insert(node);
             ready.again(Duration::from_millis(20));
@@ -184,7 +192,7 @@ impl Window {
 }
 
 /// Returns what there is to send of a record, and whether its content has no name yet.
-fn want(tree: &Tree, key: &RecordKey) -> Result<(Want, bool), TreeError> {
+fn want(tree: &View<'_>, key: &RecordKey) -> Result<(Want, bool), TreeError> {
     Ok(match tree.key_state(key)? {
         KeyState::Clean => (Want::Clean, false),
         KeyState::Dirty { base, value, dirty_content } => {

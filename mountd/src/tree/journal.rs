@@ -56,7 +56,15 @@ pub enum KeyState {
 
 const IN_FLIGHT_KEY: &[u8] = b"in-flight";
 
-impl Tree {
+/// The journal and the records at one moment: what is read from it fits together, whatever is changed meanwhile.
+pub struct View<'t> {
+    tree: &'t Tree,
+    snapshot: fjall::Snapshot,
+    start: u64,
+    written: u64,
+}
+
+impl View<'_> {
     /// Returns up to `limit` change groups after sequence number `after`, oldest first.
     ///
     /// # Errors
@@ -66,22 +74,26 @@ impl Tree {
         if limit == 0 {
             return Ok(groups);
         }
-        let start = self.journal_start.load(Ordering::Acquire);
-        let written = self.seq_written.load(Ordering::Acquire);
-        let from = after.max(start);
-        self.store.each_from(Space::Journal, &[], &from.to_be_bytes(), |key, value| {
+        let from = after.max(self.start);
+        let bytes = from.to_be_bytes();
+        self.tree.store.each_at(&self.snapshot, Space::Journal, &[], &bytes, |key, value| {
             let seq = key.try_into().map(u64::from_be_bytes);
             let seq = seq.map_err(|_| TreeError::Damaged { what: "journal key" })?;
             let JournalRow { keys, at } = decode("journal group", value)?;
             groups.push(PendingGroup { seq, keys, at });
             Ok(groups.len() < limit)
         })?;
-        if from == start {
+        if from == self.start {
             // A row that is being written has a higher number than those that are written.
-            let gone = groups.first().map_or(written, |group| written.min(group.seq.saturating_sub(1)));
-            self.journal_start.fetch_max(gone, Ordering::AcqRel);
+            let gone =
+                groups.first().map_or(self.written, |group| self.written.min(group.seq.saturating_sub(1)));
+            self.tree.journal_start.fetch_max(gone, Ordering::AcqRel);
         }
         Ok(groups)
+    }
+
+    fn txn(&self) -> Txn<'_> {
+        Txn::at(&self.tree.store, &self.snapshot)
     }
 
     /// Returns what there is to send of a record.
@@ -89,40 +101,77 @@ impl Tree {
     /// # Errors
     /// [`TreeError`] when the store fails.
     pub fn key_state(&self, key: &RecordKey) -> Result<KeyState, TreeError> {
-        let mut txn = Txn::new(&self.store);
-        match key {
-            RecordKey::Node(id) => Ok(match txn.node(*id)? {
-                Some(node) if node.sync.is_dirty() => KeyState::Dirty {
-                    base: node.sync.base_revision(),
-                    value: node.record.clone().map(Record::Node),
-                    dirty_content: node.dirty_content,
-                },
-                _ => KeyState::Clean,
-            }),
-            RecordKey::Entry { parent, name } => Ok(match txn.entry(*parent, name)? {
-                Some(entry) if entry.sync.is_dirty() => KeyState::Dirty {
-                    base: entry.sync.base_revision(),
-                    value: entry.target.map(|target| {
-                        Record::Entry(EntryRecord { parent: *parent, name: name.clone(), node: target.node })
-                    }),
-                    dirty_content: None,
-                },
-                _ => KeyState::Clean,
-            }),
-        }
+        key_state(&mut self.txn(), key)
     }
 
-    /// Returns the node that the server's entry leads to; `None` when the server has no such entry. Only for
-    /// entries with something to send.
+    /// Returns where the server has an entry lead that is changed here.
     ///
     /// # Errors
     /// [`TreeError`] when the store fails.
     pub fn base_target(&self, parent: NodeId, name: &Name) -> Result<Option<NodeId>, TreeError> {
-        let mut txn = Txn::new(&self.store);
-        Ok(match txn.entry(parent, name)?.map(|entry| &entry.sync) {
+        Ok(match self.txn().entry(parent, name)?.map(|entry| &entry.sync) {
             Some(SyncState::Changed { base, .. }) => Some(*base),
             Some(SyncState::New | SyncState::Clean(_)) | None => None,
         })
+    }
+
+    /// Returns what sort of node it is, if it exists here.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn kind_of(&self, node: NodeId) -> Result<Option<dfs_shared::record::NodeKind>, TreeError> {
+        self.txn().kind(node)
+    }
+}
+
+fn key_state(txn: &mut Txn<'_>, key: &RecordKey) -> Result<KeyState, TreeError> {
+    match key {
+        RecordKey::Node(id) => Ok(match txn.node(*id)? {
+            Some(node) if node.sync.is_dirty() => KeyState::Dirty {
+                base: node.sync.base_revision(),
+                value: node.record.clone().map(Record::Node),
+                dirty_content: node.dirty_content,
+            },
+            _ => KeyState::Clean,
+        }),
+        RecordKey::Entry { parent, name } => Ok(match txn.entry(*parent, name)? {
+            Some(entry) if entry.sync.is_dirty() => KeyState::Dirty {
+                base: entry.sync.base_revision(),
+                value: entry.target.map(|target| {
+                    Record::Entry(EntryRecord { parent: *parent, name: name.clone(), node: target.node })
+                }),
+                dirty_content: None,
+            },
+            _ => KeyState::Clean,
+        }),
+    }
+}
+
+impl Tree {
+    /// Freezes the journal and the records, for reads that have to fit together.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn view(&self) -> Result<View<'_>, TreeError> {
+        let start = self.journal_start.load(Ordering::Acquire);
+        let written = self.seq_written.load(Ordering::Acquire);
+        Ok(View { tree: self, snapshot: self.store.snapshot()?, start, written })
+    }
+
+    /// Returns up to `limit` change groups after sequence number `after`, oldest first.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn pending(&self, after: u64, limit: usize) -> Result<Vec<PendingGroup>, TreeError> {
+        self.view()?.pending(after, limit)
+    }
+
+    /// Returns what there is to send of a record.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn key_state(&self, key: &RecordKey) -> Result<KeyState, TreeError> {
+        key_state(&mut Txn::new(&self.store), key)
     }
 
     /// Gives a file the content that its bytes were hashed to. Returns `false`, having done nothing, if the

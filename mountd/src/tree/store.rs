@@ -196,6 +196,21 @@ impl Store {
         }
     }
 
+    /// Freezes what the store holds now, for several reads that must fit together.
+    pub(crate) fn snapshot(&self) -> Result<fjall::Snapshot, TreeError> {
+        self.with(|inner| Ok(inner.database.snapshot()))
+    }
+
+    /// As [`Self::read_raw`], from a snapshot.
+    pub(crate) fn read_raw_at(
+        &self,
+        snapshot: &fjall::Snapshot,
+        space: Space,
+        key: &[u8],
+    ) -> Result<Option<fjall::Slice>, TreeError> {
+        self.with(|inner| Ok(snapshot.get(inner.space(space), key)?))
+    }
+
     /// Reads one value as bytes.
     pub(crate) fn read_raw(&self, space: Space, key: &[u8]) -> Result<Option<fjall::Slice>, TreeError> {
         self.with(|inner| Ok(inner.space(space).get(key)?))
@@ -222,6 +237,19 @@ impl Store {
         space: Space,
         prefix: &[u8],
         after: &[u8],
+        each: impl FnMut(&[u8], &[u8]) -> Result<bool, TreeError>,
+    ) -> Result<(), TreeError> {
+        let snapshot = self.snapshot()?;
+        self.each_at(&snapshot, space, prefix, after, each)
+    }
+
+    /// As [`Self::each_from`], from a snapshot.
+    pub(crate) fn each_at(
+        &self,
+        snapshot: &fjall::Snapshot,
+        space: Space,
+        prefix: &[u8],
+        after: &[u8],
         mut each: impl FnMut(&[u8], &[u8]) -> Result<bool, TreeError>,
     ) -> Result<(), TreeError> {
         use std::ops::Bound;
@@ -232,7 +260,6 @@ impl Store {
                 Some(end) => Bound::Excluded(end),
                 None => Bound::Unbounded,
             };
-            let snapshot = inner.database.snapshot();
             for row in snapshot.range(inner.space(space), (lower, upper)) {
                 let (key, value) = row.into_inner()?;
                 if !each(&key, &value)? {

@@ -25,6 +25,8 @@ struct Slot<T> {
 /// One change of the tree in the making. The tree's writer lock is held as long as it lives.
 pub(super) struct Txn<'a> {
     store: &'a Store,
+    /// Where to read from instead of what the store holds now. Only for looking.
+    snapshot: Option<&'a fjall::Snapshot>,
     nodes: BTreeMap<NodeId, Slot<LocalNode>>,
     entries: BTreeMap<(NodeId, Name), Slot<LocalEntry>>,
     merkle: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
@@ -38,12 +40,18 @@ impl<'a> Txn<'a> {
     pub(super) fn new(store: &'a Store) -> Self {
         Self {
             store,
+            snapshot: None,
             nodes: BTreeMap::new(),
             entries: BTreeMap::new(),
             merkle: BTreeMap::new(),
             extra: Vec::new(),
             groups: Vec::new(),
         }
+    }
+
+    /// Looks at a snapshot; nothing of this must be written.
+    pub(super) fn at(store: &'a Store, snapshot: &'a fjall::Snapshot) -> Self {
+        Self { snapshot: Some(snapshot), ..Self::new(store) }
     }
 
     pub(super) fn store(&self) -> &'a Store {
@@ -55,7 +63,8 @@ impl<'a> Txn<'a> {
         match self.nodes.entry(id) {
             Entry::Occupied(slot) => Ok(slot.into_mut()),
             Entry::Vacant(slot) => {
-                let before: Option<LocalNode> = self.store.read(Space::Nodes, id.as_bytes())?;
+                let before: Option<LocalNode> =
+                    read(self.store, self.snapshot, Space::Nodes, id.as_bytes(), "node")?;
                 Ok(slot.insert(Slot { now: before.clone(), before }))
             }
         }
@@ -66,8 +75,9 @@ impl<'a> Txn<'a> {
         match self.entries.entry((parent, name.clone())) {
             Entry::Occupied(slot) => Ok(slot.into_mut()),
             Entry::Vacant(slot) => {
+                let key = keys::entry(parent, name);
                 let before: Option<LocalEntry> =
-                    self.store.read(Space::Entries, &keys::entry(parent, name))?;
+                    read(self.store, self.snapshot, Space::Entries, &key, "entry")?;
                 Ok(slot.insert(Slot { now: before.clone(), before }))
             }
         }
@@ -389,6 +399,20 @@ impl<'a> Txn<'a> {
         }
         writes
     }
+}
+
+fn read<T: serde::de::DeserializeOwned>(
+    store: &Store,
+    snapshot: Option<&fjall::Snapshot>,
+    space: Space,
+    key: &[u8],
+    what: &'static str,
+) -> Result<Option<T>, TreeError> {
+    let bytes = match snapshot {
+        Some(snapshot) => store.read_raw_at(snapshot, space, key)?,
+        None => store.read_raw(space, key)?,
+    };
+    bytes.map(|bytes| decode(what, &bytes)).transpose()
 }
 
 /// Tells whether a node's row has something to send, once [`Txn::finish`] has put it in order.
