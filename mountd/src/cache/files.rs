@@ -135,7 +135,8 @@ impl Dirs {
 /// Runs `work` on a path; makes the directory that holds it if that is why it failed.
 fn in_directory<T>(path: &Path, work: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
     match (work(path), path.parent()) {
-        (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound && !dir.exists() => {
+        // Somebody else may be making it at this moment, so whether it is there now tells nothing.
+        (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound => {
             std::fs::create_dir_all(dir)?;
             work(path)
         }
