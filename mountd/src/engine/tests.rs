@@ -20,8 +20,9 @@ fn a_small_file_appears_on_another_mount_with_its_bytes_without_a_request() {
     other.online();
     one.write("hello.txt", b"hello");
     one.flush();
-    other.until("the file is there", || other.names() == ["hello.txt"]);
+    until("the bytes are there", || other.here("hello.txt").is_some());
     server.set_online(false);
+    assert_eq!(other.status().downloaded_bytes, 0);
     assert_eq!(other.here("hello.txt").as_deref(), Some(&b"hello"[..]));
     assert_eq!(one.root(), other.root());
 }
@@ -62,6 +63,7 @@ fn changes_made_offline_arrive_when_the_server_comes_back() {
     server.set_online(true);
     one.flush();
     other.until("both are there", || other.names() == ["a", "dir"]);
+    other.fetch("a", 0..1).expect("bytes");
     assert_eq!(other.here("a").as_deref(), Some(&b"a"[..]));
 }
 
@@ -108,7 +110,7 @@ fn an_edit_on_both_sides_of_a_gap_keeps_both() {
     other.online();
     one.write("doc", b"base");
     one.flush();
-    other.until("the file is there", || other.here("doc").is_some());
+    until("the file is there", || other.here("doc").is_some());
     server.set_online(false);
     one.write("doc", b"from one");
     other.write("doc", b"from the other");
