@@ -54,7 +54,9 @@ mod tests {
 
     #[test]
     fn times_before_and_after_1970_survive_the_round_trip() {
-        for (secs, nanos) in [(0, 0), (1, 1), (-1, 999_999_999), (-1, 0), (4_102_444_800, 5), (-62_135_596_800, 7)] {
+        for (secs, nanos) in
+            [(0, 0), (1, 1), (-1, 999_999_999), (-1, 0), (4_102_444_800, 5), (-62_135_596_800, 7)]
+        {
             let at = Timestamp { secs, nanos };
             assert_eq!(Timestamp::from(at.to_system_time()), at);
         }

@@ -39,7 +39,9 @@ pub enum WireError {
     #[error("not a dfs message: it does not start with `dfsw` and a version")]
     NotAMessage,
     /// The message has a version that this program does not know.
-    #[error("wire version {found} is not known here (this program speaks {WIRE_VERSION}): update the older side")]
+    #[error(
+        "wire version {found} is not known here (this program speaks {WIRE_VERSION}): update the older side"
+    )]
     UnknownVersion {
         /// The version found.
         found: u16,

@@ -90,7 +90,11 @@ fn status_and_wait_without_an_argument_are_about_the_mount_of_the_working_direct
             let output = inside(&below, &["status"])?;
             let said = String::from_utf8_lossy(&output.stdout);
             ensure!(output.status.success(), "{output:?}");
-            ensure!(said.contains(&*mount.root().to_string_lossy()), "{} is not in:\n{said}", below.display());
+            ensure!(
+                said.contains(&*mount.root().to_string_lossy()),
+                "{} is not in:\n{said}",
+                below.display()
+            );
             ensure!(inside(&below, &["wait", "--timeout", "20"])?.status.success());
         }
         let elsewhere = inside(std::path::Path::new("/"), &["status"])?;

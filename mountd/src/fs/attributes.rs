@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::Ordering;
 
 use dfs_shared::record::NodeKind;
 use dfs_shared::time::Timestamp;
@@ -107,8 +108,22 @@ impl Fs {
     /// # Errors
     /// [`FsError`]: `NotFound`, or a failing tree or disk.
     pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
-        let node = self.node(ino)?;
-        self.attr(&node)
+        self.steady(|| self.attr(&self.node(ino)?))
+    }
+
+    /// Looks again if the tree was told of a change meanwhile. A record that was read before its file was closed, and a
+    /// handle that was looked for after, would together show a length from before the last write, and the kernel would
+    /// believe it for ever.
+    pub(super) fn steady<T>(&self, look: impl Fn() -> Result<T, FsError>) -> Result<T, FsError> {
+        let mut told = self.told.load(Ordering::Acquire);
+        loop {
+            let seen = look()?;
+            let now = self.told.load(Ordering::Acquire);
+            if now == told {
+                return Ok(seen);
+            }
+            told = now;
+        }
     }
 
     pub(super) fn attr(&self, node: &LocalNode) -> Result<Attr, FsError> {

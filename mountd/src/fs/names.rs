@@ -52,13 +52,14 @@ impl Fs {
     /// # Errors
     /// [`FsError`]: `NameTooLong`, `NotFound` (the directory), or a failing tree or disk.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>, FsError> {
-        match self.tree.lookup(parent, &check_name(name)?) {
+        let name = check_name(name)?;
+        self.steady(|| match self.tree.lookup(parent, &name) {
             Ok(Some(node)) => self.attr(&node).map(Some),
             Ok(None) => Ok(None),
             // A removed directory that somebody is still in has no names.
             Err(TreeError::NotFound) if self.orphans.lock().contains_key(&parent) => Ok(None),
             Err(error) => Err(error.into()),
-        }
+        })
     }
 
     /// Gives the entries after position `offset` to `each`, until it returns `false`.
@@ -205,7 +206,7 @@ impl Fs {
         let node = self.tree.link(ino, parent, &check_name(name)?, now())?;
         self.told_tree();
         self.touched.dir(parent);
-        self.attr(&node)
+        self.getattr(node.ino)
     }
 
     /// Removes a name that leads to no directory.

@@ -298,7 +298,7 @@ impl Fs {
             backing.close_file();
             let mut lingering = self.lingering.lock();
             lingering.push(Arc::clone(backing));
-            if lingering.len() % LINGERING_MAX == 0 {
+            if lingering.len().is_multiple_of(LINGERING_MAX) {
                 self.bell.ring();
             }
             return Ok(());

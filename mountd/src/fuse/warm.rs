@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -120,7 +120,7 @@ fn mount_id(mount_point: &Path) -> io::Result<u64> {
 }
 
 /// Drops the clone when the mount is gone from this process's mounts: the kernel says when they change.
-fn watch(fs: &Fs, root: &Root, mounts: &File, point: &PathBuf, id: u64) {
+fn watch(fs: &Fs, root: &Root, mounts: &File, point: &Path, id: u64) {
     loop {
         let listed = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let there = listed.lines().any(|line| line.split(' ').next() == Some(&id.to_string()));
@@ -181,7 +181,8 @@ fn part_with_device() -> io::Result<()> {
     for entry in std::fs::read_dir("/proc/thread-self/fd")? {
         let entry = entry?;
         let is_device = std::fs::read_link(entry.path()).is_ok_and(|target| target == Path::new("/dev/fuse"));
-        devices.extend(entry.file_name().to_str().and_then(|fd| fd.parse::<i32>().ok()).filter(|_| is_device));
+        devices
+            .extend(entry.file_name().to_str().and_then(|fd| fd.parse::<i32>().ok()).filter(|_| is_device));
     }
     for fd in devices {
         // SAFETY: the number stands for a copy that belongs to this thread alone and that nothing refers to.

@@ -40,6 +40,10 @@ pub struct PendingGroup {
 
 /// What there is to send of one record.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "looked at and dropped; a box would cost an allocation for each record sent"
+)]
 pub enum KeyState {
     /// Nothing: equal on both sides, or on neither.
     Clean,
@@ -188,7 +192,7 @@ impl Tree {
     ) -> Result<bool, TreeError> {
         let _writer = self.writer.lock();
         let mut txn = Txn::new(&self.store);
-        if !txn.live(id)?.is_some_and(|node| node.dirty_content == Some(number)) {
+        if txn.live(id)?.is_none_or(|node| node.dirty_content != Some(number)) {
             return Ok(false);
         }
         txn.change_node(id, |record| {

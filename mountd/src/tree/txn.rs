@@ -360,9 +360,10 @@ impl<'a> Txn<'a> {
 
     /// Returns the keys of all records that this change touches and that have something to send.
     pub(super) fn dirty_keys(&self) -> Vec<RecordKey> {
-        let nodes = self.nodes.iter().filter(|(_, slot)| {
-            slot.now != slot.before && slot.now.as_ref().is_some_and(|node| is_node_dirty(node))
-        });
+        let nodes = self
+            .nodes
+            .iter()
+            .filter(|(_, slot)| slot.now != slot.before && slot.now.as_ref().is_some_and(is_node_dirty));
         let entries = self
             .entries
             .iter()
