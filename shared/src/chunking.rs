@@ -10,7 +10,7 @@
 //! | a chunk of zeros only | a hole; holes side by side are one |
 //!
 //! Invariant: where a chunk ends is decided by its own bytes and the one that follows, so cutting may
-//! begin at any boundary ([`rechunk`]) and falls back into the old ones soon after the last changed byte.
+//! begin at any boundary ([`rechunk()`]) and falls back into the old ones soon after the last changed byte.
 
 use std::ops::Range;
 

@@ -1,12 +1,18 @@
-//! A thread that lists directories for the kernel's caches after somebody changed something in them.
+//! Threads that list directories for the kernel's caches after somebody changed something in them.
 //!
-//! It works on a clone of the mount that stands nowhere, so that nobody who unmounts is told that the mount is
-//! busy; the clone keeps the file system alive, so it is dropped when the mount itself goes. Needs root; without it the
-//! kernel asks for each attribute when it needs it.
+//! ```text
+//! fs: hints ─► dfs-warm: which directories, when nobody is changing anything ─► dfs-list: lists them, one at a time
+//! dfs-watch: the mount is gone ─► no more hints ─► dfs-warm ends ─► dfs-list ends and lets go of the clone
+//! ```
+//!
+//! The listing goes through a clone of the mount that stands nowhere, so that nobody who unmounts is told that the mount
+//! is busy; the clone keeps the file system alive, so it is dropped when the mount itself goes. Needs root; without
+//! it the kernel asks for each attribute when it needs it.
 //!
 //! A process that uses its own file system cannot be killed while it waits for itself: the kernel ends the waiting only
-//! once nobody holds `/dev/fuse` any more, and a waiting thread holds the descriptors of its process. So this
-//! thread has a table of descriptors of its own, without those.
+//! once nobody holds `/dev/fuse` any more, and a waiting thread holds the descriptors of its process. So the thread that
+//! lists has an empty table of descriptors of its own. Invariant: it touches nothing that has descriptors (the
+//! tree, the cache, the device) but the clone, which it opens itself.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -15,58 +21,46 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-
-use parking_lot::Mutex;
 
 use crate::fs::Fs;
 
 /// Bytes of one listing; the kernel asks the daemon for as much at once.
 const LISTING_LEN: usize = 1 << 20;
 
-/// The threads that warm the kernel's caches and that watch the mount.
+/// The threads that fill the kernel's caches and that watch the mount.
 pub(super) struct Warmer {
     fs: Arc<Fs>,
-    root: Arc<Root>,
     threads: Vec<JoinHandle<()>>,
-}
-
-/// The clone of the mount, until the mount goes.
-#[derive(Default)]
-struct Root(Mutex<Option<OwnedFd>>);
-
-impl Root {
-    fn is_there(&self) -> bool {
-        self.0.lock().is_some()
-    }
-
-    fn duplicate(&self) -> Option<io::Result<OwnedFd>> {
-        self.0.lock().as_ref().map(OwnedFd::try_clone)
-    }
 }
 
 /// Starts the threads for a mount that answers already.
 pub(super) fn start(fs: &Arc<Fs>, mount_point: &Path) -> io::Result<Warmer> {
-    let mut warmer = Warmer { fs: Arc::clone(fs), root: Arc::default(), threads: Vec::new() };
-    *warmer.root.0.lock() = Some(clone_mount(mount_point)?);
-    let (root, point, watched) = (Arc::clone(&warmer.root), mount_point.to_owned(), Arc::clone(fs));
+    let mut warmer = Warmer { fs: Arc::clone(fs), threads: Vec::new() };
     let mounts = File::open("/proc/self/mountinfo")?;
     let id = mount_id(mount_point)?;
-    fs.watch_touched();
+    let path = c_path(mount_point)?;
     let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
         std::thread::Builder::new().name(name.to_owned()).spawn(work)
     };
-    warmer.threads.push(spawn("dfs-watch", Box::new(move || watch(&watched, &root, &mounts, &point, id)))?);
-    let (root, fs) = (Arc::clone(&warmer.root), Arc::clone(fs));
-    warmer.threads.push(spawn("dfs-warm", Box::new(move || warm(&fs, &root)))?);
+    // One directory at a time: whoever plans sees what changed since.
+    let (paths, queue) = sync_channel(0);
+    let (opened, outcome) = sync_channel(1);
+    warmer.threads.push(spawn("dfs-list", Box::new(move || list_all(&path, &queue, &opened)))?);
+    outcome.recv().unwrap_or_else(|_| Err(io::Error::other("the listing thread ended")))?;
+    fs.watch_touched();
+    let planner = Arc::clone(fs);
+    warmer.threads.push(spawn("dfs-warm", Box::new(move || plan(&planner, &paths)))?);
+    let watched = Arc::clone(fs);
+    warmer.threads.push(spawn("dfs-watch", Box::new(move || watch(&watched, &mounts, id)))?);
     Ok(warmer)
 }
 
 impl Warmer {
-    /// Ends the warming before the mount goes; the watching ends by itself when it is gone.
+    /// Ends the filling before the mount goes; the watching ends by itself when it is gone.
     pub(super) fn stop(&self) {
         self.fs.end_touched();
-        self.root.0.lock().take();
     }
 
     pub(super) fn join(self) {
@@ -91,13 +85,6 @@ fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     }
 }
 
-fn clone_mount(mount_point: &Path) -> io::Result<OwnedFd> {
-    let path = c_path(mount_point)?;
-    let flags = libc::OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint;
-    // SAFETY: the path ends with NUL.
-    owned(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
-}
-
 /// Returns the number by which `/proc/self/mountinfo` calls the mount at a path.
 fn mount_id(mount_point: &Path) -> io::Result<u64> {
     let path = c_path(mount_point)?;
@@ -119,16 +106,12 @@ fn mount_id(mount_point: &Path) -> io::Result<u64> {
     }
 }
 
-/// Drops the clone when the mount is gone from this process's mounts: the kernel says when they change.
-fn watch(fs: &Fs, root: &Root, mounts: &File, point: &Path, id: u64) {
+/// Ends the filling when the mount is gone from this process's mounts: the kernel says when they change.
+fn watch(fs: &Fs, mounts: &File, id: u64) {
     loop {
         let listed = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let there = listed.lines().any(|line| line.split(' ').next() == Some(&id.to_string()));
-        if !there {
-            tracing::debug!(path = %point.display(), "the mount is gone");
-            fs.end_touched();
-            root.0.lock().take();
-            return;
+        if !listed.lines().any(|line| line.split(' ').next() == Some(&id.to_string())) {
+            break;
         }
         let mut poll = libc::pollfd { fd: mounts.as_raw_fd(), events: libc::POLLPRI, revents: 0 };
         // SAFETY: one structure, valid for reads and writes.
@@ -136,59 +119,57 @@ fn watch(fs: &Fs, root: &Root, mounts: &File, point: &Path, id: u64) {
             && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted
         {
             tracing::warn!("the mounts cannot be watched; filling the kernel's caches ends");
-            fs.end_touched();
-            root.0.lock().take();
-            return;
+            break;
         }
     }
+    fs.end_touched();
 }
 
-fn warm(fs: &Fs, shared: &Root) {
-    let root = match part_with_device().and_then(|()| shared.duplicate().transpose()) {
-        Ok(Some(root)) => root,
-        Ok(None) => return,
-        Err(error) => {
-            tracing::warn!(%error, "the kernel's caches are not filled ahead");
-            fs.end_touched();
-            return;
-        }
-    };
-    let mut buffer = vec![0_u8; LISTING_LEN];
+fn plan(fs: &Fs, lister: &SyncSender<Vec<u8>>) {
     while let Some(paths) = fs.touched_directories() {
         for (done, path) in paths.iter().enumerate() {
             if fs.is_touched_again() {
                 fs.touch_again(&paths[done..]);
                 break;
             }
-            if !shared.is_there() {
-                return;
-            }
-            if let Err(error) = list(&root, path, &mut buffer) {
-                tracing::debug!(path = %String::from_utf8_lossy(path), %error, "a directory was not listed");
+            if lister.send(path.clone()).is_err() {
+                return fs.end_touched();
             }
         }
     }
 }
 
-/// Gives this thread a table of descriptors of its own and closes those of `/dev/fuse` in it.
-fn part_with_device() -> io::Result<()> {
-    // SAFETY: descriptors that other threads open or close from now on are not seen here; this thread uses only
-    // those that it opens itself.
-    if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
-        return Err(io::Error::last_os_error());
+fn list_all(mount_point: &CString, paths: &Receiver<Vec<u8>>, opened: &SyncSender<io::Result<()>>) {
+    let root = match part_with_descriptors().and_then(|()| clone_mount(mount_point)) {
+        Ok(root) => root,
+        Err(error) => {
+            let _ = opened.send(Err(error));
+            return;
+        }
+    };
+    if opened.send(Ok(())).is_err() {
+        return;
     }
-    let mut devices = Vec::new();
-    for entry in std::fs::read_dir("/proc/thread-self/fd")? {
-        let entry = entry?;
-        let is_device = std::fs::read_link(entry.path()).is_ok_and(|target| target == Path::new("/dev/fuse"));
-        devices
-            .extend(entry.file_name().to_str().and_then(|fd| fd.parse::<i32>().ok()).filter(|_| is_device));
+    let mut buffer = vec![0_u8; LISTING_LEN];
+    for path in paths {
+        if let Err(error) = list(&root, &path, &mut buffer) {
+            tracing::debug!(path = %String::from_utf8_lossy(&path), %error, "a directory was not listed");
+        }
     }
-    for fd in devices {
-        // SAFETY: the number stands for a copy that belongs to this thread alone and that nothing refers to.
-        unsafe { libc::close(fd) };
-    }
-    Ok(())
+}
+
+/// Gives this thread a table of descriptors of its own with only the standard ones.
+fn part_with_descriptors() -> io::Result<()> {
+    // SAFETY: the closed descriptors are copies in a table that only this thread has; it uses none of the originals.
+    let done =
+        unsafe { libc::syscall(libc::SYS_close_range, 3_u32, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn clone_mount(path: &CString) -> io::Result<OwnedFd> {
+    let flags = libc::OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint;
+    // SAFETY: the path ends with NUL.
+    owned(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
 }
 
 fn list(root: &OwnedFd, path: &[u8], buffer: &mut [u8]) -> io::Result<()> {

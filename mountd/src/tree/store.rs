@@ -1,7 +1,7 @@
 //! The embedded store: tables of bytes with atomic batches, on fjall.
 //!
-//! A batch that [`Store::commit`] returned from is in the log of the store and survives a killed process;
-//! [`Store::persist`] makes everything so far survive power loss.
+//! A batch that `Store::commit` returned from is in the log of the store and survives a killed process;
+//! `Store::persist` makes everything so far survive power loss.
 //!
 //! Full disk: the store keeps a reserve file. While the file system has less room than
 //! [`limits::STORE_FREE_MIN`], batches that only grow the tree are refused with [`TreeError::NoSpace`] before
