@@ -206,6 +206,12 @@ pub(crate) fn same_bytes(one: &Stamp, two: &Stamp) -> bool {
 
 /// Tells whether somebody else can write to a file: the kernel grants a read lease only if nobody can.
 pub(super) fn can_others_write(read_only: &File) -> bool {
+    static IGNORED: std::sync::Once = std::sync::Once::new();
+    IGNORED.call_once(|| {
+        // Who opens the file while we have the lease makes the kernel send SIGIO, which would end the process.
+        // SAFETY: ignoring a signal runs no handler.
+        unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    });
     // SAFETY: the descriptor is open for the call.
     if unsafe { libc::fcntl(read_only.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) } == 0 {
         // SAFETY: as above.

@@ -3,7 +3,6 @@
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -84,10 +83,30 @@ pub(super) fn unmount(path: &Path, lazily: bool) -> io::Result<()> {
 
 /// Lets the kernel read ahead as far as pays off. Needs root; without it sequential reads are slower.
 pub(super) fn set_read_ahead(path: &Path) {
-    let Ok(stat) = std::fs::metadata(path) else { return };
-    let (major, minor) = (libc::major(stat.dev()), libc::minor(stat.dev()));
-    let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    let Ok(stat) = look_at(path) else { return };
+    let setting = format!("/sys/class/bdi/{}:{}/read_ahead_kb", stat.stx_dev_major, stat.stx_dev_minor);
     if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
         tracing::debug!(%setting, %error, "read-ahead stays at the kernel's default");
+    }
+}
+
+/// Looks at a mount point without asking the file system: a process that waits for itself cannot be killed.
+pub(super) fn look_at(path: &Path) -> io::Result<libc::statx> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut found = std::mem::MaybeUninit::<libc::statx>::uninit();
+    // SAFETY: the path ends with NUL and `found` has room for what the call fills on success.
+    let done = unsafe {
+        libc::statx(
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_STATX_DONT_SYNC,
+            libc::STATX_MNT_ID,
+            found.as_mut_ptr(),
+        )
+    };
+    match done {
+        // SAFETY: the call succeeded, so it filled the structure.
+        0 => Ok(unsafe { found.assume_init() }),
+        _ => Err(io::Error::last_os_error()),
     }
 }

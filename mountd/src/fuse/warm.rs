@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use super::point::look_at;
 use crate::fs::Fs;
 
 /// Bytes of one listing; the kernel asks the daemon for as much at once.
@@ -39,7 +40,7 @@ pub(super) struct Warmer {
 pub(super) fn start(fs: &Arc<Fs>, mount_point: &Path) -> io::Result<Warmer> {
     let mut warmer = Warmer { fs: Arc::clone(fs), threads: Vec::new() };
     let mounts = File::open("/proc/self/mountinfo")?;
-    let id = mount_id(mount_point)?;
+    let id = look_at(mount_point)?.stx_mnt_id;
     let path = c_path(mount_point)?;
     let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
         std::thread::Builder::new().name(name.to_owned()).spawn(work)
@@ -81,27 +82,6 @@ fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     match i32::try_from(fd) {
         // SAFETY: the kernel just gave this descriptor to us.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Returns the number by which `/proc/self/mountinfo` calls the mount at a path.
-fn mount_id(mount_point: &Path) -> io::Result<u64> {
-    let path = c_path(mount_point)?;
-    let mut found = std::mem::MaybeUninit::<libc::statx>::uninit();
-    // SAFETY: the path ends with NUL and `found` has room for what the call fills on success.
-    let done = unsafe {
-        libc::statx(
-            libc::AT_FDCWD,
-            path.as_ptr(),
-            libc::AT_STATX_DONT_SYNC,
-            libc::STATX_MNT_ID,
-            found.as_mut_ptr(),
-        )
-    };
-    match done {
-        // SAFETY: the call succeeded, so it filled the structure.
-        0 => Ok(unsafe { found.assume_init() }.stx_mnt_id),
         _ => Err(io::Error::last_os_error()),
     }
 }
