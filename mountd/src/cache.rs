@@ -95,6 +95,8 @@ pub struct CacheOptions {
 /// The bytes of files on this mount.
 pub struct Cache {
     tree: Arc<Tree>,
+    /// Files of earlier runs have smaller numbers.
+    first_number: u64,
     dirs: Arc<Dirs>,
     state_dir: PathBuf,
     size_max: u64,
@@ -118,8 +120,10 @@ impl Cache {
     pub fn open(tree: Arc<Tree>, options: CacheOptions) -> Result<Arc<Self>, CacheError> {
         let dirs = Arc::new(Dirs::open(&options.state_dir, &options.cache_dir)?);
         let garbage = files::start_remover(Arc::clone(&dirs), &options.state_dir)?;
+        let first_number = tree.next_number()?;
         Ok(Arc::new(Self {
             tree,
+            first_number,
             dirs,
             state_dir: options.state_dir,
             size_max: options.size_max,
