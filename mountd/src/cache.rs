@@ -57,6 +57,14 @@ pub trait ServerBarrier: Send + Sync {
     fn reached(&self, done: FetchDone);
 }
 
+/// Tells how far a node has come; the engine knows more than the tree.
+pub trait Progress: Send + Sync {
+    /// Tells whether the node's content is being sent.
+    fn is_uploading(&self, node: NodeId) -> bool;
+    /// Tells whether the node is one side of a conflict that waits for somebody.
+    fn is_conflict(&self, node: NodeId) -> bool;
+}
+
 /// Lets the engine coordinate with open files. Implemented by `fs`.
 pub trait OpenFiles: Send + Sync {
     /// Looks whether these files' bytes changed without the tree knowing, and tells the tree.

@@ -214,7 +214,7 @@ impl Fetch for Engine {
     }
 }
 
-impl crate::fs::Progress for Engine {
+impl crate::cache::Progress for Engine {
     fn is_uploading(&self, node: NodeId) -> bool {
         self.shared.uploads.is_active(node)
     }

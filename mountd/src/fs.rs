@@ -49,7 +49,7 @@ pub use names::{Entry, NewKind};
 pub use open::{Opened, Register, Token};
 pub use sweep::Sweeper;
 
-use crate::cache::{Backing, Cache, Fetch, ServerBarrier};
+use crate::cache::{Backing, Cache, Fetch, Progress, ServerBarrier};
 use crate::tree::{Ino, LocalNode, Tree};
 use effects::InvalidationSender;
 use marks::Marks;
@@ -65,14 +65,6 @@ pub struct Caller {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-}
-
-/// Tells how far a node has come; the engine knows more than the tree.
-pub trait Progress: Send + Sync {
-    /// Tells whether the node's content is being sent.
-    fn is_uploading(&self, node: NodeId) -> bool;
-    /// Tells whether the node is one side of a conflict that waits for somebody.
-    fn is_conflict(&self, node: NodeId) -> bool;
 }
 
 /// What a file system is made of.
