@@ -109,10 +109,12 @@ pub const SETTLE_MS_MAX: u64 = 1_000;
 /// Most directories and files that wait to be listed for the kernel's caches; what comes on top is left to be asked for.
 pub const TOUCHED_MAX: usize = 16_384;
 /// Milliseconds without a change after which the kernel's caches are filled again: less would disturb who is writing.
-pub const TOUCHED_QUIET_MS: u64 = 15;
+pub const TOUCHED_QUIET_MS: u64 = 5;
 /// A directory is listed for the kernel's caches if it has at most this many entries for each that changed.
 pub const TOUCHED_SHARE: usize = 16;
 /// Longest tick in nanoseconds of the clock by which kernels stamp files: 100 Hz.
 pub const CLOCK_TICK_NS_MAX: i128 = 10_000_000;
 /// Pending records that `dfs status` names.
 pub const PENDING_SHOWN_MAX: usize = 20;
+/// Milliseconds between two looks for changes that fsync takes: in between a look every few seconds has to do.
+pub const SYNC_LOOK_INTERVAL_MS: u64 = 200;

@@ -88,14 +88,15 @@ impl Fs {
     }
 
     fn fsync_here(&self, ino: Ino, only_data: bool) -> Result<(), FsError> {
-        let backing = self.open_file(ino).ok_or(FsError::BadHandle)?.backing()?;
+        let open = self.open_file(ino).ok_or(FsError::BadHandle)?;
+        let backing = open.backing()?;
         let file = backing.file()?;
         if only_data {
             file.sync_data()?
         } else {
             file.sync_all()?
         }
-        {
+        if self.barrier.is_some() || open.is_look_due() {
             let _hold = self.hold.read();
             self.notice_backing(&backing)?;
         }

@@ -14,13 +14,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::effects::Invalidation;
 use super::{Caller, Fs, FsError, check_file, record_of};
 use crate::cache::Backing;
-use crate::limits::{LINGERING_MAX, SMALL_FILE_LEN_MAX};
+use crate::limits::{LINGERING_MAX, SMALL_FILE_LEN_MAX, SYNC_LOOK_INTERVAL_MS};
 use crate::tree::{Ino, LocalNode};
 
 /// A backing file as the kernel knows it; the kernel forgets it when the last clone is dropped.
@@ -70,6 +71,8 @@ pub(super) struct OpenInner {
     pub(super) superseded: bool,
     /// It was made by the first of these handles, in this directory.
     made_in: Option<Ino>,
+    /// When an fsync last looked for changes.
+    looked: Option<Instant>,
     /// The last handle is gone; whoever finds this looks for another.
     closed: bool,
 }
@@ -92,6 +95,17 @@ impl OpenFile {
     /// Returns the bytes that the handles read and write now.
     pub(super) fn backing(&self) -> Result<Arc<Backing>, FsError> {
         self.inner.lock().backing.clone().ok_or(FsError::BadHandle)
+    }
+
+    /// Tells whether an fsync is to look for changes. A database syncs all the time: between two looks its bytes are safe here, and
+    /// the mark says that they may not be known.
+    pub(super) fn is_look_due(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let due = inner.looked.is_none_or(|at| at.elapsed() >= Duration::from_millis(SYNC_LOOK_INTERVAL_MS));
+        if due {
+            inner.looked = Some(Instant::now());
+        }
+        due
     }
 
     /// Notes that the daemon wrote.

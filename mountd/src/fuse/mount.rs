@@ -256,6 +256,8 @@ impl Mounted {
         let Some(threads) = self.threads.lock().take() else { return Ok(()) };
         let result =
             threads.session.join().unwrap_or_else(|_| Err(io::Error::other("a session thread panicked")));
+        // What is mapped still, or was closed a moment ago, is looked at before anybody says what is pending.
+        self.fs.sweep();
         self.fs.end_invalidations();
         if threads.invalidate.join().is_err() {
             tracing::error!("the invalidation thread panicked");
