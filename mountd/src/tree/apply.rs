@@ -17,6 +17,7 @@ mod structure;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dfs_shared::hash::RecordHash;
 use dfs_shared::ids::NodeId;
 use dfs_shared::name::Name;
 use dfs_shared::record::{NodeRecord, Record, RecordKey, Versioned};
@@ -121,31 +122,63 @@ impl Tree {
     }
 }
 
+fn leaf(current: &CurrentRecord) -> (RecordKey, Option<RecordHash>) {
+    let hash = current.value.as_ref().map(|value| dfs_shared::merkle::record_hash(&current.key, value));
+    (current.key.clone(), hash)
+}
+
 impl Apply<'_, '_> {
     /// Steps 1 and 2. Returns how many records were news.
     fn take(&mut self, records: &[CurrentRecord]) -> Result<usize, TreeError> {
         let mut leaves = Vec::with_capacity(records.len());
         let mut entries = Vec::new();
+        let together: BTreeSet<&RecordKey> = records.iter().map(|current| &current.key).collect();
         for current in records {
             if !self.is_news(current)? {
                 continue;
             }
-            let hash =
-                current.value.as_ref().map(|value| dfs_shared::merkle::record_hash(&current.key, value));
-            leaves.push((current.key.clone(), hash));
             match &current.key {
-                RecordKey::Node(id) => self.take_node(*id, current.value.as_ref())?,
-                RecordKey::Entry { parent, name } => entries.push((*parent, name, current.value.as_ref())),
+                RecordKey::Node(id) => {
+                    if current.value.is_none() && self.has_other_names(*id, &together)? {
+                        continue;
+                    }
+                    leaves.push(leaf(current));
+                    self.take_node(*id, current.value.as_ref())?;
+                }
+                RecordKey::Entry { parent, name } => entries.push((*parent, name, current)),
             }
         }
         // What the server removes comes first, so that a name that moved is free where it went.
-        entries.sort_by_key(|(_, _, value)| value.is_some());
-        for (parent, name, value) in entries {
-            self.take_entry(parent, name, value)?;
+        entries.sort_by_key(|(_, _, current)| current.value.is_some());
+        for (parent, name, current) in entries {
+            if let Some(Versioned { record: Record::Entry(entry), .. }) = &current.value
+                && self.txn.node(entry.node)?.is_none()
+            {
+                tracing::debug!(node = %entry.node, %name, "an entry came before its node: left for later");
+                continue;
+            }
+            leaves.push(leaf(current));
+            self.take_entry(parent, name, current.value.as_ref())?;
         }
         let news = leaves.len();
         dfs_shared::merkle::apply(&mut self.txn, leaves)?;
         Ok(news)
+    }
+
+    /// Tells whether the server is known to have names of a node besides those that these records are about. Records that were
+    /// read one after another while the server went on may not fit together: what does not is left for the events.
+    fn has_other_names(&mut self, id: NodeId, together: &BTreeSet<&RecordKey>) -> Result<bool, TreeError> {
+        for (parent, name) in self.txn.entry_keys_of(id)? {
+            let on_server = self.txn.entry(parent, &name)?.is_some_and(|entry| match &entry.sync {
+                SyncState::Clean(_) => entry.target.is_some_and(|target| target.node == id),
+                SyncState::Changed { base, .. } => *base == id,
+                SyncState::New => false,
+            });
+            if on_server && !together.contains(&RecordKey::Entry { parent, name }) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn is_news(&mut self, current: &CurrentRecord) -> Result<bool, TreeError> {

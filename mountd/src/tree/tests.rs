@@ -573,3 +573,29 @@ fn split(mount: &Mount, path: &str) -> (Ino, Name) {
     let (dir, leaf) = path.rsplit_once('/').expect("absolute");
     (mount.find(dir).ino, name(leaf))
 }
+
+#[test]
+fn records_that_were_read_while_the_server_went_on_wait_for_what_belongs_to_them() {
+    let mut server = Server::default();
+    let (mut one, two) = (Mount::new("one"), Mount::new("two"));
+    one.write(&one.make(Ino::ROOT, "f", NodeKind::File), "bytes");
+    one.sync(&mut server);
+    let all: Vec<CurrentRecord> = server
+        .records
+        .iter()
+        .map(|(key, value)| CurrentRecord { key: key.clone(), value: Some(value.clone()) })
+        .collect();
+    let options = ApplyOptions { at: at(1), force_conflicts: false };
+    let node = one.find("f").id;
+    let (nodes, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|r| r.key == RecordKey::Node(node));
+    two.tree.apply(&rest, options).expect("an entry without its node");
+    assert!(two.listing().is_empty());
+    two.tree.apply(&nodes, options).expect("its node");
+    two.tree.apply(&rest, options).expect("the entry again");
+    assert_eq!(two.paths(), ["/f"]);
+    let gone = CurrentRecord { key: RecordKey::Node(node), value: None };
+    two.tree.apply(&[gone], options).expect("a removed node that still has its name");
+    assert_eq!(two.paths(), ["/f"]);
+    let dirty = two.tree.key_state(&RecordKey::Node(node)).expect("read");
+    assert_eq!(dirty, KeyState::Clean, "nothing is sent back");
+}
