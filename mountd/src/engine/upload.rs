@@ -22,6 +22,7 @@ use super::retry::Backoff;
 use super::shared::{EngineError, Shared, chain};
 use crate::cache::HashSource;
 use crate::limits::{HASH_TASKS_MAX, UPLOAD_BATCH_LEN, UPLOAD_REQUESTS_MAX};
+use crate::remote::RemoteError;
 
 /// The uploads that are going on.
 #[derive(Debug)]
@@ -335,7 +336,7 @@ fn batches(pieces: Vec<Piece>) -> Vec<Vec<Piece>> {
     batches
 }
 
-/// Reads and uploads some chunks; `false` if the file does not hold them any more.
+/// Reads and uploads some chunks, without hashing them once more; `false` if the file does not hold them any more.
 async fn put_batch(
     shared: &Arc<Shared>,
     node: NodeId,
@@ -346,7 +347,11 @@ async fn put_batch(
     let len: u64 = batch.iter().map(|piece| piece.len).sum();
     let file = Arc::clone(file);
     let Some(chunks) = off_thread(move || read_pieces(&file, &batch)).await else { return Ok(false) };
-    shared.remote.put_chunks(chunks).await?;
+    match shared.remote.put_chunks(chunks).await {
+        // The server hashes what arrives: the file has changed since it was cut.
+        Err(RemoteError::Refused { code, .. }) if code == "hash_mismatch" => return Ok(false),
+        done => done?,
+    }
     shared.uploads.bytes.fetch_add(len, std::sync::atomic::Ordering::Relaxed);
     shared.uploads.note(node, |progress| progress.done += len);
     Ok(true)
@@ -356,7 +361,7 @@ fn read_pieces(file: &File, pieces: &[Piece]) -> Option<Vec<(ChunkHash, Bytes)>>
     let read = |piece: &Piece| {
         let mut bytes = vec![0; usize::try_from(piece.len).ok()?];
         file.read_exact_at(&mut bytes, piece.offset).ok()?;
-        (ChunkHash::of(&bytes) == piece.hash).then(|| (piece.hash, Bytes::from(bytes)))
+        Some((piece.hash, Bytes::from(bytes)))
     };
     pieces.iter().map(read).collect()
 }

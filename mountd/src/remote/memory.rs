@@ -319,6 +319,10 @@ impl Remote for MemoryRemote {
 
     fn put_chunks(&self, chunks: Vec<(ChunkHash, Bytes)>) -> RemoteFuture<'_, ()> {
         self.call(move |state| {
+            if let Some((hash, _)) = chunks.iter().find(|(hash, bytes)| ChunkHash::of(bytes) != *hash) {
+                let (code, message) = ("hash_mismatch".to_owned(), format!("not the bytes of {hash}"));
+                return Err(RemoteError::Refused { status: 422, code, message });
+            }
             state.chunks.extend(chunks);
             Ok(())
         })
