@@ -11,6 +11,8 @@ mod kit;
 mod attributes;
 #[path = "fuse_local/bytes.rs"]
 mod bytes;
+#[path = "fuse_local/mounting.rs"]
+mod mounting;
 #[path = "fuse_local/names.rs"]
 mod names;
 #[path = "fuse_local/remote.rs"]

@@ -139,8 +139,12 @@ impl Local {
             control: Some("/run/control".into()),
         })
         .expect("a file system");
-        let options =
-            MountOptions { mount_point: root.path().join("mnt"), no_passthrough, ..MountOptions::default() };
+        let options = MountOptions {
+            mount_point: root.path().join("mnt"),
+            no_passthrough,
+            extra: vec!["warm".to_owned()],
+            ..MountOptions::default()
+        };
         let mounted = mount(Arc::clone(&fs), &options).expect("a mount");
         Self { mounted: Some(mounted), tree, cache, fs, contents, root, no_passthrough }
     }
