@@ -132,8 +132,8 @@ pub fn mount(fs: Arc<Fs>, options: &MountOptions) -> Result<Mounted, MountError>
         .spawn(move || session.run())
         .map_err(failed)?;
     point::set_read_ahead(&mount_point);
-    let warmer = match warm::start(&fs, &mount_point) {
-        Ok(warmer) => Some(warmer),
+    let warmer = match wants_warming(options).then(|| warm::start(&fs, &mount_point)).transpose() {
+        Ok(warmer) => warmer,
         Err(error) => {
             tracing::debug!(%error, "the kernel's caches are not filled in advance");
             None
@@ -162,7 +162,7 @@ fn config(options: &MountOptions) -> Config {
     if options.read_only {
         config.mount_options.push(MountOption::RO);
     }
-    for option in &options.extra {
+    for option in options.extra.iter().filter(|option| *option != WARM) {
         add_option(&mut config, option);
     }
     config
@@ -319,4 +319,13 @@ impl Drop for Mounted {
             Err(error) => tracing::warn!(path = %self.mount_point.display(), %error, "cannot unmount"),
         }
     }
+}
+
+/// The option of ours that the kernel is not told.
+const WARM: &str = "warm";
+
+/// Tells whether changed directories are to be listed for the kernel's caches. Off unless asked for: such a listing may cross
+/// with a change and leave the kernel with a directory's older times.
+fn wants_warming(options: &MountOptions) -> bool {
+    options.extra.iter().any(|option| option == WARM)
 }
