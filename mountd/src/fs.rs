@@ -48,7 +48,6 @@ pub use error::FsError;
 pub use names::{Entry, NewKind};
 pub use open::{Opened, Register, Token};
 pub use sweep::Sweeper;
-pub use touched::{ForgetNow, Quiet};
 
 use crate::cache::{Backing, Cache, Fetch, Progress, ServerBarrier};
 use crate::tree::{Ino, LocalNode, Tree};

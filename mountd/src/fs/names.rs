@@ -246,11 +246,6 @@ impl Fs {
         self.told_tree();
         self.touched.dir(from.0);
         self.touched.dir(to.0);
-        if self.touched.is_listing()
-            && let Ok(Some(moved)) = self.tree.lookup(to.0, &to_name)
-        {
-            self.touched.attributes(moved.ino);
-        }
         if let Some(removed) = removed {
             self.after_removal(removed);
         }

@@ -1,47 +1,24 @@
-//! Which directories were changed here a moment ago, for the kernel's caches.
+//! Which directories hold nodes whose attributes the kernel has forgotten through a local change.
 //!
-//! Two things are done for them once nobody is changing anything:
-//! - The kernel forgets their attributes once more. An answer that was on its way while a name changed can reach it after
-//!   the change and make it believe the older times for ever: a changed name makes it forget a directory's attributes,
-//!   but, unlike our asking it to forget, does not make it distrust answers on their way.
-//! - They may be listed: the kernel forgets a file's attributes when it is written, and a directory's listing when a
-//!   name changes; one listing gives it all of them back, before somebody asks for each by itself. While a listing is
-//!   under way every change of a name makes the kernel forget at once, so that the listing never outlives it.
-//!
+//! The kernel forgets a file's attributes when it is written, and a directory's listing when a name changes; the next
+//! `stat` or listing of each then costs a question. `fuse` asks for all of a directory at once as soon as nobody is
+//! changing anything. Hints only: losing them costs time.
+
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dfs_shared::ids::NodeId;
 use parking_lot::{Condvar, Mutex};
 
 use super::Fs;
-use super::effects::Invalidation;
 use crate::limits::{TOUCHED_MAX, TOUCHED_QUIET_MS, TOUCHED_SHARE};
-use crate::tree::{Cookie, EffectSink, Ino};
+use crate::tree::{Cookie, Ino};
 
-/// Makes the kernel forget a node's attributes at once. Safe in a handler: the kernel takes no lock for it that it holds
-/// while it waits for an answer.
-pub type ForgetNow = Box<dyn Fn(Ino) + Send + Sync>;
-
-/// Directories that were changed and are left alone since.
+/// Collects hints while somebody takes them.
 #[derive(Debug, Default)]
-pub struct Quiet {
-    /// All of them.
-    pub changed: Vec<Ino>,
-    /// The paths of those that are worth listing, deepest first.
-    pub listing: Vec<Vec<u8>>,
-}
-
-/// Collects changed directories while somebody takes them.
-#[derive(Default)]
 pub(super) struct Touched {
     state: Mutex<State>,
     changed: Condvar,
-    /// Set while a listing may be on its way to the kernel.
-    is_listing: Arc<AtomicBool>,
-    forget_now: OnceLock<ForgetNow>,
 }
 
 #[derive(Debug, Default)]
@@ -54,23 +31,8 @@ struct State {
 }
 
 impl Touched {
-    /// A name in `dir` was changed: the tree has it, the kernel has no answer yet.
     pub(super) fn dir(&self, dir: Ino) {
-        self.attributes(dir);
         self.note(|state| *state.dirs.entry(dir).or_default() += 1);
-    }
-
-    /// A node's attributes were changed by something that does not make the kernel distrust answers on their way.
-    pub(super) fn attributes(&self, node: Ino) {
-        if self.is_listing()
-            && let Some(forget_now) = self.forget_now.get()
-        {
-            forget_now(node);
-        }
-    }
-
-    pub(super) fn is_listing(&self) -> bool {
-        self.is_listing.load(Ordering::SeqCst)
     }
 
     pub(super) fn file(&self, file: NodeId) {
@@ -95,13 +57,9 @@ impl Touched {
 }
 
 impl Fs {
-    /// Starts to collect changed directories for [`Self::touched_directories`]. Who lists them sets the returned flag before the
-    /// kernel asks and clears it once the kernel has the answer.
-    pub fn watch_touched(&self, forget_now: ForgetNow) -> Arc<AtomicBool> {
-        // A second mount of the same file system would be told of nothing; there is none.
-        let _ = self.touched.forget_now.set(forget_now);
+    /// Starts to collect hints for [`Self::touched_directories`].
+    pub fn watch_touched(&self) {
         self.touched.state.lock().is_taken = true;
-        Arc::clone(&self.touched.is_listing)
     }
 
     /// Ends the collecting; [`Self::touched_directories`] returns `None` from now on.
@@ -110,8 +68,9 @@ impl Fs {
         self.touched.changed.notify_all();
     }
 
-    /// Waits until something was changed and then nothing for a moment; `None` once [`Self::end_touched`] was called.
-    pub fn touched_directories(&self) -> Option<Quiet> {
+    /// Waits until something was changed and then nothing for a moment; returns the paths of the directories that are worth
+    /// listing, deepest first, or `None` once [`Self::end_touched`] was called.
+    pub fn touched_directories(&self) -> Option<Vec<Vec<u8>>> {
         let (mut dirs, files) = {
             let mut state = self.touched.state.lock();
             loop {
@@ -137,19 +96,11 @@ impl Fs {
                 }
             }
         }
-        let changed = dirs.keys().copied().collect();
-        let mut listing: Vec<_> =
+        let mut paths: Vec<_> =
             dirs.into_iter().filter_map(|(dir, touches)| self.worth_listing(dir, touches)).collect();
-        listing.sort_by_key(|path| std::cmp::Reverse(path.iter().filter(|byte| **byte == b'/').count()));
-        Some(Quiet { changed, listing })
-    }
-
-    /// Makes the kernel forget the attributes of directories that were changed, and waits until it has.
-    pub fn forget_attributes(&self, directories: &[Ino]) {
-        for ino in directories {
-            self.invalidations.send(Invalidation::Attributes { ino: *ino });
-        }
-        EffectSink::settle(self);
+        // Listing a directory makes the kernel forget its time of access; listing the one above brings it back.
+        paths.sort_by_key(|path| std::cmp::Reverse(path.iter().filter(|byte| **byte == b'/').count()));
+        Some(paths)
     }
 
     /// Tells whether something was changed since the hints were taken: then listing would disturb.

@@ -132,8 +132,14 @@ pub fn mount(fs: Arc<Fs>, options: &MountOptions) -> Result<Mounted, MountError>
         .spawn(move || session.run())
         .map_err(failed)?;
     point::set_read_ahead(&mount_point);
-    let warmer = warm::start(&fs, &mount_point, notifier.clone(), wants_listing(options)).map_err(failed)?;
-    let (threads, warmer) = (Mutex::new(Some(Threads { session, invalidate })), Mutex::new(Some(warmer)));
+    let warmer = match wants_warming(options).then(|| warm::start(&fs, &mount_point)).transpose() {
+        Ok(warmer) => warmer,
+        Err(error) => {
+            tracing::debug!(%error, "the kernel's caches are not filled in advance");
+            None
+        }
+    };
+    let (threads, warmer) = (Mutex::new(Some(Threads { session, invalidate })), Mutex::new(warmer));
     Ok(Mounted { mount_point, fs, notifier, threads, warmer })
 }
 
@@ -156,7 +162,7 @@ fn config(options: &MountOptions) -> Config {
     if options.read_only {
         config.mount_options.push(MountOption::RO);
     }
-    for option in options.extra.iter().filter(|option| !OWN.contains(&option.as_str())) {
+    for option in options.extra.iter().filter(|option| *option != WARM) {
         add_option(&mut config, option);
     }
     config
@@ -315,12 +321,11 @@ impl Drop for Mounted {
     }
 }
 
-/// The options of ours that the kernel is not told.
-const OWN: [&str; 2] = [WARM, NO_WARM];
+/// The option of ours that the kernel is not told.
 const WARM: &str = "warm";
-const NO_WARM: &str = "nowarm";
 
-/// Tells whether changed directories are to be listed for the kernel's caches. It needs root; `-o nowarm` switches it off.
-fn wants_listing(options: &MountOptions) -> bool {
-    is_root() && !options.extra.iter().any(|option| option == NO_WARM)
+/// Tells whether changed directories are to be listed for the kernel's caches. Off unless asked for: such a listing may cross
+/// with a change and leave the kernel with a directory's older times.
+fn wants_warming(options: &MountOptions) -> bool {
+    options.extra.iter().any(|option| option == WARM)
 }

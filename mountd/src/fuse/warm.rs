@@ -1,9 +1,8 @@
-//! Threads that look after the kernel's caches once somebody has changed something: see `fs/touched.rs` for why.
+//! Threads that list directories for the kernel's caches after somebody changed something in them.
 //!
 //! ```text
-//! fs ─► dfs-warm: which directories, when nobody is changing anything: forget their attributes
-//!           └─► dfs-list: lists them, one at a time
-//! dfs-watch: the mount is gone ─► nothing more comes ─► dfs-warm ends ─► dfs-list ends and lets go of the clone
+//! fs: hints ─► dfs-warm: which directories, when nobody is changing anything ─► dfs-list: lists them, one at a time
+//! dfs-watch: the mount is gone ─► no more hints ─► dfs-warm ends ─► dfs-list ends and lets go of the clone
 //! ```
 //!
 //! The listing goes through a clone of the mount that stands nowhere, so that nobody who unmounts is told that the mount
@@ -22,14 +21,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use fuser::{INodeNo, Notifier};
-
 use super::point::look_at;
-use crate::fs::{Fs, Quiet};
+use crate::fs::Fs;
 
 /// Bytes of one listing; the kernel asks the daemon for as much at once.
 const LISTING_LEN: usize = 1 << 20;
@@ -40,49 +36,29 @@ pub(super) struct Warmer {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Starts the threads for a mount that answers already; the one that lists only if `lists` is set and this user may.
-pub(super) fn start(fs: &Arc<Fs>, mount_point: &Path, notifier: Notifier, lists: bool) -> io::Result<Warmer> {
+/// Starts the threads for a mount that answers already.
+pub(super) fn start(fs: &Arc<Fs>, mount_point: &Path) -> io::Result<Warmer> {
     let mut warmer = Warmer { fs: Arc::clone(fs), threads: Vec::new() };
-    let is_listing = fs.watch_touched(Box::new(move |ino| {
-        // A failure means that the kernel does not know the node.
-        let _ = notifier.inval_inode(INodeNo(ino.0), -1, 0);
-    }));
-    let lister = match lists.then(|| warmer.start_listing(mount_point, is_listing)).transpose() {
-        Ok(lister) => lister,
-        Err(error) => {
-            tracing::debug!(%error, "the kernel's caches are not filled in advance");
-            None
-        }
+    let mounts = File::open("/proc/self/mountinfo")?;
+    let id = look_at(mount_point)?.stx_mnt_id;
+    let path = c_path(mount_point)?;
+    let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new().name(name.to_owned()).spawn(work)
     };
+    // One directory at a time: whoever plans sees what changed since.
+    let (paths, queue) = sync_channel(0);
+    let (opened, outcome) = sync_channel(1);
+    warmer.threads.push(spawn("dfs-list", Box::new(move || list_all(&path, &queue, &opened)))?);
+    outcome.recv().unwrap_or_else(|_| Err(io::Error::other("the listing thread ended")))?;
+    fs.watch_touched();
     let planner = Arc::clone(fs);
-    warmer.spawn("dfs-warm", move || plan(&planner, lister.as_ref()))?;
+    warmer.threads.push(spawn("dfs-warm", Box::new(move || plan(&planner, &paths)))?);
+    let watched = Arc::clone(fs);
+    warmer.threads.push(spawn("dfs-watch", Box::new(move || watch(&watched, &mounts, id)))?);
     Ok(warmer)
 }
 
 impl Warmer {
-    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        self.threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(work)?);
-        Ok(())
-    }
-
-    fn start_listing(
-        &mut self,
-        mount_point: &Path,
-        is_listing: Arc<AtomicBool>,
-    ) -> io::Result<SyncSender<Vec<u8>>> {
-        let mounts = File::open("/proc/self/mountinfo")?;
-        let id = look_at(mount_point)?.stx_mnt_id;
-        let path = c_path(mount_point)?;
-        // One directory at a time: whoever plans sees what changed since.
-        let (paths, queue) = sync_channel(0);
-        let (opened, outcome) = sync_channel(1);
-        self.spawn("dfs-list", move || list_all(&path, &queue, &opened, &is_listing))?;
-        outcome.recv().unwrap_or_else(|_| Err(io::Error::other("the listing thread ended")))?;
-        let watched = Arc::clone(&self.fs);
-        self.spawn("dfs-watch", move || watch(&watched, &mounts, id))?;
-        Ok(paths)
-    }
-
     /// Ends the filling before the mount goes; the watching ends by itself when it is gone.
     pub(super) fn stop(&self) {
         self.fs.end_touched();
@@ -129,13 +105,11 @@ fn watch(fs: &Fs, mounts: &File, id: u64) {
     fs.end_touched();
 }
 
-fn plan(fs: &Fs, lister: Option<&SyncSender<Vec<u8>>>) {
-    while let Some(Quiet { changed, listing }) = fs.touched_directories() {
-        fs.forget_attributes(&changed);
-        let Some(lister) = lister else { continue };
-        for (done, path) in listing.iter().enumerate() {
+fn plan(fs: &Fs, lister: &SyncSender<Vec<u8>>) {
+    while let Some(paths) = fs.touched_directories() {
+        for (done, path) in paths.iter().enumerate() {
             if fs.is_touched_again() {
-                fs.touch_again(&listing[done..]);
+                fs.touch_again(&paths[done..]);
                 break;
             }
             if lister.send(path.clone()).is_err() {
@@ -145,12 +119,7 @@ fn plan(fs: &Fs, lister: Option<&SyncSender<Vec<u8>>>) {
     }
 }
 
-fn list_all(
-    mount_point: &CString,
-    paths: &Receiver<Vec<u8>>,
-    opened: &SyncSender<io::Result<()>>,
-    is_listing: &AtomicBool,
-) {
+fn list_all(mount_point: &CString, paths: &Receiver<Vec<u8>>, opened: &SyncSender<io::Result<()>>) {
     let root = match part_with_descriptors().and_then(|()| clone_mount(mount_point)) {
         Ok(root) => root,
         Err(error) => {
@@ -163,10 +132,7 @@ fn list_all(
     }
     let mut buffer = vec![0_u8; LISTING_LEN];
     for path in paths {
-        is_listing.store(true, Ordering::SeqCst);
-        let listed = list(&root, &path, &mut buffer);
-        is_listing.store(false, Ordering::SeqCst);
-        if let Err(error) = listed {
+        if let Err(error) = list(&root, &path, &mut buffer) {
             tracing::debug!(path = %String::from_utf8_lossy(&path), %error, "a directory was not listed");
         }
     }
@@ -197,8 +163,7 @@ fn list(root: &OwnedFd, path: &[u8], buffer: &mut [u8]) -> io::Result<()> {
             libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
         };
         match read {
-            // Reading made the kernel forget when the directory was accessed.
-            0 => return File::from(dir).metadata().map(drop),
+            0 => return Ok(()),
             read if read < 0 => return Err(io::Error::last_os_error()),
             _ => {}
         }
