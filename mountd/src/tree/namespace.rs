@@ -10,7 +10,7 @@ use dfs_shared::record::{NodeKind, NodeRecord, RecordKey};
 use dfs_shared::time::Timestamp;
 
 use super::content::Stamp;
-use super::node::{Ino, LocalNode, SyncState};
+use super::node::{EntryTarget, Ino, LocalNode, SyncState};
 use super::store::{Space, Write, decode};
 use super::txn::Txn;
 use super::{Tree, TreeError};
@@ -204,19 +204,10 @@ impl Tree {
     /// # Errors
     /// [`TreeError`]: `NotFound`, `NotDirectory` (the parent), `IsDirectory`, or a failing store.
     pub fn unlink(&self, parent: Ino, name: &Name, at: Timestamp) -> Result<Removed, TreeError> {
-        let _writer = self.writer.lock();
-        let mut txn = Txn::new(&self.store);
-        let dir = self.dir_id(&mut txn, parent)?;
-        let target = txn.target(dir, name)?.ok_or(TreeError::NotFound)?;
-        if target.kind == NodeKind::Directory {
-            return Err(TreeError::IsDirectory);
-        }
-        let mut keys = vec![entry_key(dir, name)];
-        let removed = remove_name(&mut txn, dir, name, target.node, at, &mut keys)?;
-        txn.journal(keys);
-        touch_dir(&mut txn, dir, at)?;
-        self.finish(txn, at, false)?;
-        Ok(removed)
+        self.remove(parent, name, at, |_, target| match target.kind {
+            NodeKind::Directory => Err(TreeError::IsDirectory),
+            _ => Ok(()),
+        })
     }
 
     /// Removes an empty directory.
@@ -224,16 +215,26 @@ impl Tree {
     /// # Errors
     /// [`TreeError`]: `NotFound`, `NotDirectory`, `NotEmpty`, or a failing store.
     pub fn rmdir(&self, parent: Ino, name: &Name, at: Timestamp) -> Result<Removed, TreeError> {
+        self.remove(parent, name, at, |txn, target| match target.kind {
+            NodeKind::Directory if txn.is_empty(target.node)? => Ok(()),
+            NodeKind::Directory => Err(TreeError::NotEmpty),
+            _ => Err(TreeError::NotDirectory),
+        })
+    }
+
+    /// Removes a name if `allow` lets what it leads to go.
+    fn remove(
+        &self,
+        parent: Ino,
+        name: &Name,
+        at: Timestamp,
+        allow: impl FnOnce(&mut Txn<'_>, &EntryTarget) -> Result<(), TreeError>,
+    ) -> Result<Removed, TreeError> {
         let _writer = self.writer.lock();
         let mut txn = Txn::new(&self.store);
         let dir = self.dir_id(&mut txn, parent)?;
         let target = txn.target(dir, name)?.ok_or(TreeError::NotFound)?;
-        if target.kind != NodeKind::Directory {
-            return Err(TreeError::NotDirectory);
-        }
-        if !txn.is_empty(target.node)? {
-            return Err(TreeError::NotEmpty);
-        }
+        allow(&mut txn, &target)?;
         let mut keys = vec![entry_key(dir, name)];
         let removed = remove_name(&mut txn, dir, name, target.node, at, &mut keys)?;
         txn.journal(keys);
