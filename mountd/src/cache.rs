@@ -17,6 +17,7 @@ mod fill;
 mod ranges;
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +40,7 @@ use crate::tree::content::{ContentState, FileId, Place, Present, Stamp};
 use crate::tree::{LocalNode, Tree};
 use backing::Inner;
 use evict::Recent;
-use files::Dirs;
+use files::{Dirs, stamp_of};
 
 /// What to call when a fetch is over.
 pub type FetchDone = Box<dyn FnOnce(Result<(), FetchError>) + Send>;
@@ -98,6 +99,40 @@ pub struct CacheOptions {
     pub cache_dir: PathBuf,
     /// Most bytes of files whose content is on the server.
     pub size_max: u64,
+}
+
+/// An empty backing file without a node. Removed when dropped before it has got one.
+pub struct Prepared {
+    cache: Arc<Cache>,
+    row: ContentState,
+    file: Option<File>,
+}
+
+impl Prepared {
+    /// Returns what the tree has to know of it, for the batch that makes the node.
+    #[must_use]
+    pub fn row(&self) -> &ContentState {
+        &self.row
+    }
+
+    /// Gives it to the node that was made with [`Self::row`].
+    #[must_use]
+    pub fn attach(mut self, node: NodeId) -> Arc<Backing> {
+        let mut inner = Inner::empty(node, Place::State);
+        inner.stored = true;
+        inner.file = self.file.take().map(Arc::new);
+        let backing = Arc::new(Backing::new(Arc::clone(&self.cache), self.row.file, true, inner));
+        self.cache.live.lock().insert(node, Arc::downgrade(&backing));
+        backing
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            self.cache.throw_away(self.row.place, self.row.file);
+        }
+    }
 }
 
 /// The bytes of files on this mount.
@@ -179,17 +214,18 @@ impl Cache {
         Ok(backing)
     }
 
-    /// Makes the empty backing file of a file that was just created. Blocks on the disk.
+    /// Makes the empty backing file of a file that is about to be created. Blocks on the disk.
     ///
     /// # Errors
     /// [`CacheError`] when the disk or the tree fails.
-    pub fn create(self: &Arc<Self>, node: &LocalNode) -> Result<Arc<Backing>, CacheError> {
-        let (id, whole, mut inner) = self.absent(node.id, 0, None)?;
-        inner.place = Place::State;
-        let backing = Arc::new(Backing::new(Arc::clone(self), id, whole, inner));
-        self.live.lock().insert(node.id, Arc::downgrade(&backing));
-        backing.file()?;
-        Ok(backing)
+    pub fn prepare(self: &Arc<Self>) -> Result<Prepared, CacheError> {
+        let (place, id) = (Place::State, FileId(self.tree.next_number()?));
+        let file = self.dirs.create(place, id)?;
+        let path = || self.dirs.path(place, id);
+        let stamp =
+            stamp_of(&file).map_err(|source| CacheError::Io { action: "look at", path: path(), source })?;
+        let row = ContentState { file: id, place, content: None, present: Present::All, stamp };
+        Ok(Prepared { cache: Arc::clone(self), row, file: Some(file) })
     }
 
     /// Tells whether a backing holds the version that the node has now.
@@ -268,21 +304,7 @@ impl Cache {
         content: Option<ContentId>,
     ) -> Result<(FileId, bool, Inner), CacheError> {
         let id = FileId(self.tree.next_number()?);
-        let inner = Inner {
-            node,
-            attached: true,
-            stored: false,
-            place: Place::Cache,
-            content,
-            present: RangeSet::default(),
-            size,
-            file: None,
-            touched: false,
-            users: 0,
-            foreign: false,
-            superseded: None,
-            counted: 0,
-        };
+        let inner = Inner { content, size, ..Inner::empty(node, Place::Cache) };
         Ok((id, size == 0, inner))
     }
 

@@ -43,11 +43,12 @@ use parking_lot::{Mutex, RwLock};
 
 pub use attributes::{Attr, SetAttr, SetTime, Space};
 pub use bytes::ReadDone;
-pub use effects::Invalidation;
+pub use effects::{Invalidation, KernelCaches};
 pub use error::FsError;
 pub use names::{Entry, NewKind};
 pub use open::{Opened, Register, Token};
 pub use sweep::Sweeper;
+pub use touched::TouchedDirectory;
 
 use crate::cache::{Backing, Cache, Fetch, Progress, ServerBarrier};
 use crate::tree::{Ino, LocalNode, Tree};
@@ -116,6 +117,7 @@ pub struct Fs {
     /// Held shared while a change of bytes is told to the tree, exclusively while remote changes are applied.
     hold: RwLock<()>,
     invalidations: InvalidationSender,
+    kernel: RwLock<Option<Box<dyn KernelCaches>>>,
 }
 
 impl Fs {
@@ -145,6 +147,7 @@ impl Fs {
             persisted: AtomicU64::new(0),
             hold: RwLock::new(()),
             invalidations: InvalidationSender::default(),
+            kernel: RwLock::new(None),
         });
         fs.recover()?;
         Ok(fs)

@@ -84,6 +84,8 @@ pub const CONTROL_LINE_LEN_MAX: usize = 64 * 1024;
 /// Files up to this many bytes are served by the daemon when they are only read: their pages stay in the kernel over
 /// open and close, which saves more than passthrough does.
 pub const SMALL_FILE_LEN_MAX: u64 = 128 << 10;
+/// Files up to this many bytes are given to the kernel whole when they are opened for the first time.
+pub const GIVEN_LEN_MAX: u64 = 64 << 10;
 /// Most inodes for which the version of the kernel's pages is remembered: 40 bytes each.
 pub const KERNEL_VERSIONS_MAX: usize = 1 << 18;
 /// Milliseconds between two looks at files that are held open for writing.
@@ -106,10 +108,16 @@ pub const STALE_MARKS_MAX: usize = 4096;
 pub const LINGERING_MAX: usize = 1024;
 /// Longest wait in milliseconds for the kernel to forget what changed, before `dfs status` answers.
 pub const SETTLE_MS_MAX: u64 = 1_000;
+/// Rows of the embedded store that are kept in memory; a few hundred bytes each.
+pub const STORE_ROWS_CACHED: usize = 32_768;
+/// Longer rows are always read from the store.
+pub const STORE_ROW_CACHED_LEN_MAX: usize = 2_048;
 /// Most directories and files that wait to be listed for the kernel's caches; what comes on top is left to be asked for.
 pub const TOUCHED_MAX: usize = 16_384;
 /// Milliseconds without a change after which the kernel's caches are filled again: less would disturb who is writing.
-pub const TOUCHED_QUIET_MS: u64 = 5;
+pub const TOUCHED_QUIET_MS: u64 = 10;
+/// Look-ups in a directory after which it may be listed instead, and again at every power of two from there.
+pub const LOOKUPS_BEFORE_LISTING: u32 = 4;
 /// A directory is listed for the kernel's caches if it has at most this many entries for each that changed.
 pub const TOUCHED_SHARE: usize = 16;
 /// Longest tick in nanoseconds of the clock by which kernels stamp files: 100 Hz.

@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::limits::NAME_LEN_MAX;
+use crate::wire::bytes;
 
 /// Names an entry in a directory. Bytes, not text: names need not be UTF-8.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Box<[u8]>);
 
 /// Why bytes are not a name.
@@ -50,16 +51,15 @@ impl Name {
     }
 }
 
-impl TryFrom<Vec<u8>> for Name {
-    type Error = NameError;
-    fn try_from(bytes: Vec<u8>) -> Result<Self, NameError> {
-        Self::new(&bytes)
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        bytes::serialize(&self.0, serializer)
     }
 }
 
-impl From<Name> for Vec<u8> {
-    fn from(name: Name) -> Self {
-        name.0.into_vec()
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(&bytes::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::limits::MESSAGE_LEN_MAX;
 
+pub mod bytes;
 pub mod chunks;
 pub mod messages;
 
@@ -94,12 +95,23 @@ pub fn decode_plain<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
 /// Encodes a message with its header.
 #[must_use]
 pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(256);
+    encode_sized(message, 0)
+}
+
+/// As [`encode`], with room made at once for a message that carries about `len` bytes of content: large ones would otherwise be
+/// copied again and again while they grow.
+#[must_use]
+pub fn encode_sized<T: Serialize>(message: &T, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(len.saturating_add(1 << 10));
+    encode_into(message, &mut bytes);
+    bytes
+}
+
+fn encode_into<T: Serialize>(message: &T, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&WIRE_MAGIC);
     bytes.extend_from_slice(&WIRE_VERSION.to_be_bytes());
-    bincode::serde::encode_into_std_write(message, &mut bytes, config())
+    bincode::serde::encode_into_std_write(message, bytes, config())
         .expect("a vector takes every byte and messages hold only encodable types");
-    bytes
 }
 
 /// Decodes a whole message.
@@ -107,6 +119,19 @@ pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 /// # Errors
 /// [`WireError`] when the bytes are not exactly one message of a known version.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    decode_plain(payload_of(bytes)?)
+}
+
+/// Decodes the first fields of a message, as `T` has them.
+///
+/// # Errors
+/// [`WireError`] when the bytes do not begin as such a message of a known version.
+pub fn decode_head<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    let decoded = bincode::serde::decode_from_slice(payload_of(bytes)?, config());
+    decoded.map(|(value, _)| value).map_err(|source| WireError::Damaged { source })
+}
+
+fn payload_of(bytes: &[u8]) -> Result<&[u8], WireError> {
     if bytes.len() > MESSAGE_LEN_MAX {
         return Err(WireError::TooLong { len: bytes.len() });
     }
@@ -115,7 +140,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
         return Err(WireError::NotAMessage);
     }
     match u16::from_be_bytes([header[4], header[5]]) {
-        WIRE_VERSION => decode_plain(payload),
+        WIRE_VERSION => Ok(payload),
         found => Err(WireError::UnknownVersion { found }),
     }
 }
@@ -123,9 +148,18 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
 /// Encodes a message as one frame of the event stream.
 #[must_use]
 pub fn encode_frame<T: Serialize>(message: &T) -> Vec<u8> {
-    let body = encode(message);
-    let len = u32::try_from(body.len()).expect("MESSAGE_LEN_MAX fits 32 bits");
-    [&len.to_be_bytes()[..], &body].concat()
+    encode_frame_sized(message, 0)
+}
+
+/// As [`encode_frame`], with room as in [`encode_sized`].
+#[must_use]
+pub fn encode_frame_sized<T: Serialize>(message: &T, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(len.saturating_add(1 << 10));
+    bytes.extend_from_slice(&[0; 4]);
+    encode_into(message, &mut bytes);
+    let len = u32::try_from(bytes.len() - 4).expect("MESSAGE_LEN_MAX fits 32 bits");
+    bytes[..4].copy_from_slice(&len.to_be_bytes());
+    bytes
 }
 
 /// Takes the first frame off `bytes`: the message and how many bytes it used; `None` while it is incomplete.
@@ -180,6 +214,14 @@ mod tests {
         bytes.truncate(at);
         bytes.extend_from_slice(&[253, 255, 255, 255, 255, 255, 255, 255, 255]);
         assert!(decode::<MissingReply>(&bytes).is_err());
+    }
+
+    #[test]
+    fn the_first_fields_are_decoded_without_the_rest() {
+        let bytes = encode_sized(&(7_u64, "x", vec![1_u8; 10_000]), 10_000);
+        assert_eq!(decode_head::<(u64, String)>(&bytes).expect("a head"), (7, "x".to_owned()));
+        assert!(decode_head::<(u64, String)>(&bytes[..7]).is_err());
+        assert!(decode::<(u64, String)>(&bytes).is_err());
     }
 
     #[test]

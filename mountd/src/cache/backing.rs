@@ -65,6 +65,27 @@ pub(super) struct Inner {
     pub(super) counted: u64,
 }
 
+impl Inner {
+    /// What there is of an empty file that nobody uses and no row names.
+    pub(super) fn empty(node: NodeId, place: Place) -> Self {
+        Self {
+            node,
+            attached: true,
+            stored: false,
+            place,
+            content: None,
+            present: RangeSet::default(),
+            size: 0,
+            file: None,
+            touched: false,
+            users: 0,
+            foreign: false,
+            superseded: None,
+            counted: 0,
+        }
+    }
+}
+
 /// What a look at a file found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Noticed {

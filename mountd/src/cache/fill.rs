@@ -23,7 +23,7 @@ use super::files::{same_bytes, stamp_of};
 use super::ranges::RangeSet;
 use super::{Backing, Cache, CacheError};
 use crate::limits::FILL_UNSAVED_MAX;
-use crate::tree::content::{ContentState, Present, Stamp};
+use crate::tree::content::{ContentState, FileId, Place, Present, Stamp};
 
 /// A file that is being filled with fetched chunks. Several may fill one file at the same time.
 pub struct Filler {
@@ -79,6 +79,46 @@ impl Cache {
     pub fn is_present(self: &Arc<Self>, node: NodeId, range: &Range<u64>) -> Result<bool, CacheError> {
         let node = self.tree.node_by_id(node)?.ok_or(CacheError::NotFound)?;
         Ok(self.backing(&node)?.has(range))
+    }
+
+    /// Takes a whole content that came with its record. Returns `false`, having done nothing, if something is here already: then
+    /// [`Self::begin_fill`] sorts it out. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`CacheError`] when the disk or the tree fails.
+    pub fn put_small(
+        self: &Arc<Self>,
+        node: NodeId,
+        manifest: &Manifest,
+        bytes: &[u8],
+    ) -> Result<bool, CacheError> {
+        if self.tree.content_state(node)?.is_some() {
+            return Ok(false);
+        }
+        let (place, id) = (Place::Cache, FileId(self.tree.next_number()?));
+        let failed = |source| CacheError::Io { action: "fill", path: self.dirs.path(place, id), source };
+        let file = self.dirs.create(place, id)?;
+        let stamp = match file.write_all_at(bytes, 0).and_then(|()| stamp_of(&file)) {
+            Ok(stamp) => stamp,
+            Err(error) => {
+                self.throw_away(place, id);
+                return Err(failed(error));
+            }
+        };
+        let content = Some(manifest.id());
+        let row = ContentState { file: id, place, content, present: Present::All, stamp };
+        // Held until the row is there: who asks for the bytes meanwhile would make a file of their own.
+        let live = self.live.lock();
+        let is_free = live.get(&node).is_none_or(|backing| backing.strong_count() == 0);
+        let done = is_free && self.tree.put_content(node, manifest, &row)?;
+        drop(live);
+        if done {
+            self.account(0, stamp.blocks);
+            self.used_now(node);
+        } else {
+            self.throw_away(place, id);
+        }
+        Ok(done)
     }
 
     /// Prepares a file to take the chunks of `manifest`, and remembers the manifest in the tree. Does not overwrite

@@ -162,6 +162,9 @@ fn store_small(
         let Some(manifest) = incoming.manifests.get(content) else { continue };
         let Some(chunk) = manifest.chunks.first() else { continue };
         let Some(bytes) = incoming.small.get(&chunk.hash) else { continue };
+        if shared.cache.put_small(*node, manifest, bytes)? {
+            continue;
+        }
         match shared.cache.begin_fill(*node, manifest).and_then(|filler| filler.write(0, bytes)) {
             // The file has changed again, here or there.
             Ok(()) | Err(crate::cache::CacheError::Changed | crate::cache::CacheError::NotFound) => {}

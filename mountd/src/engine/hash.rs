@@ -15,14 +15,12 @@ use dfs_shared::manifest::{ChunkRef, Manifest};
 
 use super::shared::{EngineError, Shared};
 use crate::cache::{CacheError, HashSource, seek};
+use crate::tree::journal::NamedContent;
 
 /// What reading a file came to.
 pub(super) enum Hashed {
     /// The tree has the content now.
-    Done {
-        /// The content's bytes, if they are few.
-        small: Option<(ChunkHash, Bytes)>,
-    },
+    Done,
     /// The tree had the content already, or there is no such file any more.
     Nothing,
     /// The file changed meanwhile: again later.
@@ -35,25 +33,48 @@ pub(super) enum Hashed {
 
 /// Names the content of a file of at most `size_max` bytes that changed, and tells the tree. Blocks while it reads.
 pub(super) fn hash_node(shared: &Shared, node: NodeId, size_max: u64) -> Result<Hashed, EngineError> {
+    let named = match name(shared, node, size_max)? {
+        Named::Content { named, .. } => named,
+        Named::Not(why) => return Ok(why),
+    };
+    let done = shared.tree.set_content(named.id, named.number, named.content, &named.manifest)?;
+    Ok(if done { Hashed::Done } else { Hashed::Moving })
+}
+
+/// A content of which the tree does not know yet, or why there is none.
+pub(super) enum Named {
+    /// What to tell the tree, and the bytes if they are few.
+    Content {
+        /// For `Tree::set_contents`.
+        named: NamedContent,
+        /// The only chunk.
+        small: Option<(ChunkHash, Bytes)>,
+    },
+    /// Why not; never `Done`.
+    Not(Hashed),
+}
+
+/// As [`hash_node`] without telling the tree.
+pub(super) fn name(shared: &Shared, node: NodeId, size_max: u64) -> Result<Named, EngineError> {
     let source = match open(shared, node)? {
         Opened::Source(source) => source,
-        Opened::Not(why) => return Ok(why),
+        Opened::Not(why) => return Ok(Named::Not(why)),
     };
-    let Some(number) = source.number else { return Ok(Hashed::Nothing) };
+    let Some(number) = source.number else { return Ok(Named::Not(Hashed::Nothing)) };
     if source.size > size_max {
-        return Ok(Hashed::Large);
+        return Ok(Named::Not(Hashed::Large));
     }
     let (manifest, small) = match read(shared, node, &source) {
         Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Hashed::Moving),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Named::Not(Hashed::Moving)),
         Err(source) => return Err(failed(source).into()),
     };
     if !source.stood_still() {
         notice(shared, node);
-        return Ok(Hashed::Moving);
+        return Ok(Named::Not(Hashed::Moving));
     }
-    let done = shared.tree.set_content(node, number, content_id(&manifest), &manifest)?;
-    Ok(if done { Hashed::Done { small } } else { Hashed::Moving })
+    let named = NamedContent { id: node, number, content: content_id(&manifest), manifest };
+    Ok(Named::Content { named, small })
 }
 
 /// Returns a content's name; an empty one has none.

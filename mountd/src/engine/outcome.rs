@@ -7,8 +7,8 @@ use std::time::Duration;
 use dfs_shared::ids::NodeId;
 use dfs_shared::record::{Change, ChangeGroup, Record};
 use dfs_shared::revision::Revision;
-use dfs_shared::wire::decode;
-use dfs_shared::wire::messages::{CommitReply, CommitRequest, GroupOutcome, Refusal};
+use dfs_shared::wire::decode_head;
+use dfs_shared::wire::messages::{CommitReply, CommitRequestHead, GroupOutcome, Refusal};
 
 use super::request::InFlight;
 use super::shared::{EngineError, Refused, Shared};
@@ -20,8 +20,8 @@ pub(super) async fn settle(
     flight: &InFlight,
     reply: CommitReply,
 ) -> Result<Option<Setback>, EngineError> {
-    let request: CommitRequest =
-        decode(&flight.request).map_err(|error| EngineError::Diverged(error.to_string()))?;
+    let request: CommitRequestHead =
+        decode_head(&flight.request).map_err(|error| EngineError::Diverged(error.to_string()))?;
     let CommitReply { outcomes, revision, .. } = reply;
     let mut accepted: Vec<Change> = Vec::new();
     let mut refusals = Vec::new();

@@ -11,11 +11,11 @@ use dfs_shared::limits::{COMMIT_SMALL_BYTES_MAX, SMALL_CONTENT_LEN_MAX};
 use dfs_shared::record::{NodeKind, Record, RecordKey};
 use dfs_shared::time::Timestamp;
 
-use super::hash::{Hashed, hash_node};
+use super::hash::{self, Hashed, Named};
 use super::plan::{Pending, Want};
 use super::shared::{EngineError, Shared, chain};
 use crate::limits::{HASH_FILES_PER_COMMIT, OPEN_FILE_GRACE_MS, PLAN_GROUPS_MAX};
-use crate::tree::journal::{KeyState, View};
+use crate::tree::journal::{KeyState, NamedContent, View};
 use crate::tree::{Tree, TreeError};
 
 /// The journal, as the planner sees it.
@@ -119,7 +119,8 @@ impl Window {
     pub(super) fn get_ready(&mut self, shared: &Arc<Shared>) -> Result<Ready, EngineError> {
         let mut ready = Ready { waiting: shared.uploads.active(), ..Ready::default() };
         let now = shared.clock.now();
-        let (mut hashed, mut bytes) = (0, 0);
+        let (mut hashed, mut bytes) = (Vec::new(), 0);
+        let mut names = Vec::new();
         for file in std::mem::take(&mut self.files) {
             let grace_ms = OPEN_FILE_GRACE_MS - (now.as_millis() - file.at.as_millis()).max(0);
             let is_open = || shared.open_files().is_some_and(|open| open.is_being_written(file.node));
@@ -134,59 +135,79 @@ impl Window {
             if file.size > SMALL_CONTENT_LEN_MAX {
                 super::upload::start(shared, file.node);
                 ready.waiting.insert(file.node);
-            } else if hashed >= HASH_FILES_PER_COMMIT || bytes >= COMMIT_SMALL_BYTES_MAX {
+            } else if hashed.len() >= HASH_FILES_PER_COMMIT || bytes >= COMMIT_SMALL_BYTES_MAX {
                 ready.waiting.insert(file.node);
                 ready.again(Duration::ZERO);
             } else {
-                hashed += 1;
+                hashed.push(file.node);
                 bytes += usize::try_from(file.size).unwrap_or(usize::MAX);
-                self.name_small(shared, file.node, &mut ready)?;
+                Self::name_small(shared, file.node, &mut ready, &mut names)?;
             }
         }
+        self.take_names(shared, &hashed, &names, &mut ready)?;
         Ok(ready)
     }
 
+    /// Reads a small file that changed. What it holds is told to the tree with that of all the others.
     fn name_small(
-        &mut self,
         shared: &Arc<Shared>,
         node: NodeId,
         ready: &mut Ready,
+        names: &mut Vec<NamedContent>,
     ) -> Result<(), EngineError> {
-        match hash_node(shared, node, SMALL_CONTENT_LEN_MAX) {
-            Ok(Hashed::Done { small }) => ready.small.extend(small),
-            Ok(Hashed::Nothing) => {}
-            Ok(Hashed::Moving) => {
+        match hash::name(shared, node, SMALL_CONTENT_LEN_MAX) {
+            Ok(Named::Content { named, small }) => {
+                ready.small.extend(small);
+                names.push(named);
+            }
+            Ok(Named::Not(Hashed::Nothing | Hashed::Done)) => {}
+            Ok(Named::Not(Hashed::Moving)) => {
                 ready.waiting.insert(node);
                 ready.again(Duration::from_millis(20));
-                return Ok(());
             }
-            Ok(Hashed::Partial | Hashed::Large) => {
+            Ok(Named::Not(Hashed::Partial | Hashed::Large)) => {
                 super::upload::start(shared, node);
                 ready.waiting.insert(node);
-                return Ok(());
             }
             Err(EngineError::Tree(error)) => return Err(error.into()),
             Err(error) => {
                 tracing::error!(%node, error = chain(&error), "a changed file cannot be read; it stays here");
                 ready.waiting.insert(node);
                 ready.again(Duration::from_secs(5));
-                return Ok(());
             }
         }
-        let key = RecordKey::Node(node);
-        let (want, dirty) = want(&shared.tree.view()?, &key)?;
-        let is_gone = matches!(want, Want::Clean | Want::Change { value: None, .. });
-        if is_gone {
-            // Removed since the window was read: the next one shows all of it.
-            ready.waiting.insert(node);
-            ready.again(Duration::ZERO);
-            return Ok(());
-        }
-        if dirty {
-            ready.waiting.insert(node);
+        Ok(())
+    }
+
+    /// Tells the tree of contents that were just named, and looks up again what has to be sent of their nodes.
+    fn take_names(
+        &mut self,
+        shared: &Arc<Shared>,
+        nodes: &[NodeId],
+        names: &[NamedContent],
+        ready: &mut Ready,
+    ) -> Result<(), EngineError> {
+        let done = shared.tree.set_contents(names)?;
+        for moved in names.iter().filter(|named| !done.contains(&named.id)) {
+            ready.waiting.insert(moved.id);
             ready.again(Duration::from_millis(20));
         }
-        self.wants.insert(key, want);
+        let view = shared.tree.view()?;
+        for node in nodes.iter().filter(|node| !ready.waiting.contains(node)).copied().collect::<Vec<_>>() {
+            let key = RecordKey::Node(node);
+            let (want, dirty) = want(&view, &key)?;
+            if matches!(want, Want::Clean | Want::Change { value: None, .. }) {
+                // Removed since the window was read: the next one shows all of it.
+                ready.waiting.insert(node);
+                ready.again(Duration::ZERO);
+                continue;
+            }
+            if dirty {
+                ready.waiting.insert(node);
+                ready.again(Duration::from_millis(20));
+            }
+            self.wants.insert(key, want);
+        }
         Ok(())
     }
 }

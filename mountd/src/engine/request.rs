@@ -17,8 +17,8 @@ use dfs_shared::ids::{ClientId, NodeId};
 use dfs_shared::limits::{COMMIT_SMALL_BYTES_MAX, SMALL_CONTENT_LEN_MAX};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::{ChangeGroup, Record};
-use dfs_shared::wire::messages::{CommitRequest, NewContent, SmallChunk};
-use dfs_shared::wire::{WireError, decode_plain, encode, encode_plain};
+use dfs_shared::wire::messages::{CommitRequest, NewContent, SmallChunk, small_chunks_len};
+use dfs_shared::wire::{WireError, decode_plain, encode_plain, encode_sized};
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Component, Plan};
@@ -91,7 +91,7 @@ pub(super) fn build(
     }
     let sent: BTreeSet<u64> = notes.seqs.iter().flatten().copied().collect();
     notes.held = held.intersection(&sent).copied().collect();
-    Ok(InFlight { notes, request: encode(&request).into() })
+    Ok(InFlight { notes, request: encode_sized(&request, small_chunks_len(&request.small_chunks)).into() })
 }
 
 /// Gathers manifests and small bytes that the server may not have.

@@ -54,7 +54,38 @@ impl InvalidationSender {
     }
 }
 
+/// The kernel's caches, for what has to be done to them inside a handler. Nothing here waits for another handler.
+pub trait KernelCaches: Send + Sync {
+    /// Makes the kernel forget a node's attributes, and distrust answers about them that are on their way.
+    fn forget_attributes(&self, node: Ino);
+    /// Gives the kernel the whole content of a file of which it has no pages. Returns whether it took them.
+    fn give_pages(&self, node: Ino, content: &[u8]) -> bool;
+}
+
 impl Fs {
+    /// Sets whose caches are to be kept right; `None` once the mount is gone.
+    pub fn set_kernel_caches(&self, caches: Option<Box<dyn KernelCaches>>) {
+        *self.kernel.write() = caches;
+    }
+
+    /// A change that the kernel asked for has changed attributes of a node other than those that the answer carries. To be called
+    /// after the tree has it, before the answer.
+    ///
+    /// The kernel forgets them by itself, but without this it would believe an answer that was on its way while the change was
+    /// made, and show the state before it for ever: only what we make it forget makes it distrust answers to earlier questions.
+    pub(super) fn attributes_changed(&self, node: Ino) {
+        if let Some(kernel) = &*self.kernel.read() {
+            kernel.forget_attributes(node);
+        }
+    }
+
+    /// Names in a directory were changed by something that the kernel asked for.
+    pub(super) fn names_changed(&self, dir: Ino) {
+        self.told_tree();
+        self.attributes_changed(dir);
+        self.touched.dir(dir);
+    }
+
     /// Returns what the kernel has to forget from now on. An earlier receiver gets nothing more.
     pub fn invalidations(&self) -> Receiver<Invalidation> {
         let (sender, receiver) = channel();
@@ -100,7 +131,7 @@ impl Fs {
             }
         }
         if drop_pages {
-            self.versions.lock().forget(ino);
+            self.versions.lock().outdate(ino);
             self.invalidations.send(Invalidation::Data { ino });
         }
     }

@@ -7,6 +7,7 @@ use dfs_shared::record::NodeKind;
 use super::attributes::plain_attr;
 use super::{Attr, Caller, Fs, FsError, Opened, Register, now, record_of};
 use crate::limits::READ_DIR_BATCH;
+use crate::tree::content::ContentState;
 use crate::tree::namespace::{NewNode, Removed, RenameMode};
 use crate::tree::{Cookie, DirEntry, Ino, LocalNode, TreeError};
 
@@ -54,7 +55,10 @@ impl Fs {
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>, FsError> {
         let name = check_name(name)?;
         self.steady(|| match self.tree.lookup(parent, &name) {
-            Ok(Some(node)) => self.attr(&node).map(Some),
+            Ok(Some(node)) => {
+                self.touched.looked_up(parent);
+                self.attr(&node).map(Some)
+            }
             Ok(None) => Ok(None),
             // A removed directory that somebody is still in has no names.
             Err(TreeError::NotFound) if self.orphans.lock().contains_key(&parent) => Ok(None),
@@ -133,7 +137,7 @@ impl Fs {
             NewKind::Symlink(target) if target.len() > TARGET_LEN_MAX => return Err(FsError::NameTooLong),
             NewKind::Symlink(target) => (NodeKind::Symlink, 0, target.to_vec()),
         };
-        plain_attr(&self.make_node(parent, name, (kind, rdev, target), mode, caller, false)?)
+        plain_attr(&self.make_node(parent, name, (kind, rdev, target), mode, caller, None)?)
     }
 
     fn make_node(
@@ -143,7 +147,7 @@ impl Fs {
         (kind, rdev, target): (NodeKind, u32, Vec<u8>),
         mode: u32,
         caller: Caller,
-        opened: bool,
+        opened: Option<ContentState>,
     ) -> Result<LocalNode, FsError> {
         self.check_writable()?;
         let name = check_name(name)?;
@@ -156,10 +160,10 @@ impl Fs {
                 mode |= SET_GROUP_ID;
             }
         }
-        let new = NewNode { kind, mode, uid: caller.uid, gid, rdev, target, at: now(), opened };
+        let (uid, at, is_opened) = (caller.uid, now(), opened.is_some());
+        let new = NewNode { kind, mode, uid, gid, rdev, target, at, opened: is_opened, content: opened };
         let node = self.tree.create(parent, &name, new)?;
-        self.told_tree();
-        self.touched.dir(parent);
+        self.names_changed(parent);
         Ok(node)
     }
 
@@ -177,8 +181,11 @@ impl Fs {
         register: Register<'_>,
     ) -> Result<(Attr, Opened), FsError> {
         let kind = (NodeKind::File, 0, Vec::new());
-        match self.make_node(parent, name, kind, mode, caller, true) {
-            Ok(node) => match self.open_created(parent, &node, flags, register) {
+        self.check_writable()?;
+        let bytes = self.cache.prepare()?;
+        let row = Some(bytes.row().clone());
+        match self.make_node(parent, name, kind, mode, caller, row) {
+            Ok(node) => match self.open_created(parent, &node, &bytes.attach(node.id), flags, register) {
                 Ok(opened) => Ok((plain_attr(&node)?, opened)),
                 Err(error) => {
                     // Nobody has seen the name yet.
@@ -203,9 +210,13 @@ impl Fs {
     /// [`FsError`]: `ReadOnly`, `NameTooLong`, `Tree` (`Exists`, `NotFound`, `TooManyLinks`, …).
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
         self.check_writable()?;
+        if self.open_file(ino).is_some() {
+            let _hold = self.hold.read();
+            self.notice_open(ino)?;
+        }
         let node = self.tree.link(ino, parent, &check_name(name)?, now())?;
-        self.told_tree();
-        self.touched.dir(parent);
+        self.names_changed(parent);
+        self.attributes_changed(node.ino);
         self.getattr(node.ino)
     }
 
@@ -216,8 +227,7 @@ impl Fs {
     pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
         self.check_writable()?;
         let removed = self.tree.unlink(parent, &check_name(name)?, now())?;
-        self.told_tree();
-        self.touched.dir(parent);
+        self.names_changed(parent);
         self.after_removal(removed);
         Ok(())
     }
@@ -229,8 +239,7 @@ impl Fs {
     pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
         self.check_writable()?;
         let removed = self.tree.rmdir(parent, &check_name(name)?, now())?;
-        self.told_tree();
-        self.touched.dir(parent);
+        self.names_changed(parent);
         self.after_removal(removed);
         Ok(())
     }
@@ -242,14 +251,36 @@ impl Fs {
     pub fn rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) -> Result<(), FsError> {
         self.check_writable()?;
         let (from_name, to_name) = (check_name(from.1)?, check_name(to.1)?);
+        self.notice_before_rename(from.0, &from_name)?;
         let removed = self.tree.rename((from.0, &from_name), (to.0, &to_name), mode, now())?;
-        self.told_tree();
-        self.touched.dir(from.0);
-        self.touched.dir(to.0);
+        self.names_changed(from.0);
+        if to.0 != from.0 {
+            self.names_changed(to.0);
+        }
+        let also = (mode == RenameMode::Exchange).then_some((from.0, &from_name));
+        for (dir, name) in [(to.0, &to_name)].into_iter().chain(also) {
+            if let Ok(Some(moved)) = self.tree.lookup(dir, name) {
+                self.attributes_changed(moved.ino);
+            }
+        }
         if let Some(removed) = removed {
             self.after_removal(removed);
         }
         Ok(())
+    }
+
+    /// A file is saved by writing another one and renaming it: its bytes come before its name, also if they were written a moment ago.
+    fn notice_before_rename(&self, dir: Ino, name: &Name) -> Result<(), FsError> {
+        if self.open_files.lock().is_empty() {
+            return Ok(());
+        }
+        match self.tree.lookup(dir, name)? {
+            Some(node) if self.open_file(node.ino).is_some() => {
+                let _hold = self.hold.read();
+                self.notice_open(node.ino)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The kernel knows a node that lost its last name until it says otherwise; its bytes stay for open handles.
@@ -264,11 +295,12 @@ impl Fs {
         if is_file {
             self.cache.discard(id);
         }
-        self.versions.lock().forget(ino);
+        self.versions.lock().outdate(ino);
     }
 
     /// The kernel has no reference to a node any more.
     pub fn forget(&self, ino: Ino) {
         self.orphans.lock().remove(&ino);
+        self.versions.lock().drop_inode(ino);
     }
 }

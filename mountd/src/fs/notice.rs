@@ -44,6 +44,7 @@ impl Fs {
             target: Vec::new(),
             at,
             opened: true,
+            content: None,
         };
         let copy = self.tree.create(dir.ino, &name, new)?;
         tracing::warn!(%name, "a file was written after the server's version had replaced it: kept beside it");

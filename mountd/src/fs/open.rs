@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::effects::Invalidation;
+use super::versions::Pages;
 use super::{Caller, Fs, FsError, check_file, record_of};
 use crate::cache::Backing;
 use crate::limits::{LINGERING_MAX, SMALL_FILE_LEN_MAX, SYNC_LOOK_INTERVAL_MS};
@@ -193,7 +194,14 @@ impl Fs {
                 self.unmark_open(node.id)?;
             }
         }
-        let keep_cache = inner.mode == Some(Mode::Cached) && self.kernel_has(node.ino, &backing)?;
+        let keep_cache = inner.mode == Some(Mode::Cached)
+            && match self.kernel_pages(node.ino, &backing)? {
+                Pages::Current => true,
+                Pages::None => {
+                    inner.readers == 1 && inner.writers == 0 && self.give_pages(node.ino, &backing)
+                }
+                Pages::Other => false,
+            };
         Ok(opened(inner, flags, keep_cache))
     }
 
@@ -227,15 +235,15 @@ impl Fs {
         &self,
         parent: Ino,
         node: &LocalNode,
+        backing: &Arc<Backing>,
         flags: i32,
         register: Register<'_>,
     ) -> Result<Opened, FsError> {
-        let backing = self.cache.create(node)?;
         self.with_open_file(node.ino, |inner| {
             inner.made_in = Some(parent);
-            self.choose_mode(inner, &backing, true, register)?;
+            self.choose_mode(inner, backing, true, register)?;
             backing.use_it();
-            inner.backing = Some(Arc::clone(&backing));
+            inner.backing = Some(Arc::clone(backing));
             if access(flags) == libc::O_RDONLY {
                 inner.readers += 1;
                 self.unmark_open(node.id)?;
@@ -294,7 +302,8 @@ impl Fs {
     }
 
     fn release_writer(&self, ino: Ino, inner: &OpenInner, backing: &Arc<Backing>) -> Result<(), FsError> {
-        if self.notice(backing, false)? && inner.mode == Some(Mode::Passthrough) {
+        // Of a write the kernel knows; of a change through a mapping it does not.
+        if self.notice(backing, false)? && inner.mode == Some(Mode::Passthrough) && inner.mappable {
             self.invalidations.send(Invalidation::Attributes { ino });
         }
         let Some(node) = backing.node() else { return Ok(()) };
@@ -330,7 +339,7 @@ impl Fs {
             self.invalidations.send(Invalidation::Data { ino });
         } else if inner.mode == Some(Mode::Cached)
             && inner.written
-            && let Err(error) = self.kernel_has(ino, &backing)
+            && let Err(error) = self.kernel_pages(ino, &backing)
         {
             tracing::debug!(%error, "the kernel will drop its pages of a file");
         }
@@ -342,6 +351,7 @@ fn opened(inner: &OpenInner, flags: i32, keep_cache: bool) -> Opened {
         handle: u64::from(access(flags) != libc::O_RDONLY),
         token: inner.token.clone(),
         keep_cache,
-        no_flush: access(flags) == libc::O_RDONLY,
+        // Writes through the kernel have had their errors already, and the release looks for what they changed.
+        no_flush: access(flags) == libc::O_RDONLY || inner.token.is_some(),
     }
 }

@@ -142,7 +142,7 @@ impl Fs {
         if self.notice(backing, false)?
             && let Some(ino) = ino
         {
-            self.versions.lock().forget(ino);
+            self.versions.lock().outdate(ino);
             self.invalidations.send(Invalidation::Data { ino });
         }
         if !mapped {

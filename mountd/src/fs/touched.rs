@@ -1,4 +1,4 @@
-//! Which directories hold nodes whose attributes the kernel has forgotten through a local change.
+//! Which directories hold nodes whose attributes the kernel has forgotten through a local change, or asks for one by one.
 //!
 //! The kernel forgets a file's attributes when it is written, and a directory's listing when a name changes; the next
 //! `stat` or listing of each then costs a question. `fuse` asks for all of a directory at once as soon as nobody is
@@ -11,8 +11,17 @@ use dfs_shared::ids::NodeId;
 use parking_lot::{Condvar, Mutex};
 
 use super::Fs;
-use crate::limits::{TOUCHED_MAX, TOUCHED_QUIET_MS, TOUCHED_SHARE};
+use crate::limits::{LOOKUPS_BEFORE_LISTING, TOUCHED_MAX, TOUCHED_QUIET_MS, TOUCHED_SHARE};
 use crate::tree::{Cookie, Ino};
+
+/// A directory that holds something that was changed here.
+#[derive(Debug)]
+pub struct TouchedDirectory {
+    ino: Ino,
+    /// Where it is, from the root.
+    pub path: Vec<u8>,
+    touches: usize,
+}
 
 /// Collects hints while somebody takes them.
 #[derive(Debug, Default)]
@@ -28,11 +37,31 @@ struct State {
     hints: u64,
     dirs: HashMap<Ino, usize>,
     files: HashMap<NodeId, ()>,
+    /// How many names of a directory the kernel asked for since it was listed or changed.
+    looked_up: HashMap<Ino, u32>,
 }
 
 impl Touched {
     pub(super) fn dir(&self, dir: Ino) {
         self.note(|state| *state.dirs.entry(dir).or_default() += 1);
+    }
+
+    /// The kernel asked for a name that exists. Whoever goes through a directory name by name is helped by a listing of it.
+    pub(super) fn looked_up(&self, dir: Ino) {
+        let mut state = self.state.lock();
+        if !state.is_taken {
+            return;
+        }
+        if state.looked_up.len() >= TOUCHED_MAX {
+            state.looked_up.clear();
+        }
+        let count = state.looked_up.entry(dir).or_default();
+        *count = count.saturating_add(1);
+        let count = *count;
+        drop(state);
+        if count >= LOOKUPS_BEFORE_LISTING && count.is_power_of_two() {
+            self.note(|state| *state.dirs.entry(dir).or_default() += count as usize);
+        }
     }
 
     pub(super) fn file(&self, file: NodeId) {
@@ -68,9 +97,9 @@ impl Fs {
         self.touched.changed.notify_all();
     }
 
-    /// Waits until something was changed and then nothing for a moment; returns the paths of the directories that are worth
-    /// listing, deepest first, or `None` once [`Self::end_touched`] was called.
-    pub fn touched_directories(&self) -> Option<Vec<Vec<u8>>> {
+    /// Waits until something was changed and then nothing for a moment; returns the directories that hold it, deepest first, or
+    /// `None` once [`Self::end_touched`] was called.
+    pub fn touched_directories(&self) -> Option<Vec<TouchedDirectory>> {
         let (mut dirs, files) = {
             let mut state = self.touched.state.lock();
             loop {
@@ -96,11 +125,17 @@ impl Fs {
                 }
             }
         }
-        let mut paths: Vec<_> =
-            dirs.into_iter().filter_map(|(dir, touches)| self.worth_listing(dir, touches)).collect();
+        let mut found: Vec<_> = dirs
+            .into_iter()
+            .filter_map(|(ino, touches)| {
+                let node = self.tree.node(ino).ok().flatten()?;
+                let path = self.tree.path_of(node.id).ok().flatten()?;
+                Some(TouchedDirectory { ino, path, touches })
+            })
+            .collect();
         // Listing a directory makes the kernel forget its time of access; listing the one above brings it back.
-        paths.sort_by_key(|path| std::cmp::Reverse(path.iter().filter(|byte| **byte == b'/').count()));
-        Some(paths)
+        found.sort_by_key(|dir| std::cmp::Reverse(dir.path.iter().filter(|byte| **byte == b'/').count()));
+        Some(found)
     }
 
     /// Tells whether something was changed since the hints were taken: then listing would disturb.
@@ -111,21 +146,18 @@ impl Fs {
     }
 
     /// Puts directories back that were not listed after all.
-    pub fn touch_again(&self, paths: &[Vec<u8>]) {
-        for path in paths {
-            if let Ok(node) = self.tree.resolve_path(path) {
-                self.touched.note(|state| *state.dirs.entry(node.ino).or_default() += TOUCHED_SHARE);
-            }
+    pub fn touch_again(&self, dirs: &[TouchedDirectory]) {
+        for dir in dirs {
+            self.touched.note(|state| *state.dirs.entry(dir.ino).or_default() += dir.touches);
         }
     }
 
-    fn worth_listing(&self, dir: Ino, touches: usize) -> Option<Vec<u8>> {
-        let dir = self.tree.node(dir).ok().flatten()?;
-        let limit = touches.saturating_mul(TOUCHED_SHARE);
-        let entries = self.tree.read_dir(dir.id, Cookie(0), limit.saturating_add(1)).ok()?;
-        if entries.len() > limit {
-            return None;
-        }
-        self.tree.path_of(dir.id).ok().flatten()
+    /// Tells whether enough of a directory changed for asking about all of it at once.
+    #[must_use]
+    pub fn is_worth_listing(&self, dir: &TouchedDirectory) -> bool {
+        let limit = dir.touches.saturating_mul(TOUCHED_SHARE);
+        let Ok(Some(node)) = self.tree.node(dir.ino) else { return false };
+        let entries = self.tree.read_dir(node.id, Cookie(0), limit.saturating_add(1));
+        entries.is_ok_and(|entries| entries.len() <= limit)
     }
 }

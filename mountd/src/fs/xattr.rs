@@ -67,6 +67,7 @@ impl Fs {
         }
         self.tree.set_xattr(ino, name, value, mode, now())?;
         self.told_tree();
+        self.attributes_changed(ino);
         Ok(())
     }
 
@@ -82,6 +83,7 @@ impl Fs {
         }
         self.tree.remove_xattr(ino, name, now())?;
         self.told_tree();
+        self.attributes_changed(ino);
         Ok(())
     }
 

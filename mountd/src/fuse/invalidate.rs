@@ -1,4 +1,4 @@
-//! The thread that makes the kernel forget what changed elsewhere.
+//! The thread that makes the kernel forget what changed elsewhere, and what handlers do to the kernel's caches by themselves.
 
 use std::ffi::OsStr;
 use std::io;
@@ -8,7 +8,22 @@ use std::thread::JoinHandle;
 
 use fuser::{INodeNo, Notifier};
 
-use crate::fs::Invalidation;
+use crate::fs::{Invalidation, KernelCaches};
+use crate::tree::Ino;
+
+/// What may be done to the kernel's caches while it waits for an answer of ours.
+pub(super) struct Caches(pub(super) Notifier);
+
+impl KernelCaches for Caches {
+    fn forget_attributes(&self, node: Ino) {
+        // A failure means that the kernel does not know the node.
+        let _ = self.0.inval_inode(INodeNo(node.0), -1, 0);
+    }
+
+    fn give_pages(&self, node: Ino, content: &[u8]) -> bool {
+        self.0.store(INodeNo(node.0), 0, content).is_ok()
+    }
+}
 
 /// Starts the thread. It ends when the sending end is dropped.
 pub(super) fn start(queue: Receiver<Invalidation>, notifier: Notifier) -> io::Result<JoinHandle<()>> {

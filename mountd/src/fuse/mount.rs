@@ -132,6 +132,7 @@ pub fn mount(fs: Arc<Fs>, options: &MountOptions) -> Result<Mounted, MountError>
         .spawn(move || session.run())
         .map_err(failed)?;
     point::set_read_ahead(&mount_point);
+    fs.set_kernel_caches(Some(Box::new(invalidate::Caches(notifier.clone()))));
     let warmer = match wants_warming(options).then(|| warm::start(&fs, &mount_point)).transpose() {
         Ok(warmer) => warmer,
         Err(error) => {
@@ -162,7 +163,7 @@ fn config(options: &MountOptions) -> Config {
     if options.read_only {
         config.mount_options.push(MountOption::RO);
     }
-    for option in options.extra.iter().filter(|option| *option != WARM) {
+    for option in options.extra.iter().filter(|option| *option != NO_WARM) {
         add_option(&mut config, option);
     }
     config
@@ -259,6 +260,7 @@ impl Mounted {
         // What is mapped still, or was closed a moment ago, is looked at before anybody says what is pending.
         self.fs.sweep();
         self.fs.end_invalidations();
+        self.fs.set_kernel_caches(None);
         if threads.invalidate.join().is_err() {
             tracing::error!("the invalidation thread panicked");
         }
@@ -322,10 +324,9 @@ impl Drop for Mounted {
 }
 
 /// The option of ours that the kernel is not told.
-const WARM: &str = "warm";
+const NO_WARM: &str = "nowarm";
 
-/// Tells whether changed directories are to be listed for the kernel's caches. Off unless asked for: such a listing may cross
-/// with a change and leave the kernel with a directory's older times.
+/// Tells whether changed directories are to be listed for the kernel's caches. It needs root; `-o nowarm` switches it off.
 fn wants_warming(options: &MountOptions) -> bool {
-    options.extra.iter().any(|option| option == WARM)
+    is_root() && !options.extra.iter().any(|option| option == NO_WARM)
 }

@@ -106,13 +106,13 @@ fn watch(fs: &Fs, mounts: &File, id: u64) {
 }
 
 fn plan(fs: &Fs, lister: &SyncSender<Vec<u8>>) {
-    while let Some(paths) = fs.touched_directories() {
-        for (done, path) in paths.iter().enumerate() {
+    while let Some(dirs) = fs.touched_directories() {
+        for (done, dir) in dirs.iter().enumerate() {
             if fs.is_touched_again() {
-                fs.touch_again(&paths[done..]);
+                fs.touch_again(&dirs[done..]);
                 break;
             }
-            if lister.send(path.clone()).is_err() {
+            if fs.is_worth_listing(dir) && lister.send(dir.path.clone()).is_err() {
                 return fs.end_touched();
             }
         }
@@ -163,7 +163,8 @@ fn list(root: &OwnedFd, path: &[u8], buffer: &mut [u8]) -> io::Result<()> {
             libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
         };
         match read {
-            0 => return Ok(()),
+            // Reading made the kernel forget when the directory was accessed.
+            0 => return File::from(dir).metadata().map(drop),
             read if read < 0 => return Err(io::Error::last_os_error()),
             _ => {}
         }

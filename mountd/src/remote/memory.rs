@@ -41,7 +41,7 @@ struct State {
     corrupt: HashSet<ChunkHash>,
     contents: HashMap<ContentId, Manifest>,
     replies: HashMap<ClientId, (u64, CommitReply)>,
-    streams: Vec<mpsc::UnboundedSender<Result<StreamFrame, RemoteError>>>,
+    streams: Vec<(ClientId, mpsc::UnboundedSender<Result<StreamFrame, RemoteError>>)>,
     clients: u64,
     online: bool,
     swallow_replies: u32,
@@ -83,7 +83,7 @@ impl MemoryRemote {
         let mut state = self.state.lock();
         state.online = online;
         if !online {
-            for stream in std::mem::take(&mut state.streams) {
+            for (_, stream) in std::mem::take(&mut state.streams) {
                 let _ = stream.send(Err(unreachable()));
             }
         }
@@ -264,8 +264,20 @@ impl State {
         small_chunks: Vec<SmallChunk>,
     ) {
         let (revision, root) = (self.revision, self.root());
-        let event = Committed { revision, root, client, commit, records, manifests, small_chunks };
-        self.streams.retain(|stream| stream.send(Ok(StreamFrame::Committed(event.clone()))).is_ok());
+        let own = Committed {
+            revision,
+            root,
+            client,
+            commit,
+            records: Vec::new(),
+            manifests: Vec::new(),
+            small_chunks: Vec::new(),
+        };
+        let others = Committed { records, manifests, small_chunks, ..own.clone() };
+        self.streams.retain(|(client, stream)| {
+            let event = if *client == own.client { &own } else { &others };
+            stream.send(Ok(StreamFrame::Committed(event.clone()))).is_ok()
+        });
     }
 
     fn chunk(&self, hash: ChunkHash) -> Result<(ChunkHash, Bytes), RemoteError> {
@@ -353,12 +365,12 @@ impl Remote for MemoryRemote {
         })
     }
 
-    fn stream(&self, _client: ClientId) -> RemoteFuture<'_, FrameStream> {
+    fn stream(&self, client: ClientId) -> RemoteFuture<'_, FrameStream> {
         self.call(move |state| {
             let (sender, receiver) = mpsc::unbounded_channel();
             let (volume, revision, root) = (state.volume, state.revision, state.root());
             let _ = sender.send(Ok(StreamFrame::Hello { volume, revision, root }));
-            state.streams.push(sender);
+            state.streams.push((client, sender));
             Ok(stream::unfold(receiver, |mut receiver| async {
                 let frame = receiver.recv().await?;
                 Some((frame, receiver))

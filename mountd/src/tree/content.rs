@@ -96,6 +96,31 @@ impl Tree {
         Ok(new)
     }
 
+    /// Remembers the manifest and the bytes of a content that just came, if the node has that content now and nothing is known of
+    /// its bytes here. Returns whether it did.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn put_content(
+        &self,
+        node: NodeId,
+        manifest: &Manifest,
+        row: &ContentState,
+    ) -> Result<bool, TreeError> {
+        let _writer = self.writer.lock();
+        let is_wanted = self.node_by_id(node)?.is_some_and(|node| {
+            node.dirty_content.is_none() && node.live().is_some_and(|record| record.content == row.content)
+        });
+        if !is_wanted || self.content_state(node)?.is_some() {
+            return Ok(false);
+        }
+        self.store.commit(vec![
+            Write::put(Space::Content, node.as_bytes(), row),
+            Write::put(Space::Manifests, node.as_bytes(), &(manifest.id(), manifest)),
+        ])?;
+        Ok(true)
+    }
+
     /// Returns every row, for start-up checks and eviction. Reads the whole table.
     ///
     /// # Errors

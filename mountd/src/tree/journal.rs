@@ -151,6 +151,19 @@ fn key_state(txn: &mut Txn<'_>, key: &RecordKey) -> Result<KeyState, TreeError> 
     }
 }
 
+/// A content that a file's bytes were hashed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedContent {
+    /// The file.
+    pub id: NodeId,
+    /// The change whose bytes were read.
+    pub number: u64,
+    /// The content; `None` if it is empty.
+    pub content: Option<ContentId>,
+    /// What it is made of.
+    pub manifest: Manifest,
+}
+
 impl Tree {
     /// Freezes the journal and the records, for reads that have to fit together.
     ///
@@ -190,26 +203,40 @@ impl Tree {
         content: Option<ContentId>,
         manifest: &Manifest,
     ) -> Result<bool, TreeError> {
+        let named = [NamedContent { id, number, content, manifest: manifest.clone() }];
+        Ok(self.set_contents(&named)?.contains(&id))
+    }
+
+    /// As [`Self::set_content`] for many files in one batch. Returns those that have not changed since.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails; none of them has its content then.
+    pub fn set_contents(&self, named: &[NamedContent]) -> Result<BTreeSet<NodeId>, TreeError> {
         let _writer = self.writer.lock();
         let mut txn = Txn::new(&self.store);
-        if txn.live(id)?.is_none_or(|node| node.dirty_content != Some(number)) {
-            return Ok(false);
+        let (mut done, mut at) = (BTreeSet::new(), Timestamp::default());
+        for NamedContent { id, number, content, manifest } in named {
+            if txn.live(*id)?.is_none_or(|node| node.dirty_content != Some(*number)) {
+                continue;
+            }
+            txn.change_node(*id, |record| {
+                record.content = *content;
+                record.size = manifest.size();
+                at = record.ctime;
+            })?;
+            txn.edit_node(*id, |node| node.dirty_content = None)?;
+            txn.journal(vec![RecordKey::Node(*id)]);
+            if let Some(mut row) = self.store.read::<ContentState>(Space::Content, id.as_bytes())? {
+                row.content = *content;
+                txn.extra.push(Write::put(Space::Content, id.as_bytes(), &row));
+            }
+            txn.extra.push(Write::put(Space::Manifests, id.as_bytes(), &(manifest.id(), manifest)));
+            done.insert(*id);
         }
-        txn.change_node(id, |record| {
-            record.content = content;
-            record.size = manifest.size();
-        })?;
-        txn.edit_node(id, |node| node.dirty_content = None)?;
-        txn.journal(vec![RecordKey::Node(id)]);
-        if let Some(mut row) = self.store.read::<ContentState>(Space::Content, id.as_bytes())? {
-            row.content = content;
-            txn.extra.push(Write::put(Space::Content, id.as_bytes(), &row));
+        if !done.is_empty() {
+            self.finish(txn, at, false)?;
         }
-        txn.extra.push(Write::put(Space::Manifests, id.as_bytes(), &(manifest.id(), manifest)));
-        let at =
-            txn.live(id)?.and_then(|node| node.record.as_ref()).map_or(Timestamp::default(), |r| r.ctime);
-        self.finish(txn, at, false)?;
-        Ok(true)
+        Ok(done)
     }
 
     /// Remembers the request that is being sent, so that it can be repeated after a crash; `None` forgets it.

@@ -9,7 +9,7 @@ use dfs_shared::name::Name;
 use dfs_shared::record::{NodeKind, NodeRecord, RecordKey};
 use dfs_shared::time::Timestamp;
 
-use super::content::Stamp;
+use super::content::{ContentState, Stamp};
 use super::node::{EntryTarget, Ino, LocalNode, SyncState};
 use super::store::{Space, Write, decode};
 use super::txn::Txn;
@@ -35,6 +35,8 @@ pub struct NewNode {
     pub at: Timestamp,
     /// Marks the file as open for writing in the same batch, as [`Tree::mark_open`] does.
     pub opened: bool,
+    /// Its backing file, if there is one already.
+    pub content: Option<ContentState>,
 }
 
 /// What a removed name led to.
@@ -166,6 +168,9 @@ impl Tree {
         touch_dir(&mut txn, dir, at)?;
         if opened {
             txn.extra.push(Write::raw(Space::Opens, id.as_bytes(), Some(Vec::new())));
+        }
+        if let Some(row) = &new.content {
+            txn.extra.push(Write::put(Space::Content, id.as_bytes(), row));
         }
         let node = txn.live(id)?.cloned().ok_or(TreeError::NotFound)?;
         self.finish(txn, at, true)?;
@@ -461,7 +466,7 @@ fn restamp(
     stamp: Stamp,
 ) -> Result<(), TreeError> {
     if let Some(bytes) = store.read_raw(Space::Content, id.as_bytes())? {
-        let mut row: super::content::ContentState = decode("content state", &bytes)?;
+        let mut row: ContentState = decode("content state", &bytes)?;
         row.stamp = stamp;
         txn.extra.push(Write::put(Space::Content, id.as_bytes(), &row));
     }

@@ -13,13 +13,16 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::TreeError;
 use crate::limits;
+use rows::{Found, RowCache};
+
+mod rows;
 
 /// The tables. docs/STORAGE.md describes keys and values of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,16 +70,16 @@ const SPACES: [(Space, &str); 11] = [
 pub(crate) struct Write {
     space: Space,
     key: Vec<u8>,
-    value: Option<Vec<u8>>,
+    value: Option<Slice>,
 }
 
 impl Write {
     pub(crate) fn put<T: Serialize>(space: Space, key: &[u8], value: &T) -> Self {
-        Self { space, key: key.to_vec(), value: Some(dfs_shared::wire::encode_plain(value)) }
+        Self { space, key: key.to_vec(), value: Some(dfs_shared::wire::encode_plain(value).into()) }
     }
 
     pub(crate) fn raw(space: Space, key: &[u8], value: Option<Vec<u8>>) -> Self {
-        Self { space, key: key.to_vec(), value }
+        Self { space, key: key.to_vec(), value: value.map(Slice::from) }
     }
 
     pub(crate) fn remove(space: Space, key: &[u8]) -> Self {
@@ -84,7 +87,11 @@ impl Write {
     }
 
     pub(crate) fn maybe<T: Serialize>(space: Space, key: &[u8], value: Option<&T>) -> Self {
-        Self { space, key: key.to_vec(), value: value.map(dfs_shared::wire::encode_plain) }
+        Self {
+            space,
+            key: key.to_vec(),
+            value: value.map(|value| dfs_shared::wire::encode_plain(value).into()),
+        }
     }
 }
 
@@ -127,6 +134,7 @@ pub struct Store {
     dir: PathBuf,
     /// `None` only while (and if) opening again after a failed write failed.
     inner: RwLock<Option<Inner>>,
+    rows: RowCache,
     numbers: Mutex<Numbers>,
     committed: AtomicU64,
     persisted: AtomicU64,
@@ -147,6 +155,7 @@ impl Store {
         let store = Self {
             dir: dir.to_owned(),
             inner: RwLock::new(Some(inner)),
+            rows: RowCache::default(),
             numbers: Mutex::new(Numbers { next: NUMBER_FIRST, reserved: NUMBER_FIRST }),
             committed: AtomicU64::new(1),
             persisted: AtomicU64::new(0),
@@ -207,13 +216,21 @@ impl Store {
         snapshot: &fjall::Snapshot,
         space: Space,
         key: &[u8],
-    ) -> Result<Option<fjall::Slice>, TreeError> {
+    ) -> Result<Option<Slice>, TreeError> {
         self.with(|inner| Ok(snapshot.get(inner.space(space), key)?))
     }
 
     /// Reads one value as bytes.
-    pub(crate) fn read_raw(&self, space: Space, key: &[u8]) -> Result<Option<fjall::Slice>, TreeError> {
-        self.with(|inner| Ok(inner.space(space).get(key)?))
+    pub(crate) fn read_raw(&self, space: Space, key: &[u8]) -> Result<Option<Slice>, TreeError> {
+        let ticket = match self.rows.get(space, key) {
+            Found::Row(row) => return Ok(row),
+            Found::Unknown(ticket) => ticket,
+        };
+        let row = self.with(|inner| Ok(inner.space(space).get(key)?))?;
+        if let Some(ticket) = ticket {
+            self.rows.offer(&ticket, key, row.as_ref());
+        }
+        Ok(row)
     }
 
     /// Reads one value.
@@ -288,7 +305,11 @@ impl Store {
         if self.room() < limits::STORE_FREE_MIN {
             self.release_reserve();
         }
-        let failed = match self.with(|inner| Self::write(inner, writes)) {
+        self.rows.begin(writes.iter().map(|write| (write.space, &*write.key)));
+        let written = self.with(|inner| Self::write(inner, &writes));
+        let rows = writes.iter().map(|write| (write.space, &*write.key, write.value.as_ref()));
+        self.rows.end(rows, written.is_ok());
+        let failed = match written {
             Ok(()) => {
                 self.committed.fetch_add(1, Ordering::AcqRel);
                 return Ok(());
@@ -308,13 +329,13 @@ impl Store {
         self.commit(writes)
     }
 
-    fn write(inner: &Inner, writes: Vec<Write>) -> Result<(), TreeError> {
+    fn write(inner: &Inner, writes: &[Write]) -> Result<(), TreeError> {
         let mut batch = inner.database.batch().durability(Some(PersistMode::Buffer));
         for write in writes {
             let space = inner.space(write.space);
-            match write.value {
-                Some(value) => batch.insert(space, write.key, value),
-                None => batch.remove(space, write.key),
+            match &write.value {
+                Some(value) => batch.insert(space, &*write.key, value.clone()),
+                None => batch.remove(space, &*write.key),
             }
         }
         Ok(batch.commit()?)

@@ -71,6 +71,7 @@ impl Mount {
             target: Vec::new(),
             at: at(100),
             opened: false,
+            content: None,
         };
         self.tree.create(parent, &name(text), new).expect("created")
     }
@@ -565,7 +566,17 @@ fn random_changes_on_two_mounts_end_equal() {
 }
 
 fn new_node(kind: NodeKind) -> NewNode {
-    NewNode { kind, mode: 0o755, uid: 1, gid: 1, rdev: 0, target: Vec::new(), at: at(100), opened: false }
+    NewNode {
+        kind,
+        mode: 0o755,
+        uid: 1,
+        gid: 1,
+        rdev: 0,
+        target: Vec::new(),
+        at: at(100),
+        opened: false,
+        content: None,
+    }
 }
 
 fn split(mount: &Mount, path: &str) -> (Ino, Name) {

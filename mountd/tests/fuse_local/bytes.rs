@@ -181,13 +181,29 @@ fn a_mapped_file_is_read_and_written_and_the_tree_hears_of_it_after_the_close() 
 }
 
 #[test]
-fn flush_tells_the_tree_before_close_returns() {
+fn the_tree_knows_the_bytes_of_a_file_before_its_new_name() {
     for mount in Local::both() {
-        let path = mount.at("f");
-        std::fs::write(&path, b"one").unwrap();
+        for n in 0..20_usize {
+            let mut file = std::fs::File::create(mount.at("new")).unwrap();
+            file.write_all(&vec![b'x'; n + 1]).unwrap();
+            // Neither this nor a close tells the daemon of the bytes before the next call returns; a rename does.
+            std::fs::rename(mount.at("new"), mount.at("f")).unwrap();
+            let node = mount.node("f");
+            assert!(node.dirty_content.is_some(), "{n}");
+            assert_eq!(node.live().unwrap().size, n as u64 + 1);
+        }
+    }
+}
+
+#[test]
+fn the_tree_knows_of_a_change_soon_after_the_close() {
+    for mount in Local::both() {
+        std::fs::write(mount.at("f"), b"one").unwrap();
+        mount.wait_released("f");
         let first = mount.node("f").dirty_content;
         assert!(first.is_some());
-        std::fs::write(&path, b"two").unwrap();
+        std::fs::write(mount.at("f"), b"two").unwrap();
+        mount.wait_released("f");
         assert_ne!(mount.node("f").dirty_content, first);
     }
 }

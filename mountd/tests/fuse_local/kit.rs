@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use dfs_mountd::cache::{Cache, CacheOptions, Fetch, FetchDone, FetchError};
+use dfs_mountd::cache::{Cache, CacheOptions, Fetch, FetchDone, FetchError, OpenFiles};
 use dfs_mountd::fs::{Fs, FsParts};
 use dfs_mountd::fuse::{MountOptions, Mounted, mount};
 use dfs_mountd::tree::Tree;
@@ -139,12 +139,8 @@ impl Local {
             control: Some("/run/control".into()),
         })
         .expect("a file system");
-        let options = MountOptions {
-            mount_point: root.path().join("mnt"),
-            no_passthrough,
-            extra: vec!["warm".to_owned()],
-            ..MountOptions::default()
-        };
+        let options =
+            MountOptions { mount_point: root.path().join("mnt"), no_passthrough, ..MountOptions::default() };
         let mounted = mount(Arc::clone(&fs), &options).expect("a mount");
         Self { mounted: Some(mounted), tree, cache, fs, contents, root, no_passthrough }
     }
@@ -176,6 +172,16 @@ impl Local {
     /// A path in the mount.
     pub(crate) fn at(&self, path: impl AsRef<Path>) -> PathBuf {
         self.path().join(path)
+    }
+
+    /// Waits until the daemon has dealt with the last close of a file that was written: the kernel tells it without waiting.
+    pub(crate) fn wait_released(&self, path: &str) {
+        let node = self.node(path).id;
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while self.fs.is_being_written(node) {
+            assert!(std::time::Instant::now() < deadline, "{path} is still open");
+            std::thread::yield_now();
+        }
     }
 
     /// The node at a path.

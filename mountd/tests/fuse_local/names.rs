@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::kit::Local;
 
@@ -111,4 +112,40 @@ fn new_nodes_take_the_group_of_a_set_group_id_directory() {
     assert_eq!(std::fs::metadata(mount.at("d/f")).unwrap().gid(), 4242);
     let sub = std::fs::metadata(mount.at("d/sub")).unwrap();
     assert_eq!((sub.gid(), sub.mode() & 0o2000), (4242, 0o2000));
+}
+
+#[test]
+fn an_answer_on_its_way_does_not_bring_back_what_a_change_replaced() {
+    const DIRS: usize = 300;
+    let Some(mount) = Local::new() else { return };
+    for n in 0..DIRS {
+        std::fs::create_dir_all(mount.at(format!("p/d{n}"))).unwrap();
+    }
+    let changes_are_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // A listing tells the attributes of all of them at once, so it is long on its way.
+        scope.spawn(|| {
+            while !changes_are_over.load(Ordering::Relaxed) {
+                // The kernel answers from its own listing unless a name has changed.
+                std::fs::write(mount.at("p/x"), b"").unwrap();
+                std::fs::remove_file(mount.at("p/x")).unwrap();
+                for entry in std::fs::read_dir(mount.at("p")).unwrap() {
+                    drop(entry.unwrap());
+                }
+            }
+        });
+        for n in 0..6_000_usize {
+            let name = format!("p/d{}", n % DIRS);
+            std::fs::File::create(mount.at(&name).join(format!("f{n}"))).unwrap();
+            let told = mount.node(&name).live().unwrap().mtime;
+            let shown =
+                || std::fs::metadata(mount.at(&name)).map(|dir| (dir.mtime(), dir.mtime_nsec())).unwrap();
+            // The kernel itself shows the older time for a moment while it takes in an answer, but not again and again.
+            if (0..100).all(|_| shown() != (told.secs, i64::from(told.nanos))) {
+                changes_are_over.store(true, Ordering::Relaxed);
+                panic!("after change {n} the directory shows {:?} instead of {told:?}", shown());
+            }
+        }
+        changes_are_over.store(true, Ordering::Relaxed);
+    });
 }

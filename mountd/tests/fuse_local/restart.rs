@@ -24,6 +24,8 @@ fn everything_is_there_after_a_restart_under_the_same_inode_numbers() {
 fn bytes_that_changed_while_nobody_looked_are_noticed_at_the_next_start() {
     let Some(mount) = Local::new() else { return };
     std::fs::write(mount.at("f"), b"bytes").unwrap();
+    mount.wait_released("f");
+    mount.fs.sweep();
     let node = mount.node("f");
     // As if the process had been killed with the file open, before the last write was noticed.
     mount.tree.mark_open(node.id).unwrap();

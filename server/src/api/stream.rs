@@ -33,13 +33,14 @@ pub(super) async fn open(api: Arc<Api>, call: Call) -> Response {
 
 async fn try_open(api: &Api, call: &Call) -> Result<Response, ApiError> {
     let name = volume_of(call)?;
-    let subscription = api.notifier.subscribe(&name);
+    let client = call.request.query("client");
+    let subscription = api.notifier.subscribe(&name, client.and_then(|client| client.parse().ok()));
     let sync = Arc::clone(&api.sync);
     let volume = {
         let name = name.clone();
         offload(move || sync.volume(&name)).await?
     };
-    tracing::info!(volume = %name, client = call.request.query("client").unwrap_or("?"), "event stream opened");
+    tracing::info!(volume = %name, client = client.unwrap_or("?"), "event stream opened");
     let (frames, body) = mpsc::channel(1);
     let hello = StreamFrame::Hello { volume: volume.id, revision: volume.revision, root: volume.root };
     frames.try_send(Ok(encode_frame(&hello).into())).expect("an empty channel has room for one");

@@ -1,7 +1,7 @@
 //! Pushes commits to the event streams.
 //!
-//! Each stream has a bounded queue of frames; a frame is encoded once and shared by all. Publishing
-//! never waits: a stream whose queue is full is cut and told so, and its mount reconciles.
+//! Each stream has a bounded queue of frames; a frame is encoded once and shared by all but the committer, who
+//! has the records and gets a frame without them. Publishing never waits: a stream whose queue is full is cut and told so, and its mount reconciles.
 //! Invariant: a subscription sees every commit from its beginning to its end, in order, without a gap.
 
 use std::collections::HashMap;
@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::Bytes;
 use dfs_shared::event::kinds::server::Committed;
 use dfs_shared::event::{self, EventBus, SubscribeError, SubscribeOptions};
-use dfs_shared::ids::VolumeName;
+use dfs_shared::ids::{ClientId, VolumeName};
 use dfs_shared::revision::Revision;
-use dfs_shared::wire::{encode_frame, messages};
+use dfs_shared::wire::{encode_frame_sized, messages};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -28,6 +28,7 @@ pub struct Notifier {
 
 #[derive(Debug)]
 struct Subscriber {
+    client: Option<ClientId>,
     frames: mpsc::Sender<(Revision, Bytes)>,
     state: Arc<State>,
 }
@@ -68,12 +69,12 @@ enum FrameRef<'a> {
 }
 
 impl Notifier {
-    /// Subscribes to the commits of a volume from now on.
+    /// Subscribes to the commits of a volume from now on. `client` says whose stream it is.
     #[must_use]
-    pub fn subscribe(&self, volume: &VolumeName) -> Subscription {
+    pub fn subscribe(&self, volume: &VolumeName, client: Option<ClientId>) -> Subscription {
         let (sender, frames) = mpsc::channel(STREAM_FRAMES_MAX);
         let state = Arc::<State>::default();
-        let subscriber = Subscriber { frames: sender, state: Arc::clone(&state) };
+        let subscriber = Subscriber { client, frames: sender, state: Arc::clone(&state) };
         self.volumes.lock().entry(volume.clone()).or_default().push(subscriber);
         Subscription { frames, state }
     }
@@ -101,11 +102,38 @@ impl Notifier {
         let mut volumes = self.volumes.lock();
         let Some(subscribers) = volumes.get_mut(&event.volume) else { return };
         let revision = event.commit.revision;
-        let frame = Bytes::from(encode_frame(&FrameRef::Committed(&event.commit)));
-        subscribers.retain(|subscriber| subscriber.push(revision, &frame));
+        let committer = &event.commit.client;
+        let (mut whole, mut lean) = (None, None);
+        subscribers.retain(|subscriber| {
+            let frame = match &subscriber.client {
+                Some(client) if client == committer => {
+                    lean.get_or_insert_with(|| encoded(&without_records(&event.commit)))
+                }
+                _ => whole.get_or_insert_with(|| encoded(&event.commit)),
+            };
+            subscriber.push(revision, frame)
+        });
         if subscribers.is_empty() {
             volumes.remove(&event.volume);
         }
+    }
+}
+
+fn encoded(commit: &messages::Committed) -> Bytes {
+    let len = messages::small_chunks_len(&commit.small_chunks);
+    Bytes::from(encode_frame_sized(&FrameRef::Committed(commit), len))
+}
+
+/// Returns what the committer needs: it has the records, with the revision from the reply.
+fn without_records(commit: &messages::Committed) -> messages::Committed {
+    messages::Committed {
+        revision: commit.revision,
+        root: commit.root,
+        client: commit.client.clone(),
+        commit: commit.commit,
+        records: Vec::new(),
+        manifests: Vec::new(),
+        small_chunks: Vec::new(),
     }
 }
 
@@ -174,7 +202,7 @@ mod tests {
         let notifier = Arc::<Notifier>::default();
         let bus = EventBus::new();
         let joined = notifier.join(&bus).unwrap();
-        let mut stream = notifier.subscribe(&volume("a"));
+        let mut stream = notifier.subscribe(&volume("a"), None);
         let sent = commit("a", 7, 3);
         bus.publish(sent.clone());
         let Some(Pushed::Commit { frame, .. }) = block_on(stream.next()) else { panic!("no commit") };
@@ -187,6 +215,23 @@ mod tests {
         assert_eq!(block_on(stream.next()), None);
     }
 
+    #[test]
+    fn the_committer_gets_its_own_commit_without_the_records() {
+        let notifier = Notifier::default();
+        let mut own = notifier.subscribe(&volume("a"), ClientId::new("c").ok());
+        let mut other = notifier.subscribe(&volume("a"), ClientId::new("d").ok());
+        let sent = commit("a", 7, 3);
+        notifier.on_commit(&sent);
+        let next = |stream: &mut Subscription| -> messages::StreamFrame {
+            match block_on(stream.next()) {
+                Some(Pushed::Commit { frame, .. }) => decode_frame(&frame).unwrap().unwrap().0,
+                other => panic!("{other:?} instead of a commit"),
+            }
+        };
+        assert_eq!(next(&mut own), messages::StreamFrame::Committed(without_records(&sent.commit)));
+        assert_eq!(next(&mut other), messages::StreamFrame::Committed((*sent.commit).clone()));
+    }
+
     fn revision(pushed: Option<Pushed>) -> u64 {
         match pushed {
             Some(Pushed::Commit { revision, .. }) => revision.0,
@@ -197,7 +242,7 @@ mod tests {
     #[test]
     fn a_stream_gets_the_commits_of_its_volume_in_order() {
         let notifier = Notifier::default();
-        let mut stream = notifier.subscribe(&volume("a"));
+        let mut stream = notifier.subscribe(&volume("a"), None);
         for revision in 1..=3 {
             notifier.on_commit(&commit("a", revision, 10));
             notifier.on_commit(&commit("b", revision, 10));
@@ -210,8 +255,8 @@ mod tests {
     #[test]
     fn a_stream_that_is_too_slow_is_told_and_cut_and_the_others_go_on() {
         let notifier = Notifier::default();
-        let mut slow = notifier.subscribe(&volume("a"));
-        let mut quick = notifier.subscribe(&volume("a"));
+        let mut slow = notifier.subscribe(&volume("a"), None);
+        let mut quick = notifier.subscribe(&volume("a"), None);
         for number in 1..=STREAM_FRAMES_MAX as u64 + 1 {
             notifier.on_commit(&commit("a", number, 1));
             assert_eq!(revision(block_on(quick.next())), number);
@@ -227,7 +272,7 @@ mod tests {
     #[test]
     fn waiting_bytes_are_bounded_but_one_large_frame_passes() {
         let notifier = Notifier::default();
-        let mut stream = notifier.subscribe(&volume("a"));
+        let mut stream = notifier.subscribe(&volume("a"), None);
         notifier.on_commit(&commit("a", 1, STREAM_BYTES_MAX + 1));
         notifier.on_commit(&commit("a", 2, 1));
         assert_eq!(revision(block_on(stream.next())), 1);
@@ -237,7 +282,7 @@ mod tests {
     #[test]
     fn a_dropped_subscription_is_forgotten() {
         let notifier = Notifier::default();
-        drop(notifier.subscribe(&volume("a")));
+        drop(notifier.subscribe(&volume("a"), None));
         assert_eq!(notifier.subscribers(), 0);
         notifier.on_commit(&commit("a", 1, 1));
         assert!(notifier.volumes.lock().is_empty());

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use dfs_shared::wire::WireError;
 use parking_lot::Mutex;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use crate::limits;
@@ -98,6 +99,8 @@ fn connect(path: &Path) -> Result<Connection, MetadataError> {
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "temp_store", "memory")?;
+        // Otherwise a statement that a partial index serves is planned anew for each value.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         // Negative: KiB instead of pages.
         connection.pragma_update(None, "cache_size", -limits::DATABASE_CACHE_KIB)?;
         // The checkpointer keeps the log short, away from the writer's path. While writes never pause it

@@ -51,6 +51,7 @@ pub struct SmallChunk {
     /// The chunk's name; checked by whoever receives it.
     pub hash: ChunkHash,
     /// Its bytes, at most `limits::SMALL_CONTENT_LEN_MAX`.
+    #[serde(with = "crate::wire::bytes")]
     pub bytes: Vec<u8>,
 }
 
@@ -69,6 +70,23 @@ pub struct CommitRequest {
     pub contents: Vec<NewContent>,
     /// Bytes of small contents.
     pub small_chunks: Vec<SmallChunk>,
+}
+
+/// The first fields of a [`CommitRequest`]: all that its sender needs to deal with the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct CommitRequestHead {
+    /// Who asks.
+    pub client: ClientId,
+    /// The client's number for this request.
+    pub commit: u64,
+    /// The groups, in order.
+    pub groups: Vec<ChangeGroup>,
+}
+
+/// What a message with small chunks takes, about, for [`super::encode_sized`].
+#[must_use]
+pub fn small_chunks_len(chunks: &[SmallChunk]) -> usize {
+    chunks.iter().map(|chunk| chunk.bytes.len() + 512).sum()
 }
 
 /// Answers [`CommitRequest`]. Everything accepted is durable.
@@ -291,7 +309,7 @@ pub struct Committed {
     pub client: ClientId,
     /// That client's number for the commit.
     pub commit: u64,
-    /// Every changed record with its new state.
+    /// Every changed record with its new state. This and what follows is empty on the committer's own stream.
     pub records: Vec<CurrentRecord>,
     /// Manifests of contents that are new in these records, if not too long.
     pub manifests: Vec<Manifest>,

@@ -17,6 +17,7 @@ use crate::cache::{Cache, CacheOptions, Fetch, FetchError, HoldGuard, OpenFiles}
 use crate::clock::{Clock, SystemClock};
 use crate::engine::{Connection, Engine, Parts, Status, Wake};
 use crate::remote::memory::MemoryRemote;
+use crate::tree::content::ContentState;
 use crate::tree::namespace::{AttributeChange, NewNode};
 use crate::tree::node::{Cookie, Ino};
 use crate::tree::store::Store;
@@ -222,10 +223,19 @@ impl Rig {
         self.live().tree.manifest(node.id).expect("a store").expect("a manifest").1
     }
 
-    fn make(&self, name: &str, kind: NodeKind) -> LocalNode {
+    fn make(&self, name: &str, kind: NodeKind, content: Option<ContentState>) -> LocalNode {
         let at = SystemClock.now();
-        let new =
-            NewNode { kind, mode: 0o644, uid: 0, gid: 0, rdev: 0, target: Vec::new(), at, opened: false };
+        let new = NewNode {
+            kind,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            target: Vec::new(),
+            at,
+            opened: false,
+            content,
+        };
         let name = Name::new(name.as_bytes()).expect("a name");
         match self.live().tree.create(Ino::ROOT, &name, new) {
             Ok(node) => node,
@@ -237,16 +247,19 @@ impl Rig {
     }
 
     pub(super) fn make_dir(&self, name: &str) {
-        self.make(name, NodeKind::Directory);
+        self.make(name, NodeKind::Directory, None);
     }
 
     /// Makes or replaces a file's bytes.
     pub(super) fn write(&self, name: &str, bytes: &[u8]) {
-        let node = self.find(name).unwrap_or_else(|| self.make(name, NodeKind::File));
-        let empty = node.live().expect("it exists").size == 0;
-        let backing = match empty && self.live().tree.content_state(node.id).expect("a store").is_none() {
-            true => self.live().cache.create(&node).expect("a disk"),
-            false => self.live().cache.backing(&node).expect("a disk"),
+        let cache = &self.live().cache;
+        let backing = match self.find(name) {
+            Some(node) => cache.backing(&node).expect("a disk"),
+            None => {
+                let prepared = cache.prepare().expect("a disk");
+                let node = self.make(name, NodeKind::File, Some(prepared.row().clone()));
+                prepared.attach(node.id)
+            }
         };
         backing.set_len(bytes.len() as u64).expect("a disk");
         backing.write_at(bytes, 0).expect("a disk");
