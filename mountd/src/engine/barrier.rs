@@ -28,11 +28,15 @@ async fn reached_everything(shared: &Arc<Shared>) -> Result<(), TreeError> {
         let marked = shared.tree.open_marks()?;
         super::shared::blocking(|| open.notice(&marked));
     }
-    let begun = shared.tree.membership()?.commit;
     shared.wake.wake();
     let mut progress = shared.progress.subscribe();
     let mut settled = shared.settled.subscribe();
-    if shared.tree.in_flight()?.is_some() {
+    let begun = {
+        // A request that is being prepared has perhaps looked at a record before its last change, and is not stored yet.
+        let _nobody_prepares = shared.sending.lock().await;
+        shared.tree.in_flight()?.is_some().then(|| shared.tree.membership()).transpose()?.map(|m| m.commit)
+    };
+    if let Some(begun) = begun {
         // The sender lives in `shared`.
         let _ = settled.wait_for(|settled| *settled >= begun).await;
     }

@@ -28,6 +28,20 @@ fn a_small_file_appears_on_another_mount_with_its_bytes_without_a_request() {
 }
 
 #[test]
+fn waiting_covers_what_was_written_while_a_commit_was_being_prepared() {
+    let server = MemoryRemote::new();
+    let one = Rig::new(&server);
+    one.online();
+    for n in 0..400_u32 {
+        // The new name wakes the sender, which may have looked before the bytes are there.
+        let name = format!("f{n}");
+        one.write(&name, &n.to_be_bytes());
+        one.flush();
+        assert_eq!(server.content(one.manifest(&name).id()), Some(n.to_be_bytes().to_vec()), "{n}");
+    }
+}
+
+#[test]
 fn a_large_file_is_uploaded_in_chunks_and_fetched_when_it_is_read() {
     let server = MemoryRemote::new();
     let (one, other) = (Rig::new(&server), Rig::new(&server));
