@@ -83,7 +83,7 @@ pub struct Arguments {
     /// Let other users use the mount
     #[arg(long, env = "DFS_ALLOW_OTHER")]
     pub allow_other: bool,
-    /// Mount options as mount(8) has them
+    /// Mount options as mount(8) has them; `nowarm`: never list directories ahead for the kernel's caches
     #[arg(short = 'o', value_delimiter = ',', value_name = "OPT")]
     pub options: Vec<String>,
     /// Return when the mount is usable and go on in the background

@@ -4,6 +4,7 @@
 //! [`ids::NodeId::generate`], which makes a fresh identifier. Every other function takes bytes and
 //! time as arguments and returns values.
 
+pub mod byte_string;
 pub mod chunking;
 pub mod event;
 pub mod hash;

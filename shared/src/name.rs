@@ -5,8 +5,8 @@ use std::fmt;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::byte_string;
 use crate::limits::NAME_LEN_MAX;
-use crate::wire::bytes;
 
 /// Names an entry in a directory. Bytes, not text: names need not be UTF-8.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,13 +53,13 @@ impl Name {
 
 impl Serialize for Name {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        bytes::serialize(&self.0, serializer)
+        byte_string::serialize(&self.0, serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(&bytes::deserialize(deserializer)?).map_err(D::Error::custom)
+        Self::new(&byte_string::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 

@@ -61,7 +61,7 @@ pub struct NodeRecord {
     /// Device number of a device node, as `makedev(3)` makes it; otherwise 0.
     pub rdev: u32,
     /// Target of a symlink; otherwise empty.
-    #[serde(with = "crate::wire::bytes")]
+    #[serde(with = "crate::byte_string")]
     pub target: Vec<u8>,
     /// Extended attributes: full name with its namespace → value.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,

@@ -17,7 +17,6 @@ use serde::de::DeserializeOwned;
 
 use crate::limits::MESSAGE_LEN_MAX;
 
-pub mod bytes;
 pub mod chunks;
 pub mod messages;
 

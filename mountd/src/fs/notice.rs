@@ -35,17 +35,8 @@ impl Fs {
         let Some(dir) = self.tree.node_by_id(parent)? else { return Ok(false) };
         let at = now();
         let name = self.tree.conflict_name(parent, &name, at)?;
-        let new = NewNode {
-            kind: NodeKind::File,
-            mode: record.mode,
-            uid: record.uid,
-            gid: record.gid,
-            rdev: 0,
-            target: Vec::new(),
-            at,
-            opened: true,
-            content: None,
-        };
+        let owner = (record.uid, record.gid);
+        let new = NewNode { opened: true, ..NewNode::plain(NodeKind::File, record.mode, owner, at) };
         let copy = self.tree.create(dir.ino, &name, new)?;
         tracing::warn!(%name, "a file was written after the server's version had replaced it: kept beside it");
         self.cache.rehome(backing, copy.id)?;

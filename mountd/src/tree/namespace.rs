@@ -39,6 +39,14 @@ pub struct NewNode {
     pub content: Option<ContentState>,
 }
 
+impl NewNode {
+    /// Returns a node of this sort with nothing special to it, owned by (user, group).
+    #[must_use]
+    pub fn plain(kind: NodeKind, mode: u32, (uid, gid): (u32, u32), at: Timestamp) -> Self {
+        Self { kind, mode, uid, gid, rdev: 0, target: Vec::new(), at, opened: false, content: None }
+    }
+}
+
 /// What a removed name led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {

@@ -62,17 +62,7 @@ impl Mount {
     }
 
     fn make(&self, parent: Ino, text: &str, kind: NodeKind) -> LocalNode {
-        let new = NewNode {
-            kind,
-            mode: 0o644,
-            uid: 1,
-            gid: 1,
-            rdev: 0,
-            target: Vec::new(),
-            at: at(100),
-            opened: false,
-            content: None,
-        };
+        let new = NewNode::plain(kind, 0o644, (1, 1), at(100));
         self.tree.create(parent, &name(text), new).expect("created")
     }
 
@@ -566,17 +556,7 @@ fn random_changes_on_two_mounts_end_equal() {
 }
 
 fn new_node(kind: NodeKind) -> NewNode {
-    NewNode {
-        kind,
-        mode: 0o755,
-        uid: 1,
-        gid: 1,
-        rdev: 0,
-        target: Vec::new(),
-        at: at(100),
-        opened: false,
-        content: None,
-    }
+    NewNode::plain(kind, 0o755, (1, 1), at(100))
 }
 
 fn split(mount: &Mount, path: &str) -> (Ino, Name) {

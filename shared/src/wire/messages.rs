@@ -51,7 +51,7 @@ pub struct SmallChunk {
     /// The chunk's name; checked by whoever receives it.
     pub hash: ChunkHash,
     /// Its bytes, at most `limits::SMALL_CONTENT_LEN_MAX`.
-    #[serde(with = "crate::wire::bytes")]
+    #[serde(with = "crate::byte_string")]
     pub bytes: Vec<u8>,
 }
 

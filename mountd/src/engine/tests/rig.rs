@@ -225,17 +225,7 @@ impl Rig {
 
     fn make(&self, name: &str, kind: NodeKind, content: Option<ContentState>) -> LocalNode {
         let at = SystemClock.now();
-        let new = NewNode {
-            kind,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            target: Vec::new(),
-            at,
-            opened: false,
-            content,
-        };
+        let new = NewNode { content, ..NewNode::plain(kind, 0o644, (0, 0), at) };
         let name = Name::new(name.as_bytes()).expect("a name");
         match self.live().tree.create(Ino::ROOT, &name, new) {
             Ok(node) => node,
