@@ -4,6 +4,7 @@
 //! have those. Whatever the peer can drive is bounded by [`crate::limits`].
 
 mod chunked;
+mod conditional;
 mod connection;
 mod date;
 mod encode;
@@ -13,11 +14,13 @@ mod head;
 mod headers;
 mod method;
 mod output;
+mod range;
 mod request;
 mod response;
 mod status;
 mod target;
 
+pub use conditional::{EntityTag, Precondition};
 pub use connection::{BodyLengthError, Connection, Event};
 pub use date::HttpDate;
 pub use encode::BodyLength;
@@ -25,6 +28,7 @@ pub use error::HttpError;
 pub use headers::Headers;
 pub use method::Method;
 pub use output::Output;
+pub use range::ByteRange;
 pub use request::{Request, Version};
 pub use response::{Body, Response, StreamError, StreamItem};
 pub use status::Status;

@@ -6,6 +6,7 @@
 
 pub mod byte_string;
 pub mod chunking;
+pub mod ddl;
 pub mod event;
 pub mod hash;
 pub mod ids;

@@ -50,3 +50,12 @@ pub const MERKLE_LEAF_RECORDS_MAX: usize = 16;
 pub const MERKLE_WALK_NODES_MAX: usize = 1 << 27;
 /// Longest queue of a listener on the event bus, in events: what waits is in memory.
 pub const EVENT_QUEUE_LEN_MAX: usize = 1 << 20;
+
+/// Most errors of one text of the metadata language that are reported: a text in another language has one in every line.
+pub const DDL_DIAGNOSTICS_MAX: usize = 100;
+/// Deepest nesting of fields in the metadata language; the deepest field that exists is at 4.
+pub const DDL_DEPTH_MAX: usize = 16;
+/// Most records in one text or binary form of metadata.
+pub const DDL_RECORDS_MAX: usize = 100_000;
+/// Most replicas of one record.
+pub const DDL_REPLICAS_MAX: usize = 10_000;
