@@ -121,8 +121,13 @@ impl Prepared {
         let mut inner = Inner::empty(node, Place::State);
         inner.stored = true;
         inner.file = self.file.take().map(Arc::new);
+        let mut live = self.cache.live.lock();
+        // The tree has the node already: somebody may have asked for its bytes before us.
+        if let Some(backing) = live.get(&node).and_then(Weak::upgrade) {
+            return backing;
+        }
         let backing = Arc::new(Backing::new(Arc::clone(&self.cache), self.row.file, true, inner));
-        self.cache.live.lock().insert(node, Arc::downgrade(&backing));
+        live.insert(node, Arc::downgrade(&backing));
         backing
     }
 }

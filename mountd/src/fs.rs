@@ -13,7 +13,7 @@
 //!
 //! Invariants:
 //! - A file that may be changed behind the daemon's back (passthrough, mmap) is marked in the journal before the kernel
-//!   gets the handle, and looked at on flush, fsync, release, every [`SWEEP_INTERVAL_MS`](crate::limits::SWEEP_INTERVAL_MS), and at the next start.
+//!   gets the handle, and looked at on flush, fsync, release, before it is renamed, every [`SWEEP_INTERVAL_MS`](crate::limits::SWEEP_INTERVAL_MS), and at the next start.
 //! - How an inode is open (passthrough or cached) never changes while a handle is open.
 //! - Locks are taken in the order: hold, open file, backing, tree; the table of open files alone.
 //! - Whoever may tell the tree of changed bytes takes `hold` once, at the entry of the operation.

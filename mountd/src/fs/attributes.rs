@@ -108,7 +108,7 @@ impl Fs {
     /// # Errors
     /// [`FsError`]: `NotFound`, or a failing tree or disk.
     pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
-        self.steady(|| self.attr(&self.node(ino)?))
+        self.steady(|| self.attr(ino))
     }
 
     /// Looks again if the tree was told of a change meanwhile. A record that was read before its file was closed, and a
@@ -126,12 +126,16 @@ impl Fs {
         }
     }
 
-    pub(super) fn attr(&self, node: &LocalNode) -> Result<Attr, FsError> {
-        let mut attr = plain_attr(node)?;
+    /// The open file is looked at before the record is read: what has been noticed by then is in the record. The other way
+    /// round a change that is noticed in between would be in neither.
+    pub(super) fn attr(&self, ino: Ino) -> Result<Attr, FsError> {
+        let stamp = self.open_stamp(ino)?;
+        let node = self.node(ino)?;
+        let mut attr = plain_attr(&node)?;
         if attr.kind == NodeKind::File {
-            match self.open_stamp(node.ino)? {
+            match stamp {
                 Some(stamp) => overlay(&mut attr, &stamp),
-                None => attr.blocks = self.cache.blocks_of(node)?,
+                None => attr.blocks = self.cache.blocks_of(&node)?,
             }
         }
         Ok(attr)

@@ -57,7 +57,7 @@ impl Fs {
         self.steady(|| match self.tree.lookup(parent, &name) {
             Ok(Some(node)) => {
                 self.touched.looked_up(parent);
-                self.attr(&node).map(Some)
+                self.attr(node.ino).map(Some)
             }
             Ok(None) => Ok(None),
             // A removed directory that somebody is still in has no names.

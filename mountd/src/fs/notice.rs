@@ -1,4 +1,4 @@
-//! Telling the tree of changed bytes: on flush, fsync and release, before a remote change is applied, and after a crash.
+//! Telling the tree of changed bytes: on flush, fsync, release and rename, before a remote change is applied, and after a crash.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

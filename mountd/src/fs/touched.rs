@@ -37,7 +37,7 @@ struct State {
     hints: u64,
     dirs: HashMap<Ino, usize>,
     files: HashMap<NodeId, ()>,
-    /// How many names of a directory the kernel asked for since it was listed or changed.
+    /// How many names of a directory the kernel asked for.
     looked_up: HashMap<Ino, u32>,
 }
 

@@ -6,7 +6,10 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
+
+use dfs_mountd::cache::OpenFiles;
 
 use super::kit::Local;
 
@@ -151,4 +154,36 @@ fn the_file_system_has_the_room_of_the_disk() {
     };
     assert!(stat.f_blocks > 0 && stat.f_bavail <= stat.f_blocks);
     assert_eq!(stat.f_namemax, 255);
+}
+
+#[test]
+fn a_file_that_is_being_written_never_shows_an_older_length() {
+    let Some(mount) = Local::new() else { return };
+    let file = std::fs::File::create(mount.at("f")).unwrap();
+    let node = mount.node("f").id;
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // The daemon looks at the file all the time, and is asked about it all the time.
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                mount.fs.notice(&[node]);
+            }
+        });
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                std::fs::metadata(mount.at("f")).unwrap();
+            }
+        });
+        let mut older = None;
+        for n in 1..=4_000_u64 {
+            std::os::unix::fs::FileExt::write_all_at(&file, b"x", n - 1).unwrap();
+            let shown = file.metadata().unwrap().len();
+            if shown != n {
+                older = Some((shown, n));
+                break;
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(older, None, "shown and written");
+    });
 }
