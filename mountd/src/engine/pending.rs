@@ -129,7 +129,15 @@ impl Window {
                 ready.again(Duration::from_millis(u64::try_from(grace_ms).unwrap_or(0)));
                 continue;
             }
-            if !file.dirty || ready.waiting.contains(&file.node) {
+            if ready.waiting.contains(&file.node) {
+                continue;
+            }
+            if !file.dirty {
+                if shared.tree.node_by_id(file.node)?.is_some_and(|node| node.dirty_content.is_some()) {
+                    // Its first bytes came since the window was read: the next one shows them with the file.
+                    ready.waiting.insert(file.node);
+                    ready.again(Duration::ZERO);
+                }
                 continue;
             }
             if file.size > SMALL_CONTENT_LEN_MAX {

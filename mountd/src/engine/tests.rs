@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_shared::hash::ChunkHash;
-use dfs_shared::record::NodeKind;
+use dfs_shared::record::{NodeKind, Record};
 
 use crate::cache::FetchError;
 use crate::remote::memory::MemoryRemote;
@@ -39,6 +39,22 @@ fn waiting_covers_what_was_written_while_a_commit_was_being_prepared() {
         one.flush();
         assert_eq!(server.content(one.manifest(&name).id()), Some(n.to_be_bytes().to_vec()), "{n}");
     }
+}
+
+#[test]
+fn a_file_that_is_closed_while_a_commit_is_being_prepared_is_not_sent_without_its_bytes() {
+    let server = MemoryRemote::new();
+    let one = Rig::new(&server);
+    one.online();
+    one.make_and_write_when_asked("f", b"its first bytes");
+    one.flush();
+    assert_eq!(server.content(one.manifest("f").id()).as_deref(), Some(&b"its first bytes"[..]));
+    let records = server.all_records();
+    let revision = |wanted: &dyn Fn(&Record) -> bool| {
+        records.values().find(|value| wanted(&value.record)).map(|value| value.revision)
+    };
+    let name = revision(&|record| matches!(record, Record::Entry(_)));
+    assert_eq!(name, revision(&rig::is_file), "there was a version without bytes");
 }
 
 #[test]

@@ -55,6 +55,8 @@ struct Sink {
     changed: Condvar,
     hold: RwLock<()>,
     cache: Mutex<Option<(Arc<Tree>, Arc<Cache>)>>,
+    /// What to do when the engine next asks whether a file is being written.
+    on_asked: Mutex<Option<Box<dyn FnOnce(&Tree, &Arc<Cache>, NodeId) + Send>>>,
 }
 
 impl EffectSink for Sink {
@@ -80,7 +82,11 @@ impl EffectSink for Sink {
 impl OpenFiles for Sink {
     fn notice(&self, _nodes: &[NodeId]) {}
 
-    fn is_being_written(&self, _node: NodeId) -> bool {
+    fn is_being_written(&self, node: NodeId) -> bool {
+        let work = self.on_asked.lock().take();
+        if let (Some(work), Some((tree, cache))) = (work, &*self.cache.lock()) {
+            work(tree, cache, node);
+        }
         false
     }
 
@@ -254,6 +260,19 @@ impl Rig {
         backing.set_len(bytes.len() as u64).expect("a disk");
         backing.write_at(bytes, 0).expect("a disk");
         backing.notice(true).expect("a disk");
+    }
+
+    /// Makes an empty file; its bytes come when the engine asks whether it is still open.
+    pub(super) fn make_and_write_when_asked(&self, name: &str, bytes: &'static [u8]) {
+        *self.sink.on_asked.lock() = Some(Box::new(move |tree, cache, node| {
+            let node = tree.node_by_id(node).expect("a store").expect("a file");
+            let backing = cache.backing(&node).expect("a disk");
+            backing.write_at(bytes, 0).expect("a disk");
+            backing.notice(true).expect("a disk");
+        }));
+        let prepared = self.live().cache.prepare().expect("a disk");
+        let node = self.make(name, NodeKind::File, Some(prepared.row().clone()));
+        prepared.attach(node.id);
     }
 
     pub(super) fn touch(&self, name: &str) {
