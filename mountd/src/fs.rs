@@ -18,6 +18,7 @@
 //! - Locks are taken in the order: hold, open file, backing, tree; the table of open files alone.
 //! - Whoever may tell the tree of changed bytes takes `hold` once, at the entry of the operation.
 
+mod answers;
 mod attributes;
 mod bytes;
 mod effects;
@@ -52,6 +53,7 @@ pub use touched::TouchedDirectory;
 
 use crate::cache::{Backing, Cache, Fetch, Progress, ServerBarrier};
 use crate::tree::{Ino, LocalNode, Tree};
+use answers::Answers;
 use effects::InvalidationSender;
 use marks::Marks;
 use open::OpenFile;
@@ -66,6 +68,8 @@ pub struct Caller {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// Thread, as the kernel names it; 0 if it cannot.
+    pub thread: u32,
 }
 
 /// What a file system is made of.
@@ -110,6 +114,7 @@ pub struct Fs {
     marks: Marks,
     bell: Arc<Bell>,
     touched: Touched,
+    answers: Answers,
     /// Changes that only the tree knows (a name, an attribute, an open mark), and how many of them survive power loss. Changed
     /// bytes do not count: a marked file is looked at after a crash.
     told: AtomicU64,
@@ -143,6 +148,7 @@ impl Fs {
             marks: Marks::default(),
             bell: Arc::default(),
             touched: Touched::default(),
+            answers: Answers::default(),
             told: AtomicU64::new(1),
             persisted: AtomicU64::new(0),
             hold: RwLock::new(()),

@@ -102,6 +102,8 @@ pub const READ_AHEAD_KIB: u32 = 2048;
 pub const UNMOUNT_WAIT_MS: u64 = 10_000;
 /// Longest pause between two commits of a burst, in milliseconds.
 pub const GATHER_MS_MAX: u64 = 20;
+/// Most directories of which it is known whom their attributes were told: 24 bytes each.
+pub const ANSWERED_DIRECTORIES_MAX: usize = 4096;
 /// Most open marks whose removal is put off: each costs one look at a file after a crash.
 pub const STALE_MARKS_MAX: usize = 4096;
 /// Files closed after they could be mapped that wait for a look before it is taken early: each may hold a descriptor.

@@ -38,7 +38,7 @@ pub struct HashSource {
     pub file: Arc<File>,
     /// Length in bytes.
     pub size: u64,
-    /// Number of the change to give to `Tree::set_content`; `None` if the tree knows the content.
+    /// Number of the change to give to `Tree::set_contents`; `None` if the tree knows the content.
     pub number: Option<u64>,
     stamp: Stamp,
 }

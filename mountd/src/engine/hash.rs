@@ -37,8 +37,8 @@ pub(super) fn hash_node(shared: &Shared, node: NodeId, size_max: u64) -> Result<
         Named::Content { named, .. } => named,
         Named::Not(why) => return Ok(why),
     };
-    let done = shared.tree.set_content(named.id, named.number, named.content, &named.manifest)?;
-    Ok(if done { Hashed::Done } else { Hashed::Moving })
+    let done = shared.tree.set_contents(&[named])?;
+    Ok(if done.contains(&node) { Hashed::Done } else { Hashed::Moving })
 }
 
 /// A content of which the tree does not know yet, or why there is none.

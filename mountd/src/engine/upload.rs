@@ -23,6 +23,7 @@ use super::shared::{EngineError, Shared, chain};
 use crate::cache::HashSource;
 use crate::limits::{HASH_TASKS_MAX, UPLOAD_BATCH_LEN, UPLOAD_REQUESTS_MAX};
 use crate::remote::RemoteError;
+use crate::tree::journal::NamedContent;
 
 /// The uploads that are going on.
 #[derive(Debug)]
@@ -276,8 +277,9 @@ async fn finish(
     if let Step::Again = upload_chunks(shared, node, &source.file, &manifest).await? {
         return Ok(Step::Again);
     }
-    let done = shared.tree.set_content(node, number, content_id(&manifest), &manifest)?;
-    Ok(if done { Step::Done } else { Step::Again })
+    let named = NamedContent { id: node, number, content: content_id(&manifest), manifest };
+    let done = shared.tree.set_contents(&[named])?;
+    Ok(if done.contains(&node) { Step::Done } else { Step::Again })
 }
 
 /// Uploads what the server lacks of a content. `Again` if the file changed while it was read.

@@ -103,11 +103,12 @@ const SET_ID: u32 = 0o6000;
 const CAPABILITY_XATTR: &[u8] = b"security.capability";
 
 impl Fs {
-    /// Returns what `stat` shows.
+    /// Returns what `stat` shows, for `caller` to keep.
     ///
     /// # Errors
     /// [`FsError`]: `NotFound`, or a failing tree or disk.
-    pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
+    pub fn getattr(&self, ino: Ino, caller: Caller) -> Result<Attr, FsError> {
+        self.answers.tell(ino, caller.thread);
         self.steady(|| self.attr(ino))
     }
 
@@ -181,7 +182,7 @@ impl Fs {
         }
         let nothing = AttributeChange { ctime: at, ..AttributeChange::default() };
         if change == nothing && set.size.is_some() {
-            return self.getattr(ino);
+            return self.getattr(ino, caller);
         }
         if is_file && (change.mtime.is_some() || change.atime.is_some()) {
             self.notice_open(ino)?;
@@ -190,7 +191,7 @@ impl Fs {
             self.drop_capabilities(&node, at)?;
         }
         self.change_attributes(ino, &change)?;
-        self.getattr(ino)
+        self.getattr(ino, caller)
     }
 
     fn change_attributes(&self, ino: Ino, change: &AttributeChange) -> Result<(), FsError> {

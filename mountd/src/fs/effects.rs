@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use dfs_shared::ids::NodeId;
 use dfs_shared::name::Name;
+use dfs_shared::record::NodeKind;
 use parking_lot::Mutex;
 
 use super::open::Mode;
-use super::{Fs, FsError};
+use super::{Caller, Fs, FsError};
 use crate::cache::{Backing, HoldGuard, OpenFiles};
 use crate::limits::SETTLE_MS_MAX;
 use crate::tree::{Effect, EffectSink, Ino, LocalNode};
@@ -79,10 +80,13 @@ impl Fs {
         }
     }
 
-    /// Names in a directory were changed by something that the kernel asked for.
-    pub(super) fn names_changed(&self, dir: Ino) {
+    /// A name in a directory was changed by something that `caller` asked for. `kind` is that of what it leads or led to.
+    pub(super) fn names_changed(&self, dir: Ino, kind: NodeKind, caller: Caller) {
         self.told_tree();
-        self.attributes_changed(dir);
+        // The kernel itself forgets times and lengths, but not how many directories there are.
+        if self.answers.change(dir, caller.thread) || kind == NodeKind::Directory {
+            self.attributes_changed(dir);
+        }
         self.touched.dir(dir);
     }
 

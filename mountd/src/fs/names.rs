@@ -48,15 +48,16 @@ fn check_name(bytes: &[u8]) -> Result<Name, FsError> {
 }
 
 impl Fs {
-    /// Returns what a name leads to; `None` if nothing.
+    /// Returns what a name leads to, for `caller` to keep; `None` if nothing.
     ///
     /// # Errors
     /// [`FsError`]: `NameTooLong`, `NotFound` (the directory), or a failing tree or disk.
-    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>, FsError> {
+    pub fn lookup(&self, parent: Ino, name: &[u8], caller: Caller) -> Result<Option<Attr>, FsError> {
         let name = check_name(name)?;
         self.steady(|| match self.tree.lookup(parent, &name) {
             Ok(Some(node)) => {
                 self.touched.looked_up(parent);
+                self.answers.tell(node.ino, caller.thread);
                 self.attr(node.ino).map(Some)
             }
             Ok(None) => Ok(None),
@@ -163,7 +164,7 @@ impl Fs {
         let (uid, at, is_opened) = (caller.uid, now(), opened.is_some());
         let new = NewNode { kind, mode, uid, gid, rdev, target, at, opened: is_opened, content: opened };
         let node = self.tree.create(parent, &name, new)?;
-        self.names_changed(parent);
+        self.names_changed(parent, kind, caller);
         Ok(node)
     }
 
@@ -189,16 +190,16 @@ impl Fs {
                 Ok(opened) => Ok((plain_attr(&node)?, opened)),
                 Err(error) => {
                     // Nobody has seen the name yet.
-                    if let Err(undo) = self.unlink(parent, name) {
+                    if let Err(undo) = self.unlink(parent, name, caller) {
                         tracing::warn!(%undo, "a file without bytes stays");
                     }
                     Err(error)
                 }
             },
             Err(FsError::Tree(TreeError::Exists)) if flags & libc::O_EXCL == 0 => {
-                let attr = self.lookup(parent, name)?.ok_or(FsError::NotFound)?;
+                let attr = self.lookup(parent, name, caller)?.ok_or(FsError::NotFound)?;
                 let opened = self.open(attr.ino, flags, caller, register)?;
-                Ok((self.getattr(attr.ino)?, opened))
+                Ok((self.getattr(attr.ino, caller)?, opened))
             }
             Err(error) => Err(error),
         }
@@ -208,26 +209,23 @@ impl Fs {
     ///
     /// # Errors
     /// [`FsError`]: `ReadOnly`, `NameTooLong`, `Tree` (`Exists`, `NotFound`, `TooManyLinks`, …).
-    pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
+    pub fn link(&self, ino: Ino, parent: Ino, name: &[u8], caller: Caller) -> Result<Attr, FsError> {
         self.check_writable()?;
-        if self.open_file(ino).is_some() {
-            let _hold = self.hold.read();
-            self.notice_open(ino)?;
-        }
+        self.notice_before_naming(ino)?;
         let node = self.tree.link(ino, parent, &check_name(name)?, now())?;
-        self.names_changed(parent);
+        self.names_changed(parent, NodeKind::File, caller);
         self.attributes_changed(node.ino);
-        self.getattr(node.ino)
+        self.getattr(node.ino, caller)
     }
 
     /// Removes a name that leads to no directory.
     ///
     /// # Errors
     /// [`FsError`]: `ReadOnly`, `NameTooLong`, `Tree` (`NotFound`, `IsDirectory`).
-    pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
+    pub fn unlink(&self, parent: Ino, name: &[u8], caller: Caller) -> Result<(), FsError> {
         self.check_writable()?;
         let removed = self.tree.unlink(parent, &check_name(name)?, now())?;
-        self.names_changed(parent);
+        self.names_changed(parent, NodeKind::File, caller);
         self.after_removal(removed);
         Ok(())
     }
@@ -236,10 +234,10 @@ impl Fs {
     ///
     /// # Errors
     /// [`FsError`]: `ReadOnly`, `NameTooLong`, `Tree` (`NotFound`, `NotDirectory`, `NotEmpty`).
-    pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
+    pub fn rmdir(&self, parent: Ino, name: &[u8], caller: Caller) -> Result<(), FsError> {
         self.check_writable()?;
         let removed = self.tree.rmdir(parent, &check_name(name)?, now())?;
-        self.names_changed(parent);
+        self.names_changed(parent, NodeKind::Directory, caller);
         self.after_removal(removed);
         Ok(())
     }
@@ -248,20 +246,34 @@ impl Fs {
     ///
     /// # Errors
     /// [`FsError`]: `ReadOnly`, `NameTooLong`, `Tree` (what `rename(2)` names).
-    pub fn rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) -> Result<(), FsError> {
+    pub fn rename(
+        &self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+        caller: Caller,
+    ) -> Result<(), FsError> {
         self.check_writable()?;
         let (from_name, to_name) = (check_name(from.1)?, check_name(to.1)?);
-        self.notice_before_rename(from.0, &from_name)?;
-        let removed = self.tree.rename((from.0, &from_name), (to.0, &to_name), mode, now())?;
-        self.names_changed(from.0);
-        if to.0 != from.0 {
-            self.names_changed(to.0);
+        if !self.open_files.lock().is_empty()
+            && let Some(node) = self.tree.lookup(from.0, &from_name)?
+        {
+            self.notice_before_naming(node.ino)?;
         }
-        let also = (mode == RenameMode::Exchange).then_some((from.0, &from_name));
-        for (dir, name) in [(to.0, &to_name)].into_iter().chain(also) {
+        let removed = self.tree.rename((from.0, &from_name), (to.0, &to_name), mode, now())?;
+        let exchanged = (mode == RenameMode::Exchange).then_some((from.0, &from_name));
+        let mut kind = NodeKind::File;
+        for (dir, name) in [(to.0, &to_name)].into_iter().chain(exchanged) {
             if let Ok(Some(moved)) = self.tree.lookup(dir, name) {
                 self.attributes_changed(moved.ino);
+                if moved.live().is_none_or(|record| record.kind == NodeKind::Directory) {
+                    kind = NodeKind::Directory;
+                }
             }
+        }
+        self.names_changed(from.0, kind, caller);
+        if to.0 != from.0 {
+            self.names_changed(to.0, kind, caller);
         }
         if let Some(removed) = removed {
             self.after_removal(removed);
@@ -270,17 +282,12 @@ impl Fs {
     }
 
     /// A file is saved by writing another one and renaming it: its bytes come before its name, also if they were written a moment ago.
-    fn notice_before_rename(&self, dir: Ino, name: &Name) -> Result<(), FsError> {
-        if self.open_files.lock().is_empty() {
+    fn notice_before_naming(&self, ino: Ino) -> Result<(), FsError> {
+        if self.open_file(ino).is_none() {
             return Ok(());
         }
-        match self.tree.lookup(dir, name)? {
-            Some(node) if self.open_file(node.ino).is_some() => {
-                let _hold = self.hold.read();
-                self.notice_open(node.ino)
-            }
-            Some(_) | None => Ok(()),
-        }
+        let _hold = self.hold.read();
+        self.notice_open(ino)
     }
 
     /// The kernel knows a node that lost its last name until it says otherwise; its bytes stay for open handles.

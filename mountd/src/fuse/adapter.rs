@@ -33,7 +33,7 @@ pub(super) struct Adapter {
 }
 
 fn caller(req: &Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid() }
+    Caller { uid: req.uid(), gid: req.gid(), thread: req.pid() }
 }
 
 /// Runs a handler; a panic drops its reply, which answers EIO, and the mount goes on.
@@ -112,8 +112,8 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded(|| match self.fs.lookup(ino(parent), name.as_bytes()) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        guarded(|| match self.fs.lookup(ino(parent), name.as_bytes(), caller(req)) {
             Ok(Some(attr)) => reply.entry(&FOR_EVER, &convert::attr(&attr), GENERATION),
             Ok(None) => reply.entry(&FOR_EVER, &convert::nothing(), GENERATION),
             Err(error) => reply.error(errno(&error)),
@@ -124,8 +124,8 @@ impl Filesystem for Adapter {
         guarded(|| self.fs.forget(ino(node)));
     }
 
-    fn getattr(&self, _req: &Request, node: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        guarded(|| match self.fs.getattr(ino(node)) {
+    fn getattr(&self, req: &Request, node: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        guarded(|| match self.fs.getattr(ino(node), caller(req)) {
             Ok(attr) => reply.attr(&FOR_EVER, &convert::attr(&attr)),
             Err(error) => reply.error(errno(&error)),
         });
@@ -191,12 +191,12 @@ impl Filesystem for Adapter {
         guarded(|| entry(reply, self.fs.make(ino(parent), name.as_bytes(), &kind, mode, caller(req))));
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded(|| empty(reply, self.fs.unlink(ino(parent), name.as_bytes())));
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guarded(|| empty(reply, self.fs.unlink(ino(parent), name.as_bytes(), caller(req))));
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded(|| empty(reply, self.fs.rmdir(ino(parent), name.as_bytes())));
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guarded(|| empty(reply, self.fs.rmdir(ino(parent), name.as_bytes(), caller(req))));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
@@ -206,7 +206,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -223,12 +223,12 @@ impl Filesystem for Adapter {
             };
             let from = (ino(parent), name.as_bytes());
             let to = (ino(newparent), newname.as_bytes());
-            empty(reply, self.fs.rename(from, to, mode));
+            empty(reply, self.fs.rename(from, to, mode, caller(req)));
         });
     }
 
-    fn link(&self, _req: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded(|| entry(reply, self.fs.link(ino(node), ino(parent), name.as_bytes())));
+    fn link(&self, req: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        guarded(|| entry(reply, self.fs.link(ino(node), ino(parent), name.as_bytes(), caller(req))));
     }
 
     fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -326,7 +326,7 @@ impl Filesystem for Adapter {
 
     fn readdirplus(
         &self,
-        _req: &Request,
+        req: &Request,
         dir: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -334,7 +334,7 @@ impl Filesystem for Adapter {
     ) {
         guarded(|| {
             let listed = self.fs.read_dir(ino(dir), offset, |entry| {
-                let attr = match self.fs.getattr(entry.ino) {
+                let attr = match self.fs.getattr(entry.ino, caller(req)) {
                     Ok(attr) => attr,
                     // Removed since it was listed.
                     Err(FsError::NotFound) => return Ok(true),

@@ -54,7 +54,7 @@ pub enum TreeError {
         /// Which sort of value.
         what: &'static str,
     },
-    /// A remote change cannot be resolved before these files' contents have been hashed: see `Tree::set_content`.
+    /// A remote change cannot be resolved before these files' contents have been hashed: see `Tree::set_contents`.
     #[error("{} files have to be hashed before the remote change can be applied", nodes.len())]
     HashFirst {
         /// The files.

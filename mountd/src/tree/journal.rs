@@ -53,7 +53,7 @@ pub enum KeyState {
         base: Option<Revision>,
         /// The state here; `None` when it is gone here.
         value: Option<Record>,
-        /// Set while the file's bytes have to be hashed first: the number to give to [`Tree::set_content`].
+        /// Set while the file's bytes have to be hashed first: the number to give to [`Tree::set_contents`].
         dirty_content: Option<u64>,
     },
 }
@@ -191,23 +191,8 @@ impl Tree {
         key_state(&mut Txn::new(&self.store), key)
     }
 
-    /// Gives a file the content that its bytes were hashed to. Returns `false`, having done nothing, if the
-    /// file has changed since the change `number`.
-    ///
-    /// # Errors
-    /// [`TreeError`] when the store fails.
-    pub fn set_content(
-        &self,
-        id: NodeId,
-        number: u64,
-        content: Option<ContentId>,
-        manifest: &Manifest,
-    ) -> Result<bool, TreeError> {
-        let named = [NamedContent { id, number, content, manifest: manifest.clone() }];
-        Ok(self.set_contents(&named)?.contains(&id))
-    }
-
-    /// As [`Self::set_content`] for many files in one batch. Returns those that have not changed since.
+    /// Gives files the contents that their bytes were hashed to, in one batch. Returns those of them that have not changed since;
+    /// nothing is done to the others.
     ///
     /// # Errors
     /// [`TreeError`] when the store fails; none of them has its content then.

@@ -14,7 +14,7 @@ use dfs_shared::time::Timestamp;
 use dfs_shared::wire::messages::CurrentRecord;
 
 use super::apply::{Applied, ApplyOptions};
-use super::journal::KeyState;
+use super::journal::{KeyState, NamedContent};
 use super::namespace::{ContentChange, NewNode, RenameMode};
 use super::node::{Cookie, Ino, LocalNode};
 use super::store::Store;
@@ -73,7 +73,8 @@ impl Mount {
         let chunk = ChunkRef { hash: dfs_shared::hash::ChunkHash::of(bytes.as_bytes()), len: size };
         let manifest = Manifest { chunk_log2: 14, chunks: vec![chunk] };
         let number = node.dirty_content.expect("dirty");
-        assert!(self.tree.set_content(node.id, number, Some(manifest.id()), &manifest).expect("set"));
+        let named = NamedContent { id: node.id, number, content: Some(manifest.id()), manifest };
+        assert!(self.tree.set_contents(&[named]).expect("set").contains(&node.id));
     }
 
     /// Sends everything pending as one group; returns whether the server took it.

@@ -272,7 +272,7 @@ impl Rig {
         }));
         let prepared = self.live().cache.prepare().expect("a disk");
         let node = self.make(name, NodeKind::File, Some(prepared.row().clone()));
-        prepared.attach(node.id);
+        drop(prepared.attach(node.id));
     }
 
     pub(super) fn touch(&self, name: &str) {
