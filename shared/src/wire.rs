@@ -121,15 +121,6 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     decode_plain(payload_of(bytes)?)
 }
 
-/// Decodes the first fields of a message, as `T` has them.
-///
-/// # Errors
-/// [`WireError`] when the bytes do not begin as such a message of a known version.
-pub fn decode_head<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
-    let decoded = bincode::serde::decode_from_slice(payload_of(bytes)?, config());
-    decoded.map(|(value, _)| value).map_err(|source| WireError::Damaged { source })
-}
-
 fn payload_of(bytes: &[u8]) -> Result<&[u8], WireError> {
     if bytes.len() > MESSAGE_LEN_MAX {
         return Err(WireError::TooLong { len: bytes.len() });
@@ -213,14 +204,6 @@ mod tests {
         bytes.truncate(at);
         bytes.extend_from_slice(&[253, 255, 255, 255, 255, 255, 255, 255, 255]);
         assert!(decode::<MissingReply>(&bytes).is_err());
-    }
-
-    #[test]
-    fn the_first_fields_are_decoded_without_the_rest() {
-        let bytes = encode_sized(&(7_u64, "x", vec![1_u8; 10_000]), 10_000);
-        assert_eq!(decode_head::<(u64, String)>(&bytes).expect("a head"), (7, "x".to_owned()));
-        assert!(decode_head::<(u64, String)>(&bytes[..7]).is_err());
-        assert!(decode::<(u64, String)>(&bytes).is_err());
     }
 
     #[test]

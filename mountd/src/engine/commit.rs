@@ -152,7 +152,7 @@ fn prepare(shared: &Arc<Shared>, client: dfs_shared::ids::ClientId) -> Result<Pr
     }
     // First the number, so that no two requests ever have the same.
     let commit = shared.update_membership(|membership| membership.commit += 1)?.commit;
-    let flight = build(shared, client, commit, plan, &ready.small)?;
+    let flight = build(shared, client, commit, plan, ready.small)?;
     shared.tree.store_in_flight(Some(&flight.encode()))?;
     Ok((Some(flight), ready.again_in))
 }
@@ -165,7 +165,7 @@ pub(super) async fn settle(shared: &Arc<Shared>) -> Result<(), EngineError> {
 
 async fn settle_stored(shared: &Arc<Shared>) -> Result<(), EngineError> {
     let Some(stored) = shared.tree.in_flight()? else { return Ok(()) };
-    match InFlight::decode(&stored) {
+    match blocking(|| InFlight::restore(&stored, shared)) {
         Ok(flight) => send(shared, flight, Only::AsItIs).await.map(drop),
         Err(error) => {
             tracing::error!(error = chain(&error), "the stored commit is damaged; its changes are sent anew");
@@ -178,10 +178,14 @@ async fn settle_stored(shared: &Arc<Shared>) -> Result<(), EngineError> {
 }
 
 /// Sends a stored request and settles it.
-async fn send(shared: &Arc<Shared>, flight: InFlight, only: Only) -> Result<Option<Setback>, EngineError> {
+async fn send(
+    shared: &Arc<Shared>,
+    mut flight: InFlight,
+    only: Only,
+) -> Result<Option<Setback>, EngineError> {
     let commit = flight.notes.commit;
-    match request(shared, &flight, only).await {
-        Ok(reply) => outcome::settle(shared, &flight, reply).await,
+    match request(shared, &mut flight, only).await {
+        Ok(reply) => outcome::settle(shared, flight, reply).await,
         Err(EngineError::Remote(error)) if !error.is_retryable() => {
             tracing::error!(error = chain(&error), "the server refuses a commit; its changes are sent anew");
             shared.tree.store_in_flight(None)?;
@@ -192,14 +196,18 @@ async fn send(shared: &Arc<Shared>, flight: InFlight, only: Only) -> Result<Opti
     }
 }
 
-async fn request(shared: &Arc<Shared>, flight: &InFlight, only: Only) -> Result<CommitReply, EngineError> {
+async fn request(
+    shared: &Arc<Shared>,
+    flight: &mut InFlight,
+    only: Only,
+) -> Result<CommitReply, EngineError> {
     let mut connection = shared.connection.subscribe();
     connection.mark_unchanged();
     if only == Only::Online && shared.online().is_none() {
         return Err(EngineError::Lost);
     }
     tokio::select! {
-        reply = shared.remote.commit(flight.request.clone()) => {
+        reply = shared.remote.commit(flight.take_message()) => {
             let reply = reply?;
             let (asked, came) = (flight.notes.seqs.len(), reply.outcomes.len());
             if asked != came {

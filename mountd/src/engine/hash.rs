@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use bytes::Bytes;
 use dfs_shared::chunking::{Chunks, chunk_log2_for};
 use dfs_shared::hash::{ChunkHash, ContentId};
 use dfs_shared::ids::NodeId;
@@ -48,7 +47,7 @@ pub(super) enum Named {
         /// For `Tree::set_contents`.
         named: NamedContent,
         /// The only chunk.
-        small: Option<(ChunkHash, Bytes)>,
+        small: Option<(ChunkHash, Vec<u8>)>,
     },
     /// Why not; never `Done`.
     Not(Hashed),
@@ -119,7 +118,7 @@ fn read(
     shared: &Shared,
     node: NodeId,
     source: &HashSource,
-) -> io::Result<(Manifest, Option<(ChunkHash, Bytes)>)> {
+) -> io::Result<(Manifest, Option<(ChunkHash, Vec<u8>)>)> {
     if source.size > SMALL_CONTENT_LEN_MAX {
         let previous = shared.tree.manifest(node).ok().flatten().map(|(_, manifest)| manifest.chunk_log2);
         return Ok((manifest_of(&source.file, source.size, previous)?, None));
@@ -130,13 +129,13 @@ fn read(
 }
 
 /// Names a small content, which is one chunk.
-pub(super) fn small_manifest(bytes: Vec<u8>) -> (Manifest, Option<(ChunkHash, Bytes)>) {
+pub(super) fn small_manifest(bytes: Vec<u8>) -> (Manifest, Option<(ChunkHash, Vec<u8>)>) {
     let chunk_log2 = dfs_shared::chunking::chunk_log2_for(bytes.len() as u64, None);
     if bytes.is_empty() {
         return (Manifest { chunk_log2, chunks: Vec::new() }, None);
     }
     let chunk = ChunkRef { hash: dfs_shared::chunking::chunk_hash(&bytes), len: bytes.len() as u64 };
-    let small = (!chunk.hash.is_hole()).then(|| (chunk.hash, Bytes::from(bytes)));
+    let small = (!chunk.hash.is_hole()).then_some((chunk.hash, bytes));
     (Manifest { chunk_log2, chunks: vec![chunk] }, small)
 }
 

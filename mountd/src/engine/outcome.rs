@@ -7,8 +7,7 @@ use std::time::Duration;
 use dfs_shared::ids::NodeId;
 use dfs_shared::record::{Change, ChangeGroup, Record};
 use dfs_shared::revision::Revision;
-use dfs_shared::wire::decode_head;
-use dfs_shared::wire::messages::{CommitReply, CommitRequestHead, GroupOutcome, Refusal};
+use dfs_shared::wire::messages::{CommitReply, GroupOutcome, Refusal};
 
 use super::request::InFlight;
 use super::shared::{EngineError, Refused, Shared};
@@ -17,16 +16,14 @@ use crate::limits::REFUSALS_MAX;
 /// Takes over what was accepted. Returns what has to happen first if some of it was refused.
 pub(super) async fn settle(
     shared: &Arc<Shared>,
-    flight: &InFlight,
+    flight: InFlight,
     reply: CommitReply,
 ) -> Result<Option<Setback>, EngineError> {
-    let request: CommitRequestHead =
-        decode_head(&flight.request).map_err(|error| EngineError::Diverged(error.to_string()))?;
     let CommitReply { outcomes, revision, .. } = reply;
     let mut accepted: Vec<Change> = Vec::new();
     let mut refusals = Vec::new();
     let mut open: BTreeSet<u64> = flight.notes.held.clone();
-    for ((group, seqs), outcome) in request.groups.into_iter().zip(&flight.notes.seqs).zip(outcomes) {
+    for ((group, seqs), outcome) in flight.request.groups.into_iter().zip(&flight.notes.seqs).zip(outcomes) {
         match outcome {
             GroupOutcome::Accepted => accepted.extend(group.changes),
             GroupOutcome::Refused { reason, current: _ } => {

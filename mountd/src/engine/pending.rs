@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::ids::NodeId;
 use dfs_shared::limits::{COMMIT_SMALL_BYTES_MAX, SMALL_CONTENT_LEN_MAX};
@@ -43,7 +42,7 @@ pub(super) struct Ready {
     /// Nodes whose content cannot be committed yet.
     pub(super) waiting: BTreeSet<NodeId>,
     /// Bytes of small contents that were just read.
-    pub(super) small: HashMap<ChunkHash, Bytes>,
+    pub(super) small: HashMap<ChunkHash, Vec<u8>>,
     /// When to look again without being woken.
     pub(super) again_in: Option<Duration>,
 }

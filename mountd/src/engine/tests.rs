@@ -133,6 +133,29 @@ fn what_was_in_flight_when_the_mount_died_is_settled_before_anything_else() {
 }
 
 #[test]
+fn a_commit_that_never_reached_the_server_is_sent_again_after_a_crash_with_its_small_contents() {
+    let server = MemoryRemote::new();
+    let mut one = Rig::new(&server);
+    one.online();
+    server.lose_commits(u32::MAX);
+    let before = server.commits();
+    one.write("same", b"as it was");
+    one.write("changed", b"as it was sent");
+    until("both were sent", || server.commits() > before + 1);
+    one.kill();
+    one.write_while_alone("changed", b"newer");
+    server.lose_commits(0);
+    one.start(&server);
+    one.flush();
+    for (name, bytes) in [("same", &b"as it was"[..]), ("changed", b"newer")] {
+        let content = one.content(name).expect("a content");
+        assert_eq!(server.content(content).as_deref(), Some(bytes), "{name}");
+    }
+    assert_eq!(one.names(), ["changed", "same"]);
+    assert_eq!(one.status().stuck, []);
+}
+
+#[test]
 fn an_edit_on_both_sides_of_a_gap_keeps_both() {
     let server = MemoryRemote::new();
     let (one, other) = (Rig::new(&server), Rig::new(&server));

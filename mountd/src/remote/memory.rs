@@ -45,6 +45,7 @@ struct State {
     clients: u64,
     online: bool,
     swallow_replies: u32,
+    lose_commits: u32,
     commits: u64,
 }
 
@@ -71,6 +72,7 @@ impl MemoryRemote {
             clients: 0,
             online: true,
             swallow_replies: 0,
+            lose_commits: 0,
             commits: 0,
         };
         let root = Record::Node(root());
@@ -92,6 +94,11 @@ impl MemoryRemote {
     /// Makes the server do the next `count` commits without answering.
     pub fn swallow_replies(&self, count: u32) {
         self.state.lock().swallow_replies = count;
+    }
+
+    /// Makes the next `count` commits get lost on their way to the server.
+    pub fn lose_commits(&self, count: u32) {
+        self.state.lock().lose_commits = count;
     }
 
     /// Makes the server find the chunk damaged.
@@ -314,6 +321,11 @@ impl Remote for MemoryRemote {
                 code: "bad_message".to_owned(),
                 message: error.to_string(),
             })?;
+            if state.lose_commits > 0 {
+                state.lose_commits -= 1;
+                state.commits += 1;
+                return Err(RemoteError::Disconnected { server: "memory".to_owned() });
+            }
             let reply = state.commit(request);
             if state.swallow_replies > 0 {
                 state.swallow_replies -= 1;

@@ -72,17 +72,6 @@ pub struct CommitRequest {
     pub small_chunks: Vec<SmallChunk>,
 }
 
-/// The first fields of a [`CommitRequest`]: all that its sender needs to deal with the answer.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct CommitRequestHead {
-    /// Who asks.
-    pub client: ClientId,
-    /// The client's number for this request.
-    pub commit: u64,
-    /// The groups, in order.
-    pub groups: Vec<ChangeGroup>,
-}
-
 /// What a message with small chunks takes, about, for [`super::encode_sized`].
 #[must_use]
 pub fn small_chunks_len(chunks: &[SmallChunk]) -> usize {
