@@ -101,7 +101,7 @@ pub const READ_AHEAD_KIB: u32 = 2048;
 /// Milliseconds that an unmount waits for the kernel's last requests.
 pub const UNMOUNT_WAIT_MS: u64 = 10_000;
 /// Longest pause between two commits of a burst, in milliseconds.
-pub const GATHER_MS_MAX: u64 = 20;
+pub const GATHER_MS_MAX: u64 = 50;
 /// Most directories of which it is known whom their attributes were told: 24 bytes each.
 pub const ANSWERED_DIRECTORIES_MAX: usize = 4096;
 /// Most open marks whose removal is put off: each costs one look at a file after a crash.
