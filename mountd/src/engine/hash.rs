@@ -11,6 +11,7 @@ use dfs_shared::hash::{ChunkHash, ContentId};
 use dfs_shared::ids::NodeId;
 use dfs_shared::limits::SMALL_CONTENT_LEN_MAX;
 use dfs_shared::manifest::{ChunkRef, Manifest};
+use dfs_shared::wire::messages::SmallChunk;
 
 use super::shared::{EngineError, Shared};
 use crate::cache::{CacheError, HashSource, seek};
@@ -47,7 +48,7 @@ pub(super) enum Named {
         /// For `Tree::set_contents`.
         named: NamedContent,
         /// The only chunk.
-        small: Option<(ChunkHash, Vec<u8>)>,
+        small: Option<SmallChunk>,
     },
     /// Why not; never `Done`.
     Not(Hashed),
@@ -114,11 +115,7 @@ fn failed(source: io::Error) -> CacheError {
     CacheError::Io { action: "read", path: std::path::PathBuf::from("a backing file"), source }
 }
 
-fn read(
-    shared: &Shared,
-    node: NodeId,
-    source: &HashSource,
-) -> io::Result<(Manifest, Option<(ChunkHash, Vec<u8>)>)> {
+fn read(shared: &Shared, node: NodeId, source: &HashSource) -> io::Result<(Manifest, Option<SmallChunk>)> {
     if source.size > SMALL_CONTENT_LEN_MAX {
         let previous = shared.tree.manifest(node).ok().flatten().map(|(_, manifest)| manifest.chunk_log2);
         return Ok((manifest_of(&source.file, source.size, previous)?, None));
@@ -129,13 +126,13 @@ fn read(
 }
 
 /// Names a small content, which is one chunk.
-pub(super) fn small_manifest(bytes: Vec<u8>) -> (Manifest, Option<(ChunkHash, Vec<u8>)>) {
+pub(super) fn small_manifest(bytes: Vec<u8>) -> (Manifest, Option<SmallChunk>) {
     let chunk_log2 = dfs_shared::chunking::chunk_log2_for(bytes.len() as u64, None);
     if bytes.is_empty() {
         return (Manifest { chunk_log2, chunks: Vec::new() }, None);
     }
     let chunk = ChunkRef { hash: dfs_shared::chunking::chunk_hash(&bytes), len: bytes.len() as u64 };
-    let small = (!chunk.hash.is_hole()).then_some((chunk.hash, bytes));
+    let small = (!chunk.hash.is_hole()).then_some(SmallChunk { hash: chunk.hash, bytes });
     (Manifest { chunk_log2, chunks: vec![chunk] }, small)
 }
 

@@ -164,7 +164,7 @@ impl Window {
     ) -> Result<(), EngineError> {
         match hash::name(shared, node, SMALL_CONTENT_LEN_MAX) {
             Ok(Named::Content { named, small }) => {
-                ready.small.extend(small);
+                ready.small.extend(small.map(|small| (small.hash, small.bytes)));
                 names.push(named);
             }
             Ok(Named::Not(Hashed::Nothing | Hashed::Done)) => {}

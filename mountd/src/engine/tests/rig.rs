@@ -48,6 +48,8 @@ pub(super) fn is_file(record: &Record) -> bool {
     matches!(record, Record::Node(node) if node.kind == NodeKind::File)
 }
 
+type Asked = Box<dyn FnOnce(&Tree, &Arc<Cache>, NodeId) + Send>;
+
 /// Wakes the test when something changed here.
 #[derive(Default)]
 struct Sink {
@@ -56,7 +58,7 @@ struct Sink {
     hold: RwLock<()>,
     cache: Mutex<Option<(Arc<Tree>, Arc<Cache>)>>,
     /// What to do when the engine next asks whether a file is being written.
-    on_asked: Mutex<Option<Box<dyn FnOnce(&Tree, &Arc<Cache>, NodeId) + Send>>>,
+    on_asked: Mutex<Option<Asked>>,
 }
 
 impl EffectSink for Sink {
