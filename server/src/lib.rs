@@ -7,6 +7,7 @@ pub mod component;
 pub mod config;
 pub mod data_dir;
 pub mod engine;
+pub mod files;
 pub mod http;
 pub mod limits;
 pub mod metadata;

@@ -75,3 +75,10 @@ pub const CHUNK_PIECES_MAX: usize = 2;
 pub const STREAM_FRAMES_MAX: usize = 1024;
 /// Bytes of frames that wait for one event stream before it counts as too slow.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;
+
+// files
+
+/// Longest path in the public API in bytes: Linux's `PATH_MAX`.
+pub const FILE_PATH_LEN_MAX: usize = 4096;
+/// Versions of one file that a history shows: newest first, the rest is asked for by number.
+pub const FILE_VERSIONS_MAX: usize = 10_000;

@@ -1,0 +1,284 @@
+//! Files by path: what the public API shows of a volume and how it changes it.
+//!
+//! The records, contents and history are those of the mounts: a file written here is pushed to them like every commit,
+//! and what they commit is found here. Leaves the rules of a commit to `sync` and storage to `metadata`.
+//! Invariant: every change is one change group, so nobody sees half of it.
+//!
+//! A file's `version` counts its kept contents: 1 is the first, and every commit that changes the content of the node
+//! adds one. Times, owner and mode are no part of it. A file that replaces another one under the same name by a rename
+//! is another node and starts at 1 again.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use dfs_shared::ddl::{Replica, SyncStatus};
+use dfs_shared::hash::{ChunkHash, ContentId};
+use dfs_shared::ids::{ClientId, NodeId, VolumeName};
+use dfs_shared::manifest::Manifest;
+use dfs_shared::record::NodeRecord;
+use dfs_shared::revision::Revision;
+use dfs_shared::time::Timestamp;
+use dfs_shared::wire::messages::SmallChunk;
+use parking_lot::Mutex;
+
+use crate::metadata::MetadataStore;
+use crate::sync::SyncService;
+
+mod error;
+mod path;
+
+pub use error::FilesError;
+pub use path::FilePath;
+
+/// The extended attribute of a file's record that holds what the API calls its owner.
+pub const OWNER_XATTR: &[u8] = b"user.dfs.owner";
+
+/// One version of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileInfo {
+    /// Where it is, or was.
+    pub path: FilePath,
+    /// The node.
+    pub node: NodeId,
+    /// Which version of the node's content this is, from 1.
+    pub version: u64,
+    /// The node's record; its `content` and `size` are those of this version.
+    pub record: NodeRecord,
+    /// The commit that made the record.
+    pub revision: Revision,
+    /// SHA-256 of the bytes where it is known without reading them. [`FileService::file_hash`] finds it in any case.
+    pub file_hash: Option<ChunkHash>,
+    /// `Synced` for a version that is or was current, `Deleted` for the last one of a removed file.
+    pub status: SyncStatus,
+    /// Who has which version. The server itself has the current one; what mounts report will stand behind it.
+    pub replicas: Vec<Replica>,
+}
+
+impl FileInfo {
+    /// Returns the length in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.record.size
+    }
+
+    /// Returns the content, `None` for an empty file. Good for an ETag.
+    #[must_use]
+    pub fn content(&self) -> Option<ContentId> {
+        self.record.content
+    }
+
+    /// Returns the last change of the content.
+    #[must_use]
+    pub fn mtime(&self) -> Timestamp {
+        self.record.mtime
+    }
+
+    /// Returns the owner: what the API has set, otherwise the numeric user id.
+    #[must_use]
+    pub fn owner(&self) -> String {
+        match self.record.xattrs.get(OWNER_XATTR) {
+            Some(owner) => String::from_utf8_lossy(owner).into_owned(),
+            None => self.record.uid.to_string(),
+        }
+    }
+}
+
+/// Some files in order, and where to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The files, by path: name by name, names by their bytes. May be empty although more follow.
+    pub files: Vec<FileInfo>,
+    /// Asks for the next page; `None` after the last one.
+    pub cursor: Option<String>,
+}
+
+/// A content that is about to become a file's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewContent {
+    /// Its chunks; none for an empty file. Those not in `small_chunks` were uploaded before.
+    pub manifest: Manifest,
+    /// SHA-256 of the bytes, if somebody has read them all.
+    pub file_hash: Option<ChunkHash>,
+    /// Bytes of chunks of a content of at most `SMALL_CONTENT_LEN_MAX` bytes; empty where they were uploaded.
+    pub small_chunks: Vec<SmallChunk>,
+}
+
+/// Asks for a file to have a content: [`FileService::publish`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// Which file. Missing directories are made.
+    pub path: FilePath,
+    /// The content.
+    pub content: NewContent,
+    /// Last change of the content; `None`: now.
+    pub mtime: Option<Timestamp>,
+    /// What the API calls the owner; `None`: the author.
+    pub owner: Option<String>,
+    /// Who made the version.
+    pub author: ClientId,
+    /// The version that is to be replaced, 0 for a file that must not be there yet; `None`: whatever is there.
+    pub expected_version: Option<u64>,
+}
+
+/// Asks for other metadata of a file: [`FileService::set_metadata`]. `None` leaves a field as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MetadataChange {
+    /// Last change of the content.
+    pub mtime: Option<Timestamp>,
+    /// What the API calls the owner.
+    pub owner: Option<String>,
+    /// A content that the server has: hash and length. Another one than the file's makes a new version.
+    pub content: Option<(ChunkHash, u64)>,
+    /// The version that the file must have.
+    pub expected_version: Option<u64>,
+}
+
+/// Files by path over the sync service and its store. Reads block the thread for the time of database reads.
+pub struct FileService {
+    sync: Arc<SyncService>,
+    metadata: Arc<dyn MetadataStore>,
+    /// Volumes in which the service is registered as a client of its own.
+    joined: Mutex<HashSet<VolumeName>>,
+}
+
+impl std::fmt::Debug for FileService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileService").finish_non_exhaustive()
+    }
+}
+
+impl FileService {
+    /// Joins the sync service and the store that it works on.
+    #[must_use]
+    pub fn new(sync: Arc<SyncService>, metadata: Arc<dyn MetadataStore>) -> Self {
+        Self { sync, metadata, joined: Mutex::default() }
+    }
+
+    /// Returns the sync service, for chunks.
+    #[must_use]
+    pub fn sync(&self) -> &Arc<SyncService> {
+        &self.sync
+    }
+
+    /// Finds a file. Blocks.
+    ///
+    /// # Errors
+    /// [`FilesError::NotFound`], [`FilesError::NotAFile`] or [`FilesError::Sync`].
+    pub fn find(&self, volume: &VolumeName, path: &FilePath) -> Result<FileInfo, FilesError> {
+        unimplemented!("{volume} {path} {:?}", self.metadata.read(|_| Ok(())))
+    }
+
+    /// Lists up to `limit` files whose path begins with these bytes. Looks at a bounded number of records, so a page may
+    /// be short or empty and still have a cursor. Blocks.
+    ///
+    /// # Errors
+    /// [`FilesError::BadCursor`] or [`FilesError::Sync`].
+    pub fn list(
+        &self,
+        volume: &VolumeName,
+        prefix: &[u8],
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Page, FilesError> {
+        unimplemented!("{volume} {prefix:?} {limit} {cursor:?}")
+    }
+
+    /// Shows all files of a volume in one consistent snapshot, in the order of [`FileService::list`], until `visit`
+    /// breaks. Returns the revision and Merkle root of the snapshot. Blocks.
+    ///
+    /// # Errors
+    /// [`FilesError::Sync`].
+    pub fn snapshot(
+        &self,
+        volume: &VolumeName,
+        visit: &mut dyn FnMut(FileInfo) -> ControlFlow<()>,
+    ) -> Result<(), FilesError> {
+        let _ = (visit, &self.joined);
+        unimplemented!("{volume}")
+    }
+
+    /// Reads every kept version of a file, newest first, at most `limits::FILE_VERSIONS_MAX`. Of a removed file those
+    /// that it had until it was removed. Blocks.
+    ///
+    /// # Errors
+    /// As [`FileService::find`].
+    pub fn history(&self, volume: &VolumeName, path: &FilePath) -> Result<Vec<FileInfo>, FilesError> {
+        unimplemented!("{volume} {path}")
+    }
+
+    /// Finds one version of a file. Blocks.
+    ///
+    /// # Errors
+    /// As [`FileService::find`], and [`FilesError::NoVersion`].
+    pub fn at_version(
+        &self,
+        volume: &VolumeName,
+        path: &FilePath,
+        version: u64,
+    ) -> Result<FileInfo, FilesError> {
+        unimplemented!("{volume} {path} {version}")
+    }
+
+    /// Reads the chunks of a version, in order; none for an empty file. Blocks.
+    ///
+    /// # Errors
+    /// [`FilesError::Sync`].
+    pub fn manifest(&self, info: &FileInfo) -> Result<Manifest, FilesError> {
+        unimplemented!("{info:?}")
+    }
+
+    /// Returns the SHA-256 of a version's bytes. Where nobody has told it, the bytes are read chunk by chunk and the hash
+    /// is kept, so that the next one is told at once. Blocks, for the time of reading the file in the worst case.
+    ///
+    /// # Errors
+    /// [`FilesError::Damaged`] or [`FilesError::Sync`].
+    pub fn file_hash(&self, info: &FileInfo) -> Result<ChunkHash, FilesError> {
+        unimplemented!("{info:?}")
+    }
+
+    /// Finds a content by the SHA-256 of its bytes, as far as it is known. Blocks.
+    ///
+    /// # Errors
+    /// [`FilesError::Sync`].
+    pub fn content_with_hash(&self, hash: &ChunkHash) -> Result<Option<Manifest>, FilesError> {
+        unimplemented!("{hash}")
+    }
+
+    /// Gives a file a content in one atomic commit: makes it and its directories if they are missing, otherwise replaces
+    /// the content of the same node. Returns when that is durable and on its way to the mounts.
+    ///
+    /// # Errors
+    /// [`FilesError::VersionConflict`], [`FilesError::NotAFile`], [`FilesError::NotADirectory`],
+    /// [`FilesError::ChunksMissing`], [`FilesError::Contended`], [`FilesError::Refused`] or [`FilesError::Sync`].
+    pub async fn publish(&self, volume: &VolumeName, wanted: Publish) -> Result<FileInfo, FilesError> {
+        unimplemented!("{volume} {wanted:?}")
+    }
+
+    /// Changes metadata of a file that is there.
+    ///
+    /// # Errors
+    /// As [`FileService::publish`], and [`FilesError::NotFound`] or [`FilesError::ContentUnknown`].
+    pub async fn set_metadata(
+        &self,
+        volume: &VolumeName,
+        path: &FilePath,
+        change: MetadataChange,
+        author: &ClientId,
+    ) -> Result<FileInfo, FilesError> {
+        unimplemented!("{volume} {path} {change:?} {author}")
+    }
+
+    /// Removes a file's name; with its last name the file goes to the history. Returns what was removed.
+    ///
+    /// # Errors
+    /// [`FilesError::NotFound`], [`FilesError::NotAFile`], [`FilesError::Contended`] or [`FilesError::Sync`].
+    pub async fn remove(
+        &self,
+        volume: &VolumeName,
+        path: &FilePath,
+        author: &ClientId,
+    ) -> Result<FileInfo, FilesError> {
+        unimplemented!("{volume} {path} {author}")
+    }
+}
