@@ -14,6 +14,7 @@ pub mod metadata;
 pub mod report;
 pub mod router;
 pub mod server;
+pub mod sessions;
 pub mod sync;
 
 pub use server::{Config, Server, StartError, start};

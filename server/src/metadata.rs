@@ -19,7 +19,9 @@ use rusqlite::ErrorCode;
 use tokio::sync::oneshot;
 
 use crate::blocking::block_on;
+use sessions::{ReadSessions, WriteSessions};
 
+pub mod sessions;
 pub mod sqlite;
 
 /// Names a volume inside one store.
@@ -181,7 +183,7 @@ impl MetadataError {
 }
 
 /// What can be read, in a snapshot or inside the write transaction.
-pub trait ReadMetadata {
+pub trait ReadMetadata: ReadSessions {
     /// Finds a volume by name.
     ///
     /// # Errors
@@ -276,7 +278,7 @@ pub trait ReadMetadata {
 }
 
 /// What can be written inside the write transaction.
-pub trait WriteMetadata: ReadMetadata {
+pub trait WriteMetadata: ReadMetadata + WriteSessions {
     /// Makes an empty volume.
     ///
     /// # Errors

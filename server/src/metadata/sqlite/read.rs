@@ -23,7 +23,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Reads at most one row.
-    fn one<T>(
+    pub(super) fn one<T>(
         &self,
         attempted: &'static str,
         sql: &str,
@@ -37,7 +37,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Reads all rows.
-    fn all<T>(
+    pub(super) fn all<T>(
         &self,
         attempted: &'static str,
         sql: &str,
@@ -65,7 +65,7 @@ pub(super) fn micros(at: Timestamp) -> i64 {
     at.secs.saturating_mul(1_000_000).saturating_add(i64::from(at.nanos / 1000))
 }
 
-fn from_micros(micros: i64) -> Timestamp {
+pub(super) fn from_micros(micros: i64) -> Timestamp {
     let nanos = u32::try_from(micros.rem_euclid(1_000_000) * 1000).expect("below 1,000,000,000");
     Timestamp { secs: micros.div_euclid(1_000_000), nanos }
 }

@@ -13,7 +13,12 @@ use super::read::{Tables, micros, signed};
 use crate::metadata::{Client, MetadataError, PastRecord, ReadMetadata, Volume, VolumeKey, WriteMetadata};
 
 impl Tables<'_> {
-    fn execute(&self, attempted: &'static str, sql: &str, params: impl Params) -> Result<(), MetadataError> {
+    pub(super) fn execute(
+        &self,
+        attempted: &'static str,
+        sql: &str,
+        params: impl Params,
+    ) -> Result<(), MetadataError> {
         self.connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.execute(params))
