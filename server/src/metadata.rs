@@ -20,7 +20,10 @@ use tokio::sync::oneshot;
 
 use crate::blocking::block_on;
 
+mod files;
 pub mod sqlite;
+
+pub use files::{Announced, ReadFiles, WriteFiles};
 
 /// Names a volume inside one store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -181,7 +184,7 @@ impl MetadataError {
 }
 
 /// What can be read, in a snapshot or inside the write transaction.
-pub trait ReadMetadata {
+pub trait ReadMetadata: ReadFiles {
     /// Finds a volume by name.
     ///
     /// # Errors
@@ -276,7 +279,7 @@ pub trait ReadMetadata {
 }
 
 /// What can be written inside the write transaction.
-pub trait WriteMetadata: ReadMetadata {
+pub trait WriteMetadata: ReadMetadata + WriteFiles {
     /// Makes an empty volume.
     ///
     /// # Errors
