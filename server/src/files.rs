@@ -22,11 +22,19 @@ use dfs_shared::time::Timestamp;
 use dfs_shared::wire::messages::SmallChunk;
 use parking_lot::Mutex;
 
-use crate::metadata::MetadataStore;
+use crate::blocking::offload;
+use crate::limits::{FILE_PAGE_LEN_MAX, FILE_PAGE_VISITS_MAX};
+use crate::metadata::{MetadataError, MetadataStore, Volume};
 use crate::sync::SyncService;
 
 mod error;
+mod hash;
+mod list;
 mod path;
+mod view;
+mod write;
+
+use list::Walk;
 
 pub use error::FilesError;
 pub use path::FilePath;
@@ -47,7 +55,7 @@ pub struct FileInfo {
     pub record: NodeRecord,
     /// The commit that made the record.
     pub revision: Revision,
-    /// SHA-256 of the bytes where it is known without reading them. [`FileService::file_hash`] finds it in any case.
+    /// SHA-256 of the bytes where it is known without reading them. [`FileService::file_hash`] reads them.
     pub file_hash: Option<ChunkHash>,
     /// `Synced` for a version that is or was current, `Deleted` for the last one of a removed file.
     pub status: SyncStatus,
@@ -140,6 +148,8 @@ pub struct FileService {
     metadata: Arc<dyn MetadataStore>,
     /// Volumes in which the service is registered as a client of its own.
     joined: Mutex<HashSet<VolumeName>>,
+    /// Held while a file is read for its hash.
+    hashing: Mutex<()>,
 }
 
 impl std::fmt::Debug for FileService {
@@ -152,7 +162,7 @@ impl FileService {
     /// Joins the sync service and the store that it works on.
     #[must_use]
     pub fn new(sync: Arc<SyncService>, metadata: Arc<dyn MetadataStore>) -> Self {
-        Self { sync, metadata, joined: Mutex::default() }
+        Self { sync, metadata, joined: Mutex::default(), hashing: Mutex::default() }
     }
 
     /// Returns the sync service, for chunks.
@@ -166,14 +176,14 @@ impl FileService {
     /// # Errors
     /// [`FilesError::NotFound`], [`FilesError::NotAFile`] or [`FilesError::Sync`].
     pub fn find(&self, volume: &VolumeName, path: &FilePath) -> Result<FileInfo, FilesError> {
-        unimplemented!("{volume} {path} {:?}", self.metadata.read(|_| Ok(())))
+        view::read(&*self.metadata, volume, |view| view.find(path))
     }
 
     /// Lists up to `limit` files whose path begins with these bytes. Looks at a bounded number of records, so a page may
     /// be short or empty and still have a cursor. Blocks.
     ///
     /// # Errors
-    /// [`FilesError::BadCursor`] or [`FilesError::Sync`].
+    /// [`FilesError::BadCursor`], [`FilesError::BadPath`] for a prefix that no path begins with, or [`FilesError::Sync`].
     pub fn list(
         &self,
         volume: &VolumeName,
@@ -181,11 +191,30 @@ impl FileService {
         limit: usize,
         cursor: Option<&str>,
     ) -> Result<Page, FilesError> {
-        unimplemented!("{volume} {prefix:?} {limit} {cursor:?}")
+        let limit = limit.clamp(1, FILE_PAGE_LEN_MAX);
+        let cursor = cursor.map(|text| list::cursor_bytes(text, prefix)).transpose()?;
+        view::read(&*self.metadata, volume, |view| {
+            let mut walk = Walk::begin(view, prefix, cursor.as_deref())?;
+            let (mut files, mut visits) = (Vec::new(), 0);
+            let mut end = None;
+            while files.len() < limit && visits < FILE_PAGE_VISITS_MAX {
+                visits += 1;
+                match walk.step(view)? {
+                    ControlFlow::Continue(Some((path, node))) => files.push(view.current(path, node)?),
+                    ControlFlow::Continue(None) => {}
+                    ControlFlow::Break(()) => {
+                        end = Some(());
+                        break;
+                    }
+                }
+            }
+            let cursor = if end.is_some() { None } else { Some(list::cursor_text(walk.passed())) };
+            Ok(Page { files, cursor })
+        })
     }
 
     /// Shows all files of a volume in one consistent snapshot, in the order of [`FileService::list`], until `visit`
-    /// breaks. Returns the revision and Merkle root of the snapshot. Blocks.
+    /// breaks. Returns the volume as the snapshot has it. Blocks.
     ///
     /// # Errors
     /// [`FilesError::Sync`].
@@ -193,9 +222,18 @@ impl FileService {
         &self,
         volume: &VolumeName,
         visit: &mut dyn FnMut(FileInfo) -> ControlFlow<()>,
-    ) -> Result<(), FilesError> {
-        let _ = (visit, &self.joined);
-        unimplemented!("{volume}")
+    ) -> Result<Volume, FilesError> {
+        view::read(&*self.metadata, volume, |view| {
+            let mut walk = Walk::begin(view, b"", None)?;
+            while let ControlFlow::Continue(found) = walk.step(view)? {
+                if let Some((path, node)) = found
+                    && visit(view.current(path, node)?).is_break()
+                {
+                    break;
+                }
+            }
+            Ok(view.volume.clone())
+        })
     }
 
     /// Reads every kept version of a file, newest first, at most `limits::FILE_VERSIONS_MAX`. Of a removed file those
@@ -204,10 +242,10 @@ impl FileService {
     /// # Errors
     /// As [`FileService::find`].
     pub fn history(&self, volume: &VolumeName, path: &FilePath) -> Result<Vec<FileInfo>, FilesError> {
-        unimplemented!("{volume} {path}")
+        view::read(&*self.metadata, volume, |view| view.history(path))
     }
 
-    /// Finds one version of a file. Blocks.
+    /// Finds one version of a file, removed or not. Blocks.
     ///
     /// # Errors
     /// As [`FileService::find`], and [`FilesError::NoVersion`].
@@ -217,7 +255,10 @@ impl FileService {
         path: &FilePath,
         version: u64,
     ) -> Result<FileInfo, FilesError> {
-        unimplemented!("{volume} {path} {version}")
+        let versions = self.history(volume, path)?;
+        let newest = versions.first().map_or(0, |newest| newest.version);
+        let found = versions.into_iter().find(|kept| kept.version == version);
+        found.ok_or_else(|| FilesError::NoVersion { path: path.clone(), version, newest })
     }
 
     /// Reads the chunks of a version, in order; none for an empty file. Blocks.
@@ -225,24 +266,32 @@ impl FileService {
     /// # Errors
     /// [`FilesError::Sync`].
     pub fn manifest(&self, info: &FileInfo) -> Result<Manifest, FilesError> {
-        unimplemented!("{info:?}")
+        let Some(id) = info.content() else { return Ok(Manifest::default()) };
+        let found = self.metadata.read(|snapshot| snapshot.content(&id))?;
+        Ok(found.ok_or(MetadataError::Damaged { what: "content of a file", source: None })?)
     }
 
     /// Returns the SHA-256 of a version's bytes. Where nobody has told it, the bytes are read chunk by chunk and the hash
     /// is kept, so that the next one is told at once. Blocks, for the time of reading the file in the worst case.
     ///
     /// # Errors
-    /// [`FilesError::Damaged`] or [`FilesError::Sync`].
+    /// [`FilesError::Damaged`], [`FilesError::TooLong`] or [`FilesError::Sync`].
     pub fn file_hash(&self, info: &FileInfo) -> Result<ChunkHash, FilesError> {
-        unimplemented!("{info:?}")
+        match (info.file_hash, info.content()) {
+            (Some(hash), _) => Ok(hash),
+            (None, None) => Ok(ChunkHash::of(b"")),
+            (None, Some(id)) => self.read_hash(info, id),
+        }
     }
 
-    /// Finds a content by the SHA-256 of its bytes, as far as it is known. Blocks.
+    /// Finds a content of the server by the SHA-256 and the number of its bytes, as far as the hash is known. Blocks.
     ///
     /// # Errors
     /// [`FilesError::Sync`].
-    pub fn content_with_hash(&self, hash: &ChunkHash) -> Result<Option<Manifest>, FilesError> {
-        unimplemented!("{hash}")
+    pub fn content_with_hash(&self, hash: &ChunkHash, size: u64) -> Result<Option<NewContent>, FilesError> {
+        let manifest = self.known_content(hash, size)?;
+        let content = |manifest| NewContent { manifest, file_hash: Some(*hash), small_chunks: Vec::new() };
+        Ok(manifest.map(content))
     }
 
     /// Gives a file a content in one atomic commit: makes it and its directories if they are missing, otherwise replaces
@@ -252,7 +301,8 @@ impl FileService {
     /// [`FilesError::VersionConflict`], [`FilesError::NotAFile`], [`FilesError::NotADirectory`],
     /// [`FilesError::ChunksMissing`], [`FilesError::Contended`], [`FilesError::Refused`] or [`FilesError::Sync`].
     pub async fn publish(&self, volume: &VolumeName, wanted: Publish) -> Result<FileInfo, FilesError> {
-        unimplemented!("{volume} {wanted:?}")
+        let path = wanted.path.clone();
+        self.change(volume, &path, move |view| write::publish(view, &wanted)).await
     }
 
     /// Changes metadata of a file that is there.
@@ -260,25 +310,43 @@ impl FileService {
     /// # Errors
     /// As [`FileService::publish`], and [`FilesError::NotFound`] or [`FilesError::ContentUnknown`].
     pub async fn set_metadata(
-        &self,
+        self: &Arc<Self>,
         volume: &VolumeName,
         path: &FilePath,
         change: MetadataChange,
-        author: &ClientId,
     ) -> Result<FileInfo, FilesError> {
-        unimplemented!("{volume} {path} {change:?} {author}")
+        let (service, name, at) = (Arc::clone(self), volume.clone(), path.clone());
+        let wanted = change.content;
+        let content = offload(move || service.other_content(&name, &at, wanted)).await?;
+        let at = path.clone();
+        self.change(volume, path, move |view| write::set_metadata(view, &at, &change, content.as_ref())).await
+    }
+
+    /// Finds the content that a file is to have, if it has another one now. Blocks.
+    fn other_content(
+        &self,
+        volume: &VolumeName,
+        path: &FilePath,
+        wanted: Option<(ChunkHash, u64)>,
+    ) -> Result<Option<NewContent>, FilesError> {
+        let Some((hash, size)) = wanted else { return Ok(None) };
+        let info = self.find(volume, path)?;
+        if info.size() == size && self.file_hash(&info)? == hash {
+            return Ok(None);
+        }
+        let content = self.content_with_hash(&hash, size)?;
+        content.map(Some).ok_or(FilesError::ContentUnknown { hash, size })
     }
 
     /// Removes a file's name; with its last name the file goes to the history. Returns what was removed.
     ///
     /// # Errors
     /// [`FilesError::NotFound`], [`FilesError::NotAFile`], [`FilesError::Contended`] or [`FilesError::Sync`].
-    pub async fn remove(
-        &self,
-        volume: &VolumeName,
-        path: &FilePath,
-        author: &ClientId,
-    ) -> Result<FileInfo, FilesError> {
-        unimplemented!("{volume} {path} {author}")
+    pub async fn remove(&self, volume: &VolumeName, path: &FilePath) -> Result<FileInfo, FilesError> {
+        let at = path.clone();
+        self.change(volume, path, move |view| write::remove(view, &at)).await
     }
 }
+
+#[cfg(test)]
+mod tests;

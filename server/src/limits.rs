@@ -80,6 +80,18 @@ pub const STREAM_BYTES_MAX: usize = 64 << 20;
 
 /// Longest path in the public API in bytes: Linux's `PATH_MAX`.
 pub const FILE_PATH_LEN_MAX: usize = 4096;
+/// Longest owner of a file in the public API in bytes: it is an extended attribute of every record that travels.
+pub const FILE_OWNER_LEN_MAX: usize = 255;
+/// How often a change by path is planned anew when others changed the same records.
+pub const FILE_TRIES_MAX: usize = 16;
+/// Most files on one page of a list.
+pub const FILE_PAGE_LEN_MAX: usize = 10_000;
+/// Most records that one page of a list looks at: a few hundred milliseconds.
+pub const FILE_PAGE_VISITS_MAX: usize = 50_000;
+/// Entries of a directory that a walk reads at once.
+pub const FILE_WALK_BATCH_LEN: usize = 256;
+/// Longest content in bytes that the server reads to tell its hash: a minute or so. A sparse file may claim any length.
+pub const FILE_HASH_LEN_MAX: u64 = 64 << 30;
 /// Versions of one file that a history shows: newest first, the rest is asked for by number.
 pub const FILE_VERSIONS_MAX: usize = 10_000;
 

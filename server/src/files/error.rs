@@ -84,6 +84,14 @@ pub enum FilesError {
         /// The first such chunk.
         chunk: ChunkHash,
     },
+    /// The file is too long for its hash to be computed here.
+    #[error("the hash of `{path}` is not computed: the file is longer than {len_max} bytes")]
+    TooLong {
+        /// The path.
+        path: FilePath,
+        /// The longest that is read.
+        len_max: u64,
+    },
     /// Others changed the same records again and again.
     #[error("`{path}` was changed by others {tries} times while this was tried: try again")]
     Contended {
@@ -124,6 +132,7 @@ impl FilesError {
             Self::Exists { .. } | Self::VersionConflict { .. } | Self::NoVersion { .. } => false,
             Self::BadPath { .. } | Self::BadCursor | Self::ContentUnknown { .. } => false,
             Self::ChunksMissing { .. } | Self::Damaged { .. } | Self::Refused { .. } => false,
+            Self::TooLong { .. } => false,
         }
     }
 }

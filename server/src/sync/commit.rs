@@ -24,6 +24,9 @@ use super::{SyncError, merkle};
 use crate::limits::COMMIT_REPLIES_KEPT;
 use crate::metadata::{MetadataError, PastRecord, Volume, VolumeKey, WriteJob, WriteMetadata};
 
+/// The number of commits that are never repeated: no reply is kept. What the server itself commits has it.
+pub const UNNUMBERED: u64 = u64::MAX;
+
 /// A queued commit.
 pub(super) struct CommitJob {
     pub(super) volume: VolumeName,
@@ -68,7 +71,10 @@ impl WriteJob for CommitJob {
             return Ok(());
         };
         let (client, number) = (&self.request.client, self.request.commit);
-        if let Some(kept) = tx.commit_reply(volume.key, client, number)? {
+        let is_numbered = number != UNNUMBERED;
+        if let Some(kept) =
+            is_numbered.then(|| tx.commit_reply(volume.key, client, number)).transpose()?.flatten()
+        {
             let reply = decode_plain(&kept).map_err(|source| MetadataError::Damaged {
                 what: "kept reply",
                 source: Some(Arc::new(source)),
@@ -158,8 +164,10 @@ fn commit(
         (reply.revision, reply.root) = (committed.commit.revision, committed.commit.root);
         published = Some(committed);
     }
-    let kept = encode_plain(&reply);
-    tx.put_commit_reply(volume.key, &request.client, request.commit, &kept, COMMIT_REPLIES_KEPT)?;
+    if request.commit != UNNUMBERED {
+        let kept = encode_plain(&reply);
+        tx.put_commit_reply(volume.key, &request.client, request.commit, &kept, COMMIT_REPLIES_KEPT)?;
+    }
     Ok(Done::New { reply, commit: published, changes })
 }
 

@@ -113,8 +113,11 @@ impl WriteMetadata for Tables<'_> {
     }
 
     fn put_history(&mut self, volume: VolumeKey, past: &PastRecord) -> Result<(), MetadataError> {
-        let sql =
-            "INSERT INTO history (volume, node, began, ended, time, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let sql = "INSERT INTO history (volume, node, began, ended, time, record, key) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let key = match &past.record {
+            Record::Node(_) => None,
+            Record::Entry(entry) => Some(entry.key().to_bytes()),
+        };
         let params = (
             volume.0,
             past.node.as_bytes(),
@@ -122,6 +125,7 @@ impl WriteMetadata for Tables<'_> {
             signed(past.ended.0),
             micros(past.time),
             encode_plain(&past.record),
+            key,
         );
         self.execute("write the history", sql, params)
     }
