@@ -5,6 +5,8 @@
 //! | `POST /sync/{volume}/register`, `commit`, `missing`, `contents`, `records`, `merkle` | one message in, one out |
 //! | `PUT /sync/{volume}/chunks`, `POST /sync/{volume}/chunks/get` | batches of chunk frames |
 //! | `GET /sync/{volume}/stream` | the event stream |
+//! | `POST /api/register`, `/api/sync/*`, `/api/file/*` | sync sessions and files, for clients without a mount |
+//! | `GET /api/events` | what happens, as server-sent events |
 //! | `GET /api/info`, `/health`, `/ready`, `/metrics` | for people and their tools |
 //!
 //! Leaves every rule to `sync`. Invariant: an error leaves as JSON with the status of [`status`].
@@ -12,16 +14,23 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use dfs_shared::event::EventBus;
 use dfs_shared::ids::VolumeName;
 
-use crate::component::{Metrics, Notifier};
+use crate::component::{Feed, Metrics, Notifier};
 use crate::http::Method;
 use crate::router::{Call, Router};
+use crate::sessions::SessionService;
 use crate::sync::SyncService;
 
 mod chunks;
+mod events;
+mod fields;
+mod file;
 mod info;
 mod messages;
+mod register;
+mod session;
 pub mod status;
 mod stream;
 
@@ -32,6 +41,12 @@ use status::ApiError;
 pub struct Api {
     /// The sync service.
     pub sync: Arc<SyncService>,
+    /// Sync sessions, and the files that they work on.
+    pub sessions: Arc<SessionService>,
+    /// What has happened, for `/api/events`.
+    pub feed: Arc<Feed>,
+    /// Carries what handlers tell.
+    pub bus: EventBus,
     /// Hands out the event streams.
     pub notifier: Arc<Notifier>,
     /// Counts, if the component is there.
@@ -56,6 +71,14 @@ pub fn router(api: Arc<Api>) -> Router<Api> {
         .route(Method::Put, "/sync/{volume}/chunks", chunks::put)
         .route(Method::Post, "/sync/{volume}/chunks/get", chunks::get)
         .route(Method::Get, "/sync/{volume}/stream", stream::open)
+        .route(Method::Post, "/api/register", register::register)
+        .route(Method::Post, "/api/sync/start", session::start)
+        .route(Method::Post, "/api/sync/diff", session::diff)
+        .route(Method::Get, "/api/sync/status", session::status)
+        .route(Method::Post, "/api/file/upload_chunk", file::upload_chunk)
+        .route(Method::Post, "/api/file/upload_complete", file::upload_complete)
+        .route(Method::Get, "/api/file/download/{path...}", file::download)
+        .route(Method::Get, "/api/events", events::open)
         .route(Method::Get, "/api/info", info::info)
         .route(Method::Get, "/health", info::health)
         .route(Method::Get, "/ready", info::ready)

@@ -101,6 +101,42 @@ impl SessionService {
         &self.files
     }
 
+    /// Returns the time in seconds since 1970.
+    #[must_use]
+    pub fn now_secs(&self) -> u64 {
+        u64::try_from(now().secs).unwrap_or(0)
+    }
+
+    /// Returns the hash of a file as the API shows it; `None` where it cannot be had. Blocks, see [`FileService::file_hash`].
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn hash(&self, info: &FileInfo) -> Result<Option<ChunkHash>, SessionError> {
+        match self.files.file_hash(info) {
+            Ok(hash) => Ok(Some(hash)),
+            Err(FilesError::Damaged { .. } | FilesError::TooLong { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Notes what kind of machine a registered client is.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn note_platform(
+        &self,
+        volume: &VolumeName,
+        client: &ClientId,
+        platform: &str,
+    ) -> Result<(), SessionError> {
+        let (name, client, platform) = (volume.clone(), client.clone(), platform.to_owned());
+        let noted = self.metadata.write(1, move |tx| match tx.volume(&name)? {
+            Some(volume) => tx.put_client_platform(volume.key, &client, &platform),
+            None => Ok(()),
+        });
+        Ok(noted.get().await?)
+    }
+
     /// Starts a session for a registered client.
     ///
     /// # Errors

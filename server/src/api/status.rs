@@ -3,12 +3,15 @@
 use dfs_shared::ids::IdError;
 use dfs_shared::wire::WireError;
 use dfs_shared::wire::chunks::ChunkHeaderError;
+use serde_json::error::Category;
 
 use crate::chunk_store::ChunkError;
 use crate::engine::BodyError;
+use crate::files::{FilePath, FilesError};
 use crate::http::{Response, Status};
 use crate::metadata::MetadataError;
 use crate::report::chain;
+use crate::sessions::SessionError;
 use crate::sync::SyncError;
 
 /// Why a request was not answered with what it asked for.
@@ -48,6 +51,53 @@ pub enum ApiError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The body is no JSON, or its fields are missing or of another type.
+    #[error("bad JSON")]
+    Json {
+        /// What is wrong with it, with the field's name.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A field is missing or does not hold what it should.
+    #[error("`{name}` {why}")]
+    Field {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A snapshot is too long.
+    #[error("a snapshot of {count} files is too long: {max} are allowed")]
+    TooManyFiles {
+        /// How many files it has.
+        count: usize,
+        /// How many are allowed.
+        max: usize,
+    },
+    /// The file was there and is deleted.
+    #[error("`{path}` is deleted: its versions can be read by number")]
+    FileDeleted {
+        /// The path.
+        path: FilePath,
+    },
+    /// Too many listen to the events already.
+    #[error("{max} listen to the events already")]
+    TooManyListeners {
+        /// How many are allowed.
+        max: usize,
+    },
+    /// A sync session refused or failed.
+    #[error(transparent)]
+    Session(
+        /// Why.
+        SessionError,
+    ),
+    /// The files refused or failed.
+    #[error(transparent)]
+    Files(
+        /// Why.
+        FilesError,
+    ),
     /// The sync service refused or failed.
     #[error(transparent)]
     Sync(
@@ -55,6 +105,24 @@ pub enum ApiError {
         #[from]
         SyncError,
     ),
+}
+
+impl From<SessionError> for ApiError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Files(error) => error.into(),
+            error => Self::Session(error),
+        }
+    }
+}
+
+impl From<FilesError> for ApiError {
+    fn from(error: FilesError) -> Self {
+        match error {
+            FilesError::Sync(error) => Self::Sync(error),
+            error => Self::Files(error),
+        }
+    }
 }
 
 /// The status and the stable code of an error.
@@ -77,30 +145,82 @@ pub fn status(error: &ApiError) -> (Status, &'static str) {
             BodyError::TimedOut => (source.status(), "body_timeout"),
         },
         ApiError::Frame { .. } | ApiError::Batch { .. } => (Status::BAD_REQUEST, "bad_chunk_batch"),
-        ApiError::Sync(error) => match error {
-            SyncError::VolumeNotFound { .. } => (Status::NOT_FOUND, "volume_not_found"),
-            SyncError::ClientUnknown { .. } => (Status::NOT_FOUND, "client_not_found"),
-            SyncError::BadRequest { .. } => (Status::BAD_REQUEST, "bad_request"),
-            SyncError::TooMany { .. } => (Status::CONTENT_TOO_LARGE, "too_many"),
-            SyncError::Metadata(error) => match error {
-                MetadataError::DiskFull => (Status::INSUFFICIENT_STORAGE, "disk_full"),
-                MetadataError::Busy { .. } | MetadataError::Locked { .. } => {
-                    (Status::SERVICE_UNAVAILABLE, "busy")
-                }
-                MetadataError::Stopped { .. } => (Status::SERVICE_UNAVAILABLE, "stopped"),
-                MetadataError::Database { .. }
-                | MetadataError::Damaged { .. }
-                | MetadataError::SchemaTooNew { .. }
-                | MetadataError::Panicked => (Status::INTERNAL_SERVER_ERROR, "metadata_failed"),
-            },
-            SyncError::Chunks(error) => match error {
-                ChunkError::HashMismatch { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_mismatch"),
-                ChunkError::DiskFull { .. } => (Status::INSUFFICIENT_STORAGE, "disk_full"),
-                ChunkError::Absent { .. } => (Status::NOT_FOUND, "chunk_not_found"),
-                ChunkError::Corrupt { .. } | ChunkError::Io { .. } => {
-                    (Status::INTERNAL_SERVER_ERROR, "chunk_store_failed")
-                }
-            },
+        ApiError::Json { source } => match source.classify() {
+            Category::Data => (Status::BAD_REQUEST, "bad_field"),
+            Category::Syntax | Category::Eof | Category::Io => (Status::BAD_REQUEST, "bad_json"),
+        },
+        ApiError::Field { .. } => (Status::BAD_REQUEST, "bad_field"),
+        ApiError::TooManyFiles { .. } => (Status::CONTENT_TOO_LARGE, "too_many"),
+        ApiError::FileDeleted { .. } => (Status::GONE, "file_deleted"),
+        ApiError::TooManyListeners { .. } => (Status::SERVICE_UNAVAILABLE, "too_many_listeners"),
+        ApiError::Session(error) => session(error),
+        ApiError::Files(error) => files(error),
+        ApiError::Sync(error) => sync(error),
+    }
+}
+
+fn session(error: &SessionError) -> (Status, &'static str) {
+    match error {
+        SessionError::NotFound { .. } => (Status::NOT_FOUND, "session_not_found"),
+        SessionError::WrongState(_) => (Status::CONFLICT, "wrong_state"),
+        SessionError::TooManySessions { .. } => (Status::TOO_MANY_REQUESTS, "too_many_sessions"),
+        SessionError::ChunkMismatch { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_mismatch"),
+        SessionError::FileMismatch { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_mismatch"),
+        SessionError::ChunkNumber { .. } => (Status::BAD_REQUEST, "bad_field"),
+        SessionError::ChunkTooLong { .. } => (Status::CONTENT_TOO_LARGE, "chunk_too_long"),
+        SessionError::TooManyBytes { .. } => (Status::CONTENT_TOO_LARGE, "too_many_staged_bytes"),
+        SessionError::ChunksMissing { .. } => (Status::CONFLICT, "chunks_missing"),
+        SessionError::NothingStaged { .. } => (Status::CONFLICT, "nothing_uploaded"),
+        SessionError::Applying { .. } => (Status::CONFLICT, "being_published"),
+        SessionError::Staging { .. } if error.is_retryable() => (Status::INSUFFICIENT_STORAGE, "disk_full"),
+        SessionError::Staging { .. } => (Status::INTERNAL_SERVER_ERROR, "staging_failed"),
+        SessionError::Files(error) => files(error),
+    }
+}
+
+fn files(error: &FilesError) -> (Status, &'static str) {
+    match error {
+        FilesError::NotFound { .. } => (Status::NOT_FOUND, "file_not_found"),
+        FilesError::NoVersion { .. } => (Status::NOT_FOUND, "version_not_found"),
+        FilesError::NotAFile { .. } => (Status::CONFLICT, "not_a_file"),
+        FilesError::NotADirectory { .. } => (Status::CONFLICT, "not_a_directory"),
+        FilesError::Exists { .. } => (Status::CONFLICT, "file_exists"),
+        FilesError::VersionConflict { .. } => (Status::CONFLICT, "version_conflict"),
+        FilesError::Contended { .. } => (Status::CONFLICT, "contended"),
+        FilesError::Refused { .. } => (Status::CONFLICT, "refused"),
+        FilesError::BadPath { .. } | FilesError::BadCursor => (Status::BAD_REQUEST, "bad_field"),
+        FilesError::ContentUnknown { .. } => (Status::CONFLICT, "content_unknown"),
+        FilesError::ChunksMissing { .. } => (Status::CONFLICT, "chunks_missing"),
+        FilesError::TooLong { .. } => (Status::UNPROCESSABLE_CONTENT, "file_too_long"),
+        FilesError::Damaged { .. } => (Status::INTERNAL_SERVER_ERROR, "file_damaged"),
+        FilesError::Sync(error) => sync(error),
+    }
+}
+
+fn sync(error: &SyncError) -> (Status, &'static str) {
+    match error {
+        SyncError::VolumeNotFound { .. } => (Status::NOT_FOUND, "volume_not_found"),
+        SyncError::ClientUnknown { .. } => (Status::NOT_FOUND, "client_not_found"),
+        SyncError::BadRequest { .. } => (Status::BAD_REQUEST, "bad_request"),
+        SyncError::TooMany { .. } => (Status::CONTENT_TOO_LARGE, "too_many"),
+        SyncError::Metadata(error) => match error {
+            MetadataError::DiskFull => (Status::INSUFFICIENT_STORAGE, "disk_full"),
+            MetadataError::Busy { .. } | MetadataError::Locked { .. } => {
+                (Status::SERVICE_UNAVAILABLE, "busy")
+            }
+            MetadataError::Stopped { .. } => (Status::SERVICE_UNAVAILABLE, "stopped"),
+            MetadataError::Database { .. }
+            | MetadataError::Damaged { .. }
+            | MetadataError::SchemaTooNew { .. }
+            | MetadataError::Panicked => (Status::INTERNAL_SERVER_ERROR, "metadata_failed"),
+        },
+        SyncError::Chunks(error) => match error {
+            ChunkError::HashMismatch { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_mismatch"),
+            ChunkError::DiskFull { .. } => (Status::INSUFFICIENT_STORAGE, "disk_full"),
+            ChunkError::Absent { .. } => (Status::NOT_FOUND, "chunk_not_found"),
+            ChunkError::Corrupt { .. } | ChunkError::Io { .. } => {
+                (Status::INTERNAL_SERVER_ERROR, "chunk_store_failed")
+            }
         },
     }
 }

@@ -50,12 +50,7 @@ impl SessionService {
 
     /// Describes a file with its hash; a damaged file has none, and so differs from every other.
     fn server_file(&self, info: &FileInfo) -> Result<ServerFile, SessionError> {
-        let hash = match self.files.file_hash(info) {
-            Ok(hash) => Some(hash),
-            Err(FilesError::Damaged { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-        Ok(ServerFile { version: info.version, size: info.size(), hash })
+        Ok(ServerFile { version: info.version, size: info.size(), hash: self.hash(info)? })
     }
 
     /// Describes what was last at a path where nothing is now.
