@@ -5,9 +5,10 @@
 //! | `POST /sync/{volume}/register`, `commit`, `missing`, `contents`, `records`, `merkle` | one message in, one out |
 //! | `PUT /sync/{volume}/chunks`, `POST /sync/{volume}/chunks/get` | batches of chunk frames |
 //! | `GET /sync/{volume}/stream` | the event stream |
+//! | `/api/metadata/add`, `update`, `get`, `list`, `delete`, `history` | files by path, JSON or the metadata language |
 //! | `GET /api/info`, `/health`, `/ready`, `/metrics` | for people and their tools |
 //!
-//! Leaves every rule to `sync`. Invariant: an error leaves as JSON with the status of [`status`].
+//! Leaves every rule to `sync` and `files`. Invariant: an error leaves as JSON with the status of [`status`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,13 +16,16 @@ use std::time::Instant;
 use dfs_shared::ids::VolumeName;
 
 use crate::component::{Metrics, Notifier};
+use crate::files::FileService;
 use crate::http::Method;
 use crate::router::{Call, Router};
 use crate::sync::SyncService;
 
 mod chunks;
 mod info;
+mod json;
 mod messages;
+mod metadata;
 pub mod status;
 mod stream;
 
@@ -32,6 +36,8 @@ use status::ApiError;
 pub struct Api {
     /// The sync service.
     pub sync: Arc<SyncService>,
+    /// Files by path.
+    pub files: Arc<FileService>,
     /// Hands out the event streams.
     pub notifier: Arc<Notifier>,
     /// Counts, if the component is there.
@@ -56,6 +62,12 @@ pub fn router(api: Arc<Api>) -> Router<Api> {
         .route(Method::Put, "/sync/{volume}/chunks", chunks::put)
         .route(Method::Post, "/sync/{volume}/chunks/get", chunks::get)
         .route(Method::Get, "/sync/{volume}/stream", stream::open)
+        .route(Method::Post, "/api/metadata/add", metadata::add)
+        .route(Method::Put, "/api/metadata/update", metadata::update)
+        .route(Method::Get, "/api/metadata/get/{path...}", metadata::get)
+        .route(Method::Get, "/api/metadata/list", metadata::list)
+        .route(Method::Delete, "/api/metadata/delete/{path...}", metadata::delete)
+        .route(Method::Get, "/api/metadata/history/{path...}", metadata::history)
         .route(Method::Get, "/api/info", info::info)
         .route(Method::Get, "/health", info::health)
         .route(Method::Get, "/ready", info::ready)
@@ -69,5 +81,14 @@ pub fn router(api: Arc<Api>) -> Router<Api> {
 /// Reads the volume's name from the path.
 fn volume_of(call: &Call) -> Result<VolumeName, ApiError> {
     let name = call.param("volume").unwrap_or_default();
+    VolumeName::new(name).map_err(|source| ApiError::VolumeName { source })
+}
+
+/// Volume that requests without one mean.
+const DEFAULT_VOLUME: &str = "main";
+
+/// Reads the volume's name from the query.
+fn volume_asked(call: &Call) -> Result<VolumeName, ApiError> {
+    let name = call.request.query("volume").unwrap_or(DEFAULT_VOLUME);
     VolumeName::new(name).map_err(|source| ApiError::VolumeName { source })
 }

@@ -23,8 +23,9 @@ use crate::component::{Logger, Metrics, Notifier};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::engine::EngineConfig;
 use crate::engine::event_loop::{self, Drained};
-use crate::metadata::MetadataError;
+use crate::files::FileService;
 use crate::metadata::sqlite::SqliteStore;
+use crate::metadata::{MetadataError, MetadataStore};
 use crate::sync::{SyncError, SyncService};
 
 /// The volume that always exists.
@@ -155,7 +156,9 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     let (notifier, metrics) = (Arc::<Notifier>::default(), Arc::<Metrics>::default());
     let bus = EventBus::new();
     let components = join_components(&bus, &notifier, &metrics)?;
-    let sync = Arc::new(SyncService::new(Arc::new(metadata), Arc::new(chunks), bus.clone()));
+    let metadata: Arc<dyn MetadataStore> = Arc::new(metadata);
+    let sync = Arc::new(SyncService::new(Arc::clone(&metadata), Arc::new(chunks), bus.clone()));
+    let files = Arc::new(FileService::new(Arc::clone(&sync), metadata));
     block_on(sync.ensure_volume(&default_volume()))?;
 
     let listen_error = |source| StartError::Listen { listen: config.listen, source };
@@ -171,6 +174,7 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     let runtime = builder.build().map_err(StartError::Threads)?;
     let router = api::router(Arc::new(Api {
         sync,
+        files,
         notifier,
         metrics: Some(metrics),
         engine: "async",

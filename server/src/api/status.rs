@@ -6,6 +6,7 @@ use dfs_shared::wire::chunks::ChunkHeaderError;
 
 use crate::chunk_store::ChunkError;
 use crate::engine::BodyError;
+use crate::files::FilesError;
 use crate::http::{Response, Status};
 use crate::metadata::MetadataError;
 use crate::report::chain;
@@ -48,6 +49,59 @@ pub enum ApiError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The body is no JSON object.
+    #[error("bad JSON: {why}")]
+    Json {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A required field is not there.
+    #[error("the field `{name}` is missing")]
+    FieldMissing {
+        /// Which.
+        name: &'static str,
+    },
+    /// A field has a value that it cannot have.
+    #[error("the field `{name}` cannot be that: expected {expected}")]
+    Field {
+        /// Which.
+        name: &'static str,
+        /// What it can be.
+        expected: &'static str,
+    },
+    /// The body is no text of the metadata language.
+    #[error("bad metadata text:\n{why}")]
+    Ddl {
+        /// Everything that is wrong with it.
+        why: String,
+    },
+    /// The body has more records than one request may have.
+    #[error("{count} records are too many in one request: {max} are allowed")]
+    TooManyRecords {
+        /// How many.
+        count: usize,
+        /// How many are allowed.
+        max: usize,
+    },
+    /// The page is to have an impossible length.
+    #[error("`limit` is a number from 1 to {max}")]
+    Limit {
+        /// The largest.
+        max: usize,
+    },
+    /// The metadata language has no way to say that a hash is not known.
+    #[error("the hash of `{name}` is not known: its content is damaged or too long; ask for JSON")]
+    HashUnknown {
+        /// The file.
+        name: String,
+    },
+    /// Something about files was refused or failed.
+    #[error(transparent)]
+    Files(
+        /// Why.
+        #[from]
+        FilesError,
+    ),
     /// The sync service refused or failed.
     #[error(transparent)]
     Sync(
@@ -77,30 +131,62 @@ pub fn status(error: &ApiError) -> (Status, &'static str) {
             BodyError::TimedOut => (source.status(), "body_timeout"),
         },
         ApiError::Frame { .. } | ApiError::Batch { .. } => (Status::BAD_REQUEST, "bad_chunk_batch"),
-        ApiError::Sync(error) => match error {
-            SyncError::VolumeNotFound { .. } => (Status::NOT_FOUND, "volume_not_found"),
-            SyncError::ClientUnknown { .. } => (Status::NOT_FOUND, "client_not_found"),
-            SyncError::BadRequest { .. } => (Status::BAD_REQUEST, "bad_request"),
-            SyncError::TooMany { .. } => (Status::CONTENT_TOO_LARGE, "too_many"),
-            SyncError::Metadata(error) => match error {
-                MetadataError::DiskFull => (Status::INSUFFICIENT_STORAGE, "disk_full"),
-                MetadataError::Busy { .. } | MetadataError::Locked { .. } => {
-                    (Status::SERVICE_UNAVAILABLE, "busy")
-                }
-                MetadataError::Stopped { .. } => (Status::SERVICE_UNAVAILABLE, "stopped"),
-                MetadataError::Database { .. }
-                | MetadataError::Damaged { .. }
-                | MetadataError::SchemaTooNew { .. }
-                | MetadataError::Panicked => (Status::INTERNAL_SERVER_ERROR, "metadata_failed"),
-            },
-            SyncError::Chunks(error) => match error {
-                ChunkError::HashMismatch { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_mismatch"),
-                ChunkError::DiskFull { .. } => (Status::INSUFFICIENT_STORAGE, "disk_full"),
-                ChunkError::Absent { .. } => (Status::NOT_FOUND, "chunk_not_found"),
-                ChunkError::Corrupt { .. } | ChunkError::Io { .. } => {
-                    (Status::INTERNAL_SERVER_ERROR, "chunk_store_failed")
-                }
-            },
+        ApiError::Json { .. } => (Status::BAD_REQUEST, "bad_json"),
+        ApiError::FieldMissing { .. } => (Status::BAD_REQUEST, "missing_field"),
+        ApiError::Field { .. } => (Status::BAD_REQUEST, "bad_field"),
+        ApiError::Ddl { .. } => (Status::BAD_REQUEST, "bad_metadata_text"),
+        ApiError::TooManyRecords { .. } => (Status::CONTENT_TOO_LARGE, "too_many"),
+        ApiError::Limit { .. } => (Status::BAD_REQUEST, "bad_limit"),
+        ApiError::HashUnknown { .. } => (Status::CONFLICT, "hash_unknown"),
+        ApiError::Files(error) => files_status(error),
+        ApiError::Sync(error) => sync_status(error),
+    }
+}
+
+fn files_status(error: &FilesError) -> (Status, &'static str) {
+    match error {
+        FilesError::NotFound { .. } => (Status::NOT_FOUND, "file_not_found"),
+        FilesError::NoVersion { .. } => (Status::NOT_FOUND, "version_not_found"),
+        FilesError::NotAFile { .. } => (Status::CONFLICT, "not_a_file"),
+        FilesError::NotADirectory { .. } => (Status::CONFLICT, "not_a_directory"),
+        FilesError::Exists { .. } => (Status::CONFLICT, "exists"),
+        FilesError::VersionConflict { .. } => (Status::CONFLICT, "version_conflict"),
+        FilesError::BadPath { .. } => (Status::BAD_REQUEST, "bad_path"),
+        FilesError::BadCursor => (Status::BAD_REQUEST, "bad_cursor"),
+        FilesError::ContentUnknown { .. } => (Status::UNPROCESSABLE_CONTENT, "content_unknown"),
+        FilesError::ChunksMissing { .. } => (Status::UNPROCESSABLE_CONTENT, "chunks_missing"),
+        FilesError::Refused { .. } => (Status::UNPROCESSABLE_CONTENT, "refused"),
+        FilesError::Damaged { .. } => (Status::INTERNAL_SERVER_ERROR, "content_damaged"),
+        FilesError::TooLong { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_too_long"),
+        FilesError::Contended { .. } => (Status::SERVICE_UNAVAILABLE, "contended"),
+        FilesError::Sync(error) => sync_status(error),
+    }
+}
+
+fn sync_status(error: &SyncError) -> (Status, &'static str) {
+    match error {
+        SyncError::VolumeNotFound { .. } => (Status::NOT_FOUND, "volume_not_found"),
+        SyncError::ClientUnknown { .. } => (Status::NOT_FOUND, "client_not_found"),
+        SyncError::BadRequest { .. } => (Status::BAD_REQUEST, "bad_request"),
+        SyncError::TooMany { .. } => (Status::CONTENT_TOO_LARGE, "too_many"),
+        SyncError::Metadata(error) => match error {
+            MetadataError::DiskFull => (Status::INSUFFICIENT_STORAGE, "disk_full"),
+            MetadataError::Busy { .. } | MetadataError::Locked { .. } => {
+                (Status::SERVICE_UNAVAILABLE, "busy")
+            }
+            MetadataError::Stopped { .. } => (Status::SERVICE_UNAVAILABLE, "stopped"),
+            MetadataError::Database { .. }
+            | MetadataError::Damaged { .. }
+            | MetadataError::SchemaTooNew { .. }
+            | MetadataError::Panicked => (Status::INTERNAL_SERVER_ERROR, "metadata_failed"),
+        },
+        SyncError::Chunks(error) => match error {
+            ChunkError::HashMismatch { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_mismatch"),
+            ChunkError::DiskFull { .. } => (Status::INSUFFICIENT_STORAGE, "disk_full"),
+            ChunkError::Absent { .. } => (Status::NOT_FOUND, "chunk_not_found"),
+            ChunkError::Corrupt { .. } | ChunkError::Io { .. } => {
+                (Status::INTERNAL_SERVER_ERROR, "chunk_store_failed")
+            }
         },
     }
 }
