@@ -200,6 +200,12 @@ impl FileService {
         view::read(&*self.metadata, volume, |view| list::page(view, prefix, limit, cursor.as_deref()))
     }
 
+    /// Returns the cursor of a page that begins behind a path.
+    #[must_use]
+    pub fn cursor_behind(path: &FilePath) -> String {
+        list::cursor_text(&path.to_bytes())
+    }
+
     /// Shows all files of a volume in one consistent snapshot, in the order of [`FileService::list`], until `visit`
     /// breaks. Returns the volume as the snapshot has it. Blocks.
     ///

@@ -14,9 +14,12 @@ use super::json::{DDL_TYPE, Said, Told, file, read, text, wants_ddl};
 use super::status::{ApiError, answer};
 use super::{Api, volume_asked};
 use crate::blocking::offload;
-use crate::files::{Added, FileInfo, FilePath, FileService, FilesError, MetadataChange, NewFile};
+use crate::files::{Added, FileInfo, FilePath, FileService, FilesError, MetadataChange, NewFile, Page};
 use crate::http::{Response, Status};
-use crate::limits::{FILE_PAGE_LEN_DEFAULT, FILE_PAGE_LEN_MAX, METADATA_BODY_LEN_MAX, METADATA_RECORDS_MAX};
+use crate::limits::{
+    FILE_PAGE_HASHED_LEN_MAX, FILE_PAGE_LEN_DEFAULT, FILE_PAGE_LEN_MAX, METADATA_BODY_LEN_MAX,
+    METADATA_RECORDS_MAX,
+};
 use crate::router::Call;
 
 /// The author of what comes without a session.
@@ -184,10 +187,7 @@ async fn try_list(api: &Api, call: &Call) -> Result<Response, ApiError> {
     let files = Arc::clone(&api.files);
     let listed = offload(move || {
         let page = files.list(&volume, &prefix, limit, cursor.as_deref())?;
-        let mut told: Vec<Told> = page.files.into_iter().map(|info| describe(&files, info)).collect();
-        told.extend(page.announced.into_iter().map(|metadata| Told { metadata, is_hashed: true }));
-        told.sort_by_cached_key(|told| FilePath::from_bytes(&told.metadata.name).ok());
-        Ok::<_, FilesError>((told, page.cursor))
+        Ok::<_, FilesError>(tell_page(&files, page))
     });
     let (told, cursor) = listed.await?;
     if wants_ddl(&call.request) {
@@ -199,6 +199,32 @@ async fn try_list(api: &Api, call: &Call) -> Result<Response, ApiError> {
     }
     let files: Vec<Value> = told.iter().map(file).collect();
     Ok(Response::json(Status::OK, format!("{}\n", json!({ "files": files, "cursor": cursor }))))
+}
+
+/// Describes a page in order; ends it early once many bytes had to be read for hashes. Blocks.
+fn tell_page(files: &FileService, page: Page) -> (Vec<Told>, Option<String>) {
+    let (mut told, mut bytes_read) = (Vec::new(), 0_u64);
+    let (mut infos, mut announced) =
+        (page.files.into_iter().peekable(), page.announced.into_iter().peekable());
+    let is_announced_first = |info: Option<&FileInfo>, metadata: &FileMetadata| {
+        info.is_none_or(|info| FilePath::from_bytes(&metadata.name).is_ok_and(|path| path < info.path))
+    };
+    loop {
+        let metadata = announced.next_if(|metadata| is_announced_first(infos.peek(), metadata));
+        if let Some(metadata) = metadata {
+            told.push(Told { metadata, is_hashed: true });
+            continue;
+        }
+        let Some(info) = infos.next() else { return (told, page.cursor) };
+        let path = info.path.clone();
+        if info.file_hash.is_none() {
+            bytes_read = bytes_read.saturating_add(info.size());
+        }
+        told.push(describe(files, info));
+        if bytes_read > FILE_PAGE_HASHED_LEN_MAX && (infos.peek().is_some() || announced.peek().is_some()) {
+            return (told, Some(FileService::cursor_behind(&path)));
+        }
+    }
 }
 
 /// `DELETE /api/metadata/delete/{path...}`

@@ -98,6 +98,10 @@ impl FileService {
     ) -> Result<Option<FileInfo>, FilesError> {
         let (service, volume, path, size) = (Arc::clone(self), volume.clone(), new.path.clone(), new.size);
         let find = move || {
+            view::read(&*service.metadata, &volume, |view| match view.locate(&path) {
+                Err(FilesError::NotFound { .. }) => Ok(()),
+                place => place.map(drop),
+            })?;
             let found = match service.find(&volume, &path) {
                 Ok(found) => found,
                 Err(FilesError::NotFound { .. }) => return Ok(None),

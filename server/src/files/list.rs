@@ -203,7 +203,7 @@ pub(super) fn page(
 }
 
 /// Writes a cursor for the API.
-fn cursor_text(passed: &[u8]) -> String {
+pub(super) fn cursor_text(passed: &[u8]) -> String {
     passed.iter().fold(String::with_capacity(2 * passed.len()), |mut text, byte| {
         text.push_str(&format!("{byte:02x}"));
         text

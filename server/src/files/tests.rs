@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use dfs_shared::ddl::FileHash;
 use dfs_shared::event::EventBus;
 use dfs_shared::event::kinds::server::Committed;
 use dfs_shared::manifest::ChunkRef;
@@ -366,6 +367,78 @@ fn a_cursor_stays_good_when_what_it_names_is_gone() {
         assert!(matches!(refused, Err(FilesError::BadCursor)), "{bad}");
     }
     assert!(matches!(kit.files.list(&volume(), b"b", 1, Some(&cursor)), Err(FilesError::BadCursor)));
+}
+
+fn new_file(at: &str, hash: &str, size: u64) -> NewFile {
+    NewFile {
+        path: path(at),
+        hash: FileHash::from_text(hash).unwrap(),
+        size,
+        version: 3,
+        mtime: Some(Timestamp { secs: 1_700_000_000, nanos: 0 }),
+        owner: Some("ann".to_owned()),
+        author: client("api"),
+    }
+}
+
+#[test]
+fn an_added_file_gets_a_content_that_is_here_and_is_announced_otherwise() {
+    let kit = Kit::new();
+    let known = FileHash::from(ChunkHash::of(b"known"));
+    let unknown = FileHash::from(ChunkHash::of(b"unknown"));
+    kit.publish("seed", &[b"known"]);
+    let add = |new| block_on(kit.files.add(&volume(), new));
+    let Added::Made(made) = add(new_file("d/made", known.as_str(), 5)).unwrap() else { panic!() };
+    assert_eq!((made.owner(), made.mtime().secs, made.version), ("ann".to_owned(), 1_700_000_000, 1));
+    assert_eq!(kit.find("d/made").unwrap(), made);
+    let Added::Same(same) = add(new_file("d/made", known.as_str(), 5)).unwrap() else { panic!() };
+    assert_eq!(same, made);
+    let other = add(new_file("d/made", unknown.as_str(), 7));
+    assert!(matches!(other, Err(FilesError::Exists { .. })), "{other:?}");
+    let Added::Announced(announced) = add(new_file("d/later", unknown.as_str(), 7)).unwrap() else {
+        panic!()
+    };
+    assert_eq!((announced.version, announced.sync_state.status), (3, SyncStatus::Modified));
+    assert!(matches!(kit.find("d/later"), Err(FilesError::NotFound { .. })));
+    assert_eq!(kit.files.announced(&volume(), &path("d/later")).unwrap(), announced);
+    let Added::Announced(_) = add(new_file("short", "sha256:abc123", 9)).unwrap() else { panic!() };
+    kit.publish("d/later", &[b"unknown"]);
+    assert!(kit.files.announced(&volume(), &path("d/later")).is_err());
+    let Added::Made(empty) = add(new_file("empty", "sha256:e3b0", 0)).unwrap() else { panic!() };
+    assert_eq!((empty.size(), empty.content()), (0, None));
+    let wrong = add(new_file("wrong", known.as_str(), 0));
+    assert!(matches!(wrong, Err(FilesError::Refused { .. })), "{wrong:?}");
+}
+
+#[test]
+fn announced_files_stand_among_the_others_on_pages_of_every_size() {
+    let kit = Kit::new();
+    for name in ["a/1", "b", "d/e/f"] {
+        kit.publish(name, &[name.as_bytes()]);
+    }
+    for name in ["a", "a/0", "a/2", "a.x", "b/x", "d/e", "d/e/f", "z/1", "z/2"] {
+        let outcome = block_on(kit.files.add(&volume(), new_file(name, "sha256:12", 1)));
+        assert_eq!(outcome.is_err(), ["a", "b/x", "d/e", "d/e/f"].contains(&name), "{name}: {outcome:?}");
+    }
+    let all = ["a/0", "a/1", "a/2", "a.x", "b", "d/e/f", "z/1", "z/2"];
+    for limit in 1..=9 {
+        let (mut names, mut cursor) = (Vec::new(), None::<String>);
+        loop {
+            let page = kit.files.list(&volume(), b"", limit, cursor.as_deref()).unwrap();
+            let mut paths: Vec<_> = page.files.iter().map(|file| file.path.clone()).collect();
+            paths.extend(page.announced.iter().map(|file| FilePath::from_bytes(&file.name).unwrap()));
+            paths.sort();
+            assert!(paths.len() <= limit, "{limit}");
+            names.extend(paths.iter().map(ToString::to_string));
+            cursor = page.cursor;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(names, all, "{limit}");
+    }
+    let page = kit.files.list(&volume(), b"a/", 10, None).unwrap();
+    assert_eq!((page.files.len(), page.announced.len()), (1, 2));
 }
 
 #[test]
