@@ -7,9 +7,10 @@
 //! | `GET /sync/{volume}/stream` | the event stream |
 //! | `POST /api/register`, `/api/sync/*`, `/api/file/*` | sync sessions and files, for clients without a mount |
 //! | `GET /api/events` | what happens, as server-sent events |
+//! | `/api/metadata/add`, `update`, `get`, `list`, `delete`, `history` | files by path, JSON or the metadata language |
 //! | `GET /api/info`, `/health`, `/ready`, `/metrics` | for people and their tools |
 //!
-//! Leaves every rule to `sync`. Invariant: an error leaves as JSON with the status of [`status`].
+//! Leaves every rule to `sync` and `files`. Invariant: an error leaves as JSON with the status of [`status`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,6 +19,7 @@ use dfs_shared::event::EventBus;
 use dfs_shared::ids::VolumeName;
 
 use crate::component::{Feed, Metrics, Notifier};
+use crate::files::FileService;
 use crate::http::Method;
 use crate::router::{Call, Router};
 use crate::sessions::SessionService;
@@ -28,7 +30,9 @@ mod events;
 mod fields;
 mod file;
 mod info;
+mod json;
 mod messages;
+mod metadata;
 mod register;
 mod session;
 pub mod status;
@@ -47,6 +51,8 @@ pub struct Api {
     pub feed: Arc<Feed>,
     /// Carries what handlers tell.
     pub bus: EventBus,
+    /// Files by path.
+    pub files: Arc<FileService>,
     /// Hands out the event streams.
     pub notifier: Arc<Notifier>,
     /// Counts, if the component is there.
@@ -79,6 +85,12 @@ pub fn router(api: Arc<Api>) -> Router<Api> {
         .route(Method::Post, "/api/file/upload_complete", file::upload_complete)
         .route(Method::Get, "/api/file/download/{path...}", file::download)
         .route(Method::Get, "/api/events", events::open)
+        .route(Method::Post, "/api/metadata/add", metadata::add)
+        .route(Method::Put, "/api/metadata/update", metadata::update)
+        .route(Method::Get, "/api/metadata/get/{path...}", metadata::get)
+        .route(Method::Get, "/api/metadata/list", metadata::list)
+        .route(Method::Delete, "/api/metadata/delete/{path...}", metadata::delete)
+        .route(Method::Get, "/api/metadata/history/{path...}", metadata::history)
         .route(Method::Get, "/api/info", info::info)
         .route(Method::Get, "/health", info::health)
         .route(Method::Get, "/ready", info::ready)
@@ -92,5 +104,14 @@ pub fn router(api: Arc<Api>) -> Router<Api> {
 /// Reads the volume's name from the path.
 fn volume_of(call: &Call) -> Result<VolumeName, ApiError> {
     let name = call.param("volume").unwrap_or_default();
+    VolumeName::new(name).map_err(|source| ApiError::VolumeName { source })
+}
+
+/// Volume that requests without one mean.
+const DEFAULT_VOLUME: &str = "main";
+
+/// Reads the volume's name from the query.
+fn volume_asked(call: &Call) -> Result<VolumeName, ApiError> {
+    let name = call.request.query("volume").unwrap_or(DEFAULT_VOLUME);
     VolumeName::new(name).map_err(|source| ApiError::VolumeName { source })
 }

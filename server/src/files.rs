@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use dfs_shared::ddl::{Replica, SyncStatus};
+use dfs_shared::ddl::{FileMetadata, Replica, SyncStatus};
 use dfs_shared::hash::{ChunkHash, ContentId};
 use dfs_shared::ids::{ClientId, NodeId, VolumeName};
 use dfs_shared::manifest::Manifest;
@@ -23,10 +23,11 @@ use dfs_shared::wire::messages::SmallChunk;
 use parking_lot::Mutex;
 
 use crate::blocking::offload;
-use crate::limits::{FILE_PAGE_LEN_MAX, FILE_PAGE_VISITS_MAX};
+use crate::limits::FILE_PAGE_LEN_MAX;
 use crate::metadata::{MetadataError, MetadataStore, Volume};
 use crate::sync::SyncService;
 
+mod announced;
 mod error;
 mod hash;
 mod list;
@@ -36,6 +37,7 @@ mod write;
 
 use list::Walk;
 
+pub use announced::{Added, NewFile};
 pub use error::FilesError;
 pub use path::FilePath;
 
@@ -97,6 +99,8 @@ impl FileInfo {
 pub struct Page {
     /// The files, by path: name by name, names by their bytes. May be empty although more follow.
     pub files: Vec<FileInfo>,
+    /// Announced files in the same range, in order: metadata without a content, and no file at the path.
+    pub announced: Vec<FileMetadata>,
     /// Asks for the next page; `None` after the last one.
     pub cursor: Option<String>,
 }
@@ -193,24 +197,13 @@ impl FileService {
     ) -> Result<Page, FilesError> {
         let limit = limit.clamp(1, FILE_PAGE_LEN_MAX);
         let cursor = cursor.map(|text| list::cursor_bytes(text, prefix)).transpose()?;
-        view::read(&*self.metadata, volume, |view| {
-            let mut walk = Walk::begin(view, prefix, cursor.as_deref())?;
-            let (mut files, mut visits) = (Vec::new(), 0);
-            let mut end = None;
-            while files.len() < limit && visits < FILE_PAGE_VISITS_MAX {
-                visits += 1;
-                match walk.step(view)? {
-                    ControlFlow::Continue(Some((path, node))) => files.push(view.current(path, node)?),
-                    ControlFlow::Continue(None) => {}
-                    ControlFlow::Break(()) => {
-                        end = Some(());
-                        break;
-                    }
-                }
-            }
-            let cursor = if end.is_some() { None } else { Some(list::cursor_text(walk.passed())) };
-            Ok(Page { files, cursor })
-        })
+        view::read(&*self.metadata, volume, |view| list::page(view, prefix, limit, cursor.as_deref()))
+    }
+
+    /// Returns the cursor of a page that begins behind a path.
+    #[must_use]
+    pub fn cursor_behind(path: &FilePath) -> String {
+        list::cursor_text(&path.to_bytes())
     }
 
     /// Shows all files of a volume in one consistent snapshot, in the order of [`FileService::list`], until `visit`
@@ -302,7 +295,11 @@ impl FileService {
     /// [`FilesError::ChunksMissing`], [`FilesError::Contended`], [`FilesError::Refused`] or [`FilesError::Sync`].
     pub async fn publish(&self, volume: &VolumeName, wanted: Publish) -> Result<FileInfo, FilesError> {
         let path = wanted.path.clone();
-        self.change(volume, &path, move |view| write::publish(view, &wanted)).await
+        let published = self.change(volume, &path, move |view| write::publish(view, &wanted)).await?;
+        if published.version == 1 {
+            self.forget_announced(volume, &path).await?;
+        }
+        Ok(published)
     }
 
     /// Changes metadata of a file that is there.

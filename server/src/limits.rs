@@ -84,6 +84,14 @@ pub const FILE_PATH_LEN_MAX: usize = 4096;
 pub const FILE_OWNER_LEN_MAX: usize = 255;
 /// How often a change by path is planned anew when others changed the same records.
 pub const FILE_TRIES_MAX: usize = 16;
+/// Files on a page of a list that asks for no number.
+pub const FILE_PAGE_LEN_DEFAULT: usize = 1000;
+/// Bytes read for hashes that nobody told, after which a page of a list ends: a fraction of a second.
+pub const FILE_PAGE_HASHED_LEN_MAX: u64 = 256 << 20;
+/// Largest body with metadata of files in bytes: [`METADATA_RECORDS_MAX`] records of 4 KiB.
+pub const METADATA_BODY_LEN_MAX: usize = 4 << 20;
+/// Most records in one request that adds or updates metadata: each is a commit.
+pub const METADATA_RECORDS_MAX: usize = 1000;
 /// Most files on one page of a list.
 pub const FILE_PAGE_LEN_MAX: usize = 10_000;
 /// Most records that one page of a list looks at: a few hundred milliseconds.

@@ -168,9 +168,10 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     let feed = Arc::new(Feed::new(boot()));
     let fed = feed.join(&bus, Arc::clone(&metadata))?;
     let sync = Arc::new(SyncService::new(Arc::clone(&metadata), Arc::new(chunks), bus.clone()));
-    block_on(sync.ensure_volume(&default_volume()))?;
     let files = Arc::new(FileService::new(Arc::clone(&sync), Arc::clone(&metadata)));
-    let sessions = Arc::new(SessionService::open(files, metadata, data_dir.path(), bus.clone())?);
+    block_on(sync.ensure_volume(&default_volume()))?;
+    let sessions =
+        Arc::new(SessionService::open(Arc::clone(&files), metadata, data_dir.path(), bus.clone())?);
     let sweeper = Sweeper::start(Arc::clone(&sessions)).map_err(StartError::Threads)?;
 
     let listen_error = |source| StartError::Listen { listen: config.listen, source };
@@ -186,6 +187,7 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     let runtime = builder.build().map_err(StartError::Threads)?;
     let router = api::router(Arc::new(Api {
         sync,
+        files,
         sessions,
         feed,
         bus: bus.clone(),

@@ -13,9 +13,9 @@ use dfs_shared::limits::HEARTBEAT_INTERVAL_MS;
 use dfs_shared::revision::Revision;
 use tokio::sync::mpsc;
 
-use super::Api;
-use super::fields::{field, volume_in_query};
+use super::fields::field;
 use super::status::{ApiError, answer};
+use super::{Api, volume_asked};
 use crate::blocking::offload;
 use crate::component::{KINDS, Listener, Since, Wanted};
 use crate::http::{Body, Response, Status, StreamItem};
@@ -28,7 +28,7 @@ pub(super) async fn open(api: Arc<Api>, call: Call) -> Response {
 }
 
 async fn try_open(api: &Api, call: &Call) -> Result<Response, ApiError> {
-    let volume = volume_in_query(call)?;
+    let volume = volume_asked(call)?;
     let kinds = call.request.query("types").filter(|types| !types.is_empty()).map(kinds).transpose()?;
     let (sync, name) = (Arc::clone(&api.sync), volume.clone());
     let current = offload(move || sync.volume(&name)).await?.revision;

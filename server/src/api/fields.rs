@@ -4,30 +4,27 @@
 
 use dfs_shared::ddl::{FileHash, ModifiedAt};
 use dfs_shared::hash::ChunkHash;
-use dfs_shared::ids::VolumeName;
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::info::DEFAULT_VOLUME;
 use super::status::ApiError;
 use crate::files::FileInfo;
 use crate::metadata::sessions::SessionId;
 use crate::router::Call;
 
-/// Takes a JSON body apart.
-pub(super) fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|source| ApiError::Json { source })
+/// Takes a JSON body apart. Fields that have to be there are `Option`s for [`need`], so that a missing one is named.
+pub(super) fn from_json<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| ApiError::Json { why: error.to_string() })
 }
 
-/// Returns the volume that a request names by `?volume=`, or the default one.
-pub(super) fn volume_in_query(call: &Call) -> Result<VolumeName, ApiError> {
-    let name = call.request.query("volume").unwrap_or(DEFAULT_VOLUME);
-    VolumeName::new(name).map_err(|source| ApiError::VolumeName { source })
+/// Returns a field that has to be there.
+pub(super) fn need<T>(value: Option<T>, name: &'static str) -> Result<T, ApiError> {
+    value.ok_or(ApiError::FieldMissing { name })
 }
 
 /// Returns a query parameter that has to be there.
 pub(super) fn query<'a>(call: &'a Call, name: &'static str) -> Result<&'a str, ApiError> {
-    call.request.query(name).ok_or_else(|| field(name, "is missing"))
+    need(call.request.query(name), name)
 }
 
 /// Returns a query parameter that is a number.
@@ -48,7 +45,7 @@ pub(super) fn sha256(name: &'static str, text: &str) -> Result<ChunkHash, ApiErr
 
 /// Says what is wrong with a field.
 pub(super) fn field(name: &'static str, why: impl Into<String>) -> ApiError {
-    ApiError::Field { name, why: why.into() }
+    ApiError::BadField { name, why: why.into() }
 }
 
 /// Writes a file as the API's FileMetadata; `null` for a hash that cannot be had.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Api;
-use super::fields::{field, file_json, from_json, query, query_number, session_id, sha256};
+use super::fields::{field, file_json, from_json, need, query, query_number, session_id, sha256};
 use super::status::{ApiError, answer};
 use crate::blocking::offload;
 use crate::files::FilePath;
@@ -23,14 +23,14 @@ pub(super) use download::download;
 
 #[derive(Debug, Deserialize)]
 struct ChunkJson<'a> {
-    session_id: Cow<'a, str>,
-    file_path: Cow<'a, str>,
-    chunk_index: u64,
-    total_chunks: u64,
+    session_id: Option<Cow<'a, str>>,
+    file_path: Option<Cow<'a, str>>,
+    chunk_index: Option<u64>,
+    total_chunks: Option<u64>,
     /// Borrowed from the body: hexadecimal digits need no escapes.
     #[serde(borrow)]
-    data: Cow<'a, str>,
-    chunk_hash: Cow<'a, str>,
+    data: Option<Cow<'a, str>>,
+    chunk_hash: Option<Cow<'a, str>>,
 }
 
 /// `POST /api/file/upload_chunk`: JSON, or the bytes alone with the other fields in the query.
@@ -64,7 +64,7 @@ async fn try_upload_chunk(api: &Api, call: Call) -> Result<Response, ApiError> {
 
 /// A path in a query is percent-decoded already and may be any bytes.
 fn query_path(call: &Call) -> Result<FilePath, ApiError> {
-    let bytes = call.request.query_bytes("file_path").ok_or_else(|| field("file_path", "is missing"))?;
+    let bytes = need(call.request.query_bytes("file_path"), "file_path")?;
     FilePath::from_bytes(bytes).map_err(|error| field("file_path", error.to_string()))
 }
 
@@ -73,15 +73,15 @@ fn json_path(text: &str) -> Result<FilePath, ApiError> {
 }
 
 fn read_chunk(body: &[u8]) -> Result<ChunkUpload, ApiError> {
-    let json: ChunkJson<'_> = serde_json::from_slice(body).map_err(|source| ApiError::Json { source })?;
+    let json: ChunkJson<'_> = from_json(body)?;
+    let data = need(json.data, "data")?;
     Ok(ChunkUpload {
-        session: session_id(&json.session_id)?,
-        path: json_path(&json.file_path)?,
-        number: json.chunk_index,
-        total: json.total_chunks,
-        hash: sha256("chunk_hash", &json.chunk_hash)?,
-        bytes: unhex(&json.data)
-            .ok_or_else(|| field("data", "is not hexadecimal: two digits for each byte"))?,
+        session: session_id(&need(json.session_id, "session_id")?)?,
+        path: json_path(&need(json.file_path, "file_path")?)?,
+        number: need(json.chunk_index, "chunk_index")?,
+        total: need(json.total_chunks, "total_chunks")?,
+        hash: sha256("chunk_hash", &need(json.chunk_hash, "chunk_hash")?)?,
+        bytes: unhex(&data).ok_or_else(|| field("data", "is not hexadecimal: two digits for each byte"))?,
     })
 }
 
@@ -99,9 +99,9 @@ fn unhex(text: &str) -> Option<Bytes> {
 
 #[derive(Debug, Deserialize)]
 struct Complete {
-    session_id: String,
-    file_path: String,
-    expected_hash: String,
+    session_id: Option<String>,
+    file_path: Option<String>,
+    expected_hash: Option<String>,
 }
 
 /// `POST /api/file/upload_complete`
@@ -111,8 +111,9 @@ pub(super) async fn upload_complete(api: Arc<Api>, call: Call) -> Response {
 
 async fn try_upload_complete(api: &Api, call: Call) -> Result<Response, ApiError> {
     let request: Complete = from_json(&call.body.collect(SMALL_BODY_LEN_MAX).await?)?;
-    let (id, path) = (session_id(&request.session_id)?, json_path(&request.file_path)?);
-    let hash = sha256("expected_hash", &request.expected_hash)?;
+    let id = session_id(&need(request.session_id, "session_id")?)?;
+    let path = json_path(&need(request.file_path, "file_path")?)?;
+    let hash = sha256("expected_hash", &need(request.expected_hash, "expected_hash")?)?;
     let info = api.sessions.upload_complete(id, &path, hash).await?;
     Ok(Response::json(Status::OK, format!("{}\n", file_json(&info, Some(hash)))))
 }

@@ -7,16 +7,16 @@ use dfs_shared::wire::messages::RegisterRequest;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Api;
-use super::fields::{field, from_json, volume_in_query};
+use super::fields::{field, from_json, need};
 use super::status::{ApiError, answer};
+use super::{Api, volume_asked};
 use crate::http::{Response, Status};
 use crate::limits::{CLIENT_NAME_LEN_MAX, SMALL_BODY_LEN_MAX};
 use crate::router::Call;
 
 #[derive(Debug, Deserialize)]
 struct Register {
-    client_name: String,
+    client_name: Option<String>,
     #[serde(default)]
     platform: String,
     preferred_id: Option<String>,
@@ -30,9 +30,10 @@ pub(super) async fn register(api: Arc<Api>, call: Call) -> Response {
 }
 
 async fn try_register(api: &Api, call: Call) -> Result<Response, ApiError> {
-    let volume = volume_in_query(&call)?;
+    let volume = volume_asked(&call)?;
     let request: Register = from_json(&call.body.collect(SMALL_BODY_LEN_MAX).await?)?;
-    for (name, text) in [("client_name", &request.client_name), ("platform", &request.platform)] {
+    let client_name = need(request.client_name, "client_name")?;
+    for (name, text) in [("client_name", &client_name), ("platform", &request.platform)] {
         if text.len() > CLIENT_NAME_LEN_MAX {
             return Err(field(name, format!("is longer than {CLIENT_NAME_LEN_MAX} bytes")));
         }
@@ -40,7 +41,7 @@ async fn try_register(api: &Api, call: Call) -> Result<Response, ApiError> {
     let preferred = request.preferred_id.as_deref().map(ClientId::new).transpose();
     let client = preferred.map_err(|error| field("preferred_id", error.to_string()))?;
     let message = RegisterRequest {
-        client_name: request.client_name.clone(),
+        client_name: client_name.clone(),
         client,
         // Only the first client of a volume names the owner of its root directory.
         uid: request.uid.unwrap_or_else(|| rustix::process::getuid().as_raw()),
@@ -50,7 +51,7 @@ async fn try_register(api: &Api, call: Call) -> Result<Response, ApiError> {
     api.sessions.note_platform(&volume, &reply.client, &request.platform).await?;
     let json = json!({
         "client_id": reply.client.as_str(),
-        "client_name": request.client_name,
+        "client_name": client_name,
         "platform": request.platform,
         "volume": volume.as_str(),
         "volume_id": reply.volume.to_string(),

@@ -13,9 +13,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::Api;
-use super::fields::{field, file_json, from_json, query, session_id, volume_in_query};
+use super::fields::{field, file_json, from_json, need, query, session_id};
 use super::status::{ApiError, answer};
+use super::{Api, volume_asked};
 use crate::blocking::{beside, offload};
 use crate::files::FilePath;
 use crate::http::{Body, Response, Status, StreamError, StreamItem};
@@ -30,7 +30,7 @@ use crate::sessions::{SessionError, SessionService};
 
 #[derive(Debug, Deserialize)]
 struct Start {
-    client_id: String,
+    client_id: Option<String>,
     /// Whether the reply brings the server's files.
     #[serde(default = "yes")]
     with_snapshot: bool,
@@ -46,9 +46,10 @@ pub(super) async fn start(api: Arc<Api>, call: Call) -> Response {
 }
 
 async fn try_start(api: &Api, call: Call) -> Result<Response, ApiError> {
-    let volume = volume_in_query(&call)?;
+    let volume = volume_asked(&call)?;
     let request: Start = from_json(&call.body.collect(SMALL_BODY_LEN_MAX).await?)?;
-    let client = ClientId::new(&request.client_id).map_err(|error| field("client_id", error.to_string()))?;
+    let client = ClientId::new(&need(request.client_id, "client_id")?)
+        .map_err(|error| field("client_id", error.to_string()))?;
     let row = api.sessions.start(&volume, &client).await?;
     if !request.with_snapshot {
         return Ok(Response::json(Status::OK, format!("{}\n", status_json(&row))));
@@ -109,7 +110,7 @@ fn send_snapshot(
 
 #[derive(Debug, Deserialize)]
 struct Diff<'a> {
-    session_id: Cow<'a, str>,
+    session_id: Option<Cow<'a, str>>,
     #[serde(alias = "snapshot")]
     local_snapshot: Option<Vec<LocalJson>>,
     merkle_root: Option<Cow<'a, str>>,
@@ -118,7 +119,7 @@ struct Diff<'a> {
 /// A file as a client describes it; other fields of FileMetadata are ignored.
 #[derive(Debug, Deserialize)]
 struct LocalJson {
-    file_path: String,
+    file_path: Option<String>,
     hash: Option<String>,
     #[serde(default)]
     size: u64,
@@ -160,8 +161,8 @@ async fn try_diff(api: &Api, call: Call) -> Result<Response, ApiError> {
 type DiffRequest = (crate::metadata::sessions::SessionId, Option<MerkleHash>, BTreeMap<Vec<u8>, LocalFile>);
 
 fn read_diff(body: &[u8]) -> Result<DiffRequest, ApiError> {
-    let request: Diff<'_> = serde_json::from_slice(body).map_err(|source| ApiError::Json { source })?;
-    let id = session_id(&request.session_id)?;
+    let request: Diff<'_> = from_json(body)?;
+    let id = session_id(&need(request.session_id, "session_id")?)?;
     let root = request.merkle_root.as_deref().map(|text| {
         MerkleHash::from_hex(text).ok_or_else(|| field("merkle_root", "is no hash: 64 hexadecimal digits"))
     });
@@ -169,29 +170,30 @@ fn read_diff(body: &[u8]) -> Result<DiffRequest, ApiError> {
     let files = match (request.local_snapshot, root) {
         (Some(files), _) => files,
         (None, Some(_)) => Vec::new(),
-        (None, None) => return Err(field("local_snapshot", "is missing")),
+        (None, None) => return Err(ApiError::FieldMissing { name: "local_snapshot" }),
     };
     if files.len() > SNAPSHOT_FILES_MAX {
         return Err(ApiError::TooManyFiles { count: files.len(), max: SNAPSHOT_FILES_MAX });
     }
     let mut local = BTreeMap::new();
     for file in files {
-        let path = FilePath::from_text(&file.file_path)
-            .map_err(|error| field("file_path", format!("`{}`: {error}", file.file_path)))?;
-        if local.insert(path.to_bytes(), local_file(&file)?).is_some() {
+        let text = need(file.file_path.as_deref(), "file_path")?;
+        let path =
+            FilePath::from_text(text).map_err(|error| field("file_path", format!("`{text}`: {error}")))?;
+        if local.insert(path.to_bytes(), local_file(&file, text)?).is_some() {
             return Err(field("local_snapshot", format!("has `{path}` twice")));
         }
     }
     Ok((id, root, local))
 }
 
-fn local_file(file: &LocalJson) -> Result<LocalFile, ApiError> {
+fn local_file(file: &LocalJson, path: &str) -> Result<LocalFile, ApiError> {
     let hash = match file.hash.as_deref() {
         None | Some("") => None,
         Some(text) => {
             let with_prefix = if text.contains(':') { text.to_owned() } else { format!("sha256:{text}") };
             let hash = FileHash::from_text(&with_prefix);
-            hash.ok_or_else(|| field("hash", format!("of `{}` is no SHA-256", file.file_path)))?.sha256()
+            hash.ok_or_else(|| field("hash", format!("of `{path}` is no SHA-256")))?.sha256()
         }
     };
     let status = match &file.sync_state {
@@ -200,7 +202,7 @@ fn local_file(file: &LocalJson) -> Result<LocalFile, ApiError> {
             let status = SyncStatus::from_word(word);
             Some(status.ok_or_else(|| {
                 let why = "must be one of synced, modified, syncing, conflict, deleted";
-                field("sync_state", format!("of `{}` is `{word}`, {why}", file.file_path))
+                field("sync_state", format!("of `{path}` is `{word}`, {why}"))
             })?)
         }
     };

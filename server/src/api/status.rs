@@ -3,7 +3,6 @@
 use dfs_shared::ids::IdError;
 use dfs_shared::wire::WireError;
 use dfs_shared::wire::chunks::ChunkHeaderError;
-use serde_json::error::Category;
 
 use crate::chunk_store::ChunkError;
 use crate::engine::BodyError;
@@ -51,16 +50,55 @@ pub enum ApiError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// The body is no JSON, or its fields are missing or of another type.
-    #[error("bad JSON")]
+    /// The body is no JSON object.
+    #[error("bad JSON: {why}")]
     Json {
-        /// What is wrong with it, with the field's name.
-        #[source]
-        source: serde_json::Error,
+        /// What is wrong with it.
+        why: String,
     },
-    /// A field is missing or does not hold what it should.
-    #[error("`{name}` {why}")]
+    /// A required field is not there.
+    #[error("the field `{name}` is missing")]
+    FieldMissing {
+        /// Which.
+        name: &'static str,
+    },
+    /// A field has a value that it cannot have.
+    #[error("the field `{name}` cannot be that: expected {expected}")]
     Field {
+        /// Which.
+        name: &'static str,
+        /// What it can be.
+        expected: &'static str,
+    },
+    /// The body is no text of the metadata language.
+    #[error("bad metadata text:\n{why}")]
+    Ddl {
+        /// Everything that is wrong with it.
+        why: String,
+    },
+    /// The body has more records than one request may have.
+    #[error("{count} records are too many in one request: {max} are allowed")]
+    TooManyRecords {
+        /// How many.
+        count: usize,
+        /// How many are allowed.
+        max: usize,
+    },
+    /// The page is to have an impossible length.
+    #[error("`limit` is a number from 1 to {max}")]
+    Limit {
+        /// The largest.
+        max: usize,
+    },
+    /// The metadata language has no way to say that a hash is not known.
+    #[error("the hash of `{name}` is not known: its content is damaged or too long; ask for JSON")]
+    HashUnknown {
+        /// The file.
+        name: String,
+    },
+    /// A field does not hold what it should.
+    #[error("the field `{name}` {why}")]
+    BadField {
         /// Its name.
         name: &'static str,
         /// What is wrong with it.
@@ -90,12 +128,14 @@ pub enum ApiError {
     #[error(transparent)]
     Session(
         /// Why.
+        #[from]
         SessionError,
     ),
-    /// The files refused or failed.
+    /// Something about files was refused or failed.
     #[error(transparent)]
     Files(
         /// Why.
+        #[from]
         FilesError,
     ),
     /// The sync service refused or failed.
@@ -105,24 +145,6 @@ pub enum ApiError {
         #[from]
         SyncError,
     ),
-}
-
-impl From<SessionError> for ApiError {
-    fn from(error: SessionError) -> Self {
-        match error {
-            SessionError::Files(error) => error.into(),
-            error => Self::Session(error),
-        }
-    }
-}
-
-impl From<FilesError> for ApiError {
-    fn from(error: FilesError) -> Self {
-        match error {
-            FilesError::Sync(error) => Self::Sync(error),
-            error => Self::Files(error),
-        }
-    }
 }
 
 /// The status and the stable code of an error.
@@ -145,27 +167,31 @@ pub fn status(error: &ApiError) -> (Status, &'static str) {
             BodyError::TimedOut => (source.status(), "body_timeout"),
         },
         ApiError::Frame { .. } | ApiError::Batch { .. } => (Status::BAD_REQUEST, "bad_chunk_batch"),
-        ApiError::Json { source } => match source.classify() {
-            Category::Data => (Status::BAD_REQUEST, "bad_field"),
-            Category::Syntax | Category::Eof | Category::Io => (Status::BAD_REQUEST, "bad_json"),
-        },
+        ApiError::Json { .. } => (Status::BAD_REQUEST, "bad_json"),
+        ApiError::FieldMissing { .. } => (Status::BAD_REQUEST, "missing_field"),
         ApiError::Field { .. } => (Status::BAD_REQUEST, "bad_field"),
+        ApiError::Ddl { .. } => (Status::BAD_REQUEST, "bad_metadata_text"),
+        ApiError::TooManyRecords { .. } => (Status::CONTENT_TOO_LARGE, "too_many"),
+        ApiError::Limit { .. } => (Status::BAD_REQUEST, "bad_limit"),
+        ApiError::HashUnknown { .. } => (Status::CONFLICT, "hash_unknown"),
+        ApiError::BadField { .. } => (Status::BAD_REQUEST, "bad_field"),
         ApiError::TooManyFiles { .. } => (Status::CONTENT_TOO_LARGE, "too_many"),
         ApiError::FileDeleted { .. } => (Status::GONE, "file_deleted"),
         ApiError::TooManyListeners { .. } => (Status::SERVICE_UNAVAILABLE, "too_many_listeners"),
-        ApiError::Session(error) => session(error),
-        ApiError::Files(error) => files(error),
-        ApiError::Sync(error) => sync(error),
+        ApiError::Session(error) => session_status(error),
+        ApiError::Files(error) => files_status(error),
+        ApiError::Sync(error) => sync_status(error),
     }
 }
 
-fn session(error: &SessionError) -> (Status, &'static str) {
+fn session_status(error: &SessionError) -> (Status, &'static str) {
     match error {
         SessionError::NotFound { .. } => (Status::NOT_FOUND, "session_not_found"),
         SessionError::WrongState(_) => (Status::CONFLICT, "wrong_state"),
         SessionError::TooManySessions { .. } => (Status::TOO_MANY_REQUESTS, "too_many_sessions"),
-        SessionError::ChunkMismatch { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_mismatch"),
-        SessionError::FileMismatch { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_mismatch"),
+        SessionError::ChunkMismatch { .. } | SessionError::FileMismatch { .. } => {
+            (Status::UNPROCESSABLE_CONTENT, "hash_mismatch")
+        }
         SessionError::ChunkNumber { .. } => (Status::BAD_REQUEST, "bad_field"),
         SessionError::ChunkTooLong { .. } => (Status::CONTENT_TOO_LARGE, "chunk_too_long"),
         SessionError::TooManyBytes { .. } => (Status::CONTENT_TOO_LARGE, "too_many_staged_bytes"),
@@ -174,30 +200,31 @@ fn session(error: &SessionError) -> (Status, &'static str) {
         SessionError::Applying { .. } => (Status::CONFLICT, "being_published"),
         SessionError::Staging { .. } if error.is_retryable() => (Status::INSUFFICIENT_STORAGE, "disk_full"),
         SessionError::Staging { .. } => (Status::INTERNAL_SERVER_ERROR, "staging_failed"),
-        SessionError::Files(error) => files(error),
+        SessionError::Files(error) => files_status(error),
     }
 }
 
-fn files(error: &FilesError) -> (Status, &'static str) {
+fn files_status(error: &FilesError) -> (Status, &'static str) {
     match error {
         FilesError::NotFound { .. } => (Status::NOT_FOUND, "file_not_found"),
         FilesError::NoVersion { .. } => (Status::NOT_FOUND, "version_not_found"),
         FilesError::NotAFile { .. } => (Status::CONFLICT, "not_a_file"),
         FilesError::NotADirectory { .. } => (Status::CONFLICT, "not_a_directory"),
-        FilesError::Exists { .. } => (Status::CONFLICT, "file_exists"),
+        FilesError::Exists { .. } => (Status::CONFLICT, "exists"),
         FilesError::VersionConflict { .. } => (Status::CONFLICT, "version_conflict"),
-        FilesError::Contended { .. } => (Status::CONFLICT, "contended"),
-        FilesError::Refused { .. } => (Status::CONFLICT, "refused"),
-        FilesError::BadPath { .. } | FilesError::BadCursor => (Status::BAD_REQUEST, "bad_field"),
-        FilesError::ContentUnknown { .. } => (Status::CONFLICT, "content_unknown"),
-        FilesError::ChunksMissing { .. } => (Status::CONFLICT, "chunks_missing"),
-        FilesError::TooLong { .. } => (Status::UNPROCESSABLE_CONTENT, "file_too_long"),
-        FilesError::Damaged { .. } => (Status::INTERNAL_SERVER_ERROR, "file_damaged"),
-        FilesError::Sync(error) => sync(error),
+        FilesError::BadPath { .. } => (Status::BAD_REQUEST, "bad_path"),
+        FilesError::BadCursor => (Status::BAD_REQUEST, "bad_cursor"),
+        FilesError::ContentUnknown { .. } => (Status::UNPROCESSABLE_CONTENT, "content_unknown"),
+        FilesError::ChunksMissing { .. } => (Status::UNPROCESSABLE_CONTENT, "chunks_missing"),
+        FilesError::Refused { .. } => (Status::UNPROCESSABLE_CONTENT, "refused"),
+        FilesError::Damaged { .. } => (Status::INTERNAL_SERVER_ERROR, "content_damaged"),
+        FilesError::TooLong { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_too_long"),
+        FilesError::Contended { .. } => (Status::SERVICE_UNAVAILABLE, "contended"),
+        FilesError::Sync(error) => sync_status(error),
     }
 }
 
-fn sync(error: &SyncError) -> (Status, &'static str) {
+fn sync_status(error: &SyncError) -> (Status, &'static str) {
     match error {
         SyncError::VolumeNotFound { .. } => (Status::NOT_FOUND, "volume_not_found"),
         SyncError::ClientUnknown { .. } => (Status::NOT_FOUND, "client_not_found"),

@@ -4,7 +4,7 @@
 //! was passed last, so it stays good whatever is changed meanwhile; a path that ends with `/` says that a directory was
 //! reached and not yet entered.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 
 use dfs_shared::ids::NodeId;
@@ -12,8 +12,8 @@ use dfs_shared::name::Name;
 use dfs_shared::record::{NodeKind, Record, Versioned};
 
 use super::view::{Node, View};
-use super::{FilePath, FilesError};
-use crate::limits::FILE_WALK_BATCH_LEN;
+use super::{FilePath, FilesError, Page, announced};
+use crate::limits::{FILE_PAGE_VISITS_MAX, FILE_WALK_BATCH_LEN};
 
 /// A directory under way.
 struct Frame {
@@ -151,6 +151,55 @@ impl Walk {
     pub(super) fn passed(&self) -> &[u8] {
         &self.passed
     }
+}
+
+/// Gathers a page of files and announced files.
+pub(super) fn page(
+    view: &View<'_>,
+    prefix: &[u8],
+    limit: usize,
+    cursor: Option<&[u8]>,
+) -> Result<Page, FilesError> {
+    let mut walk = Walk::begin(view, prefix, cursor)?;
+    let (mut files, mut visits, mut is_end) = (BTreeMap::new(), 0, false);
+    while files.len() < limit && visits < FILE_PAGE_VISITS_MAX && !is_end {
+        visits += 1;
+        match walk.step(view)? {
+            ControlFlow::Continue(Some((path, node))) => drop(files.insert(path, node)),
+            ControlFlow::Continue(None) => {}
+            ControlFlow::Break(()) => is_end = true,
+        }
+    }
+    let mut passed = if is_end { None } else { Some(walk.passed().to_vec()) };
+    let mut announced = BTreeMap::new();
+    let until = passed.as_deref().map(announced::key);
+    // One more than fits tells whether there are more.
+    announced::walk(view, prefix, cursor, limit + 1, &mut |path, metadata| {
+        if until.as_ref().is_some_and(|until| announced::key(&metadata.name) > *until) {
+            return ControlFlow::Break(());
+        }
+        // A file wins over what was announced at its path.
+        if !files.contains_key(&path) {
+            announced.insert(path, metadata);
+        }
+        ControlFlow::Continue(())
+    })?;
+    while files.len() + announced.len() > limit {
+        if files.last_key_value().map(|(path, _)| path) > announced.last_key_value().map(|(path, _)| path) {
+            files.pop_last();
+        } else {
+            announced.pop_last();
+        }
+        let last = files.last_key_value().map(|(path, _)| path);
+        let last = last.max(announced.last_key_value().map(|(path, _)| path));
+        passed = last.map(FilePath::to_bytes);
+    }
+    let files = files.into_iter().map(|(path, node)| view.current(path, node));
+    Ok(Page {
+        files: files.collect::<Result<_, _>>()?,
+        announced: announced.into_values().collect(),
+        cursor: passed.as_deref().map(cursor_text),
+    })
 }
 
 /// Writes a cursor for the API.

@@ -50,8 +50,9 @@ impl SessionService {
         let (id, path, total) = (chunk.session, chunk.path.to_bytes(), chunk.total);
         let staged = chunk.clone();
         let (row, before) = offload(move || {
+            let found = service.check_room(&staged)?;
             check(&staged)?;
-            service.check_room(&staged)
+            Ok::<_, SessionError>(found)
         })
         .await?;
         if before.is_some_and(|file| file.total != total) {

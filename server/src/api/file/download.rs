@@ -11,9 +11,9 @@ use dfs_shared::ids::VolumeName;
 use dfs_shared::manifest::Manifest;
 use tokio::sync::mpsc;
 
-use crate::api::Api;
-use crate::api::fields::{field, query_number, session_id, volume_in_query};
+use crate::api::fields::{field, query_number, session_id};
 use crate::api::status::{ApiError, answer};
+use crate::api::{Api, volume_asked};
 use crate::blocking::{beside, block_on, offload};
 use crate::files::{FileInfo, FilePath, FileService, FilesError};
 use crate::http::{Answer, Body, EntityTag, Method, Representation, Response, StreamError, StreamItem};
@@ -29,7 +29,7 @@ pub(in crate::api) async fn download(api: Arc<Api>, call: Call) -> Response {
 }
 
 async fn try_download(api: &Arc<Api>, call: &Call) -> Result<Response, ApiError> {
-    let volume = volume_in_query(call)?;
+    let volume = volume_asked(call)?;
     let path = FilePath::from_bytes(call.params.get_bytes("path").unwrap_or_default())
         .map_err(|error| field("path", error.to_string()))?;
     let version = call.request.query("version").map(|_| query_number(call, "version")).transpose()?;
