@@ -5,23 +5,36 @@
 //! | `POST /sync/{volume}/register`, `commit`, `missing`, `contents`, `records`, `merkle` | one message in, one out |
 //! | `PUT /sync/{volume}/chunks`, `POST /sync/{volume}/chunks/get` | batches of chunk frames |
 //! | `GET /sync/{volume}/stream` | the event stream |
+//! | `POST /api/register`, `/api/sync/*`, `/api/file/*` | sync sessions and files, for clients without a mount |
+//! | `GET /api/events` | what happens, as server-sent events |
+//! | `/api/metadata/add`, `update`, `get`, `list`, `delete`, `history` | files by path, JSON or the metadata language |
 //! | `GET /api/info`, `/health`, `/ready`, `/metrics` | for people and their tools |
 //!
-//! Leaves every rule to `sync`. Invariant: an error leaves as JSON with the status of [`status`].
+//! Leaves every rule to `sync` and `files`. Invariant: an error leaves as JSON with the status of [`status`].
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use dfs_shared::event::EventBus;
 use dfs_shared::ids::VolumeName;
 
-use crate::component::{Metrics, Notifier};
+use crate::component::{Feed, Metrics, Notifier};
+use crate::files::FileService;
 use crate::http::Method;
 use crate::router::{Call, Router};
+use crate::sessions::SessionService;
 use crate::sync::SyncService;
 
 mod chunks;
+mod events;
+mod fields;
+mod file;
 mod info;
+mod json;
 mod messages;
+mod metadata;
+mod register;
+mod session;
 pub mod status;
 mod stream;
 
@@ -32,6 +45,14 @@ use status::ApiError;
 pub struct Api {
     /// The sync service.
     pub sync: Arc<SyncService>,
+    /// Sync sessions, and the files that they work on.
+    pub sessions: Arc<SessionService>,
+    /// What has happened, for `/api/events`.
+    pub feed: Arc<Feed>,
+    /// Carries what handlers tell.
+    pub bus: EventBus,
+    /// Files by path.
+    pub files: Arc<FileService>,
     /// Hands out the event streams.
     pub notifier: Arc<Notifier>,
     /// Counts, if the component is there.
@@ -56,6 +77,20 @@ pub fn router(api: Arc<Api>) -> Router<Api> {
         .route(Method::Put, "/sync/{volume}/chunks", chunks::put)
         .route(Method::Post, "/sync/{volume}/chunks/get", chunks::get)
         .route(Method::Get, "/sync/{volume}/stream", stream::open)
+        .route(Method::Post, "/api/register", register::register)
+        .route(Method::Post, "/api/sync/start", session::start)
+        .route(Method::Post, "/api/sync/diff", session::diff)
+        .route(Method::Get, "/api/sync/status", session::status)
+        .route(Method::Post, "/api/file/upload_chunk", file::upload_chunk)
+        .route(Method::Post, "/api/file/upload_complete", file::upload_complete)
+        .route(Method::Get, "/api/file/download/{path...}", file::download)
+        .route(Method::Get, "/api/events", events::open)
+        .route(Method::Post, "/api/metadata/add", metadata::add)
+        .route(Method::Put, "/api/metadata/update", metadata::update)
+        .route(Method::Get, "/api/metadata/get/{path...}", metadata::get)
+        .route(Method::Get, "/api/metadata/list", metadata::list)
+        .route(Method::Delete, "/api/metadata/delete/{path...}", metadata::delete)
+        .route(Method::Get, "/api/metadata/history/{path...}", metadata::history)
         .route(Method::Get, "/api/info", info::info)
         .route(Method::Get, "/health", info::health)
         .route(Method::Get, "/ready", info::ready)
@@ -69,5 +104,14 @@ pub fn router(api: Arc<Api>) -> Router<Api> {
 /// Reads the volume's name from the path.
 fn volume_of(call: &Call) -> Result<VolumeName, ApiError> {
     let name = call.param("volume").unwrap_or_default();
+    VolumeName::new(name).map_err(|source| ApiError::VolumeName { source })
+}
+
+/// Volume that requests without one mean.
+const DEFAULT_VOLUME: &str = "main";
+
+/// Reads the volume's name from the query.
+fn volume_asked(call: &Call) -> Result<VolumeName, ApiError> {
+    let name = call.request.query("volume").unwrap_or(DEFAULT_VOLUME);
     VolumeName::new(name).map_err(|source| ApiError::VolumeName { source })
 }

@@ -7,12 +7,14 @@ pub mod component;
 pub mod config;
 pub mod data_dir;
 pub mod engine;
+pub mod files;
 pub mod http;
 pub mod limits;
 pub mod metadata;
 pub mod report;
 pub mod router;
 pub mod server;
+pub mod sessions;
 pub mod sync;
 
 pub use server::{Config, Server, StartError, start};

@@ -75,3 +75,74 @@ pub const CHUNK_PIECES_MAX: usize = 2;
 pub const STREAM_FRAMES_MAX: usize = 1024;
 /// Bytes of frames that wait for one event stream before it counts as too slow.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;
+
+// files
+
+/// Longest path in the public API in bytes: Linux's `PATH_MAX`.
+pub const FILE_PATH_LEN_MAX: usize = 4096;
+/// Longest owner of a file in the public API in bytes: it is an extended attribute of every record that travels.
+pub const FILE_OWNER_LEN_MAX: usize = 255;
+/// How often a change by path is planned anew when others changed the same records.
+pub const FILE_TRIES_MAX: usize = 16;
+/// Files on a page of a list that asks for no number.
+pub const FILE_PAGE_LEN_DEFAULT: usize = 1000;
+/// Bytes read for hashes that nobody told, after which a page of a list ends: a fraction of a second.
+pub const FILE_PAGE_HASHED_LEN_MAX: u64 = 256 << 20;
+/// Largest body with metadata of files in bytes: [`METADATA_RECORDS_MAX`] records of 4 KiB.
+pub const METADATA_BODY_LEN_MAX: usize = 4 << 20;
+/// Most records in one request that adds or updates metadata: each is a commit.
+pub const METADATA_RECORDS_MAX: usize = 1000;
+/// Most files on one page of a list.
+pub const FILE_PAGE_LEN_MAX: usize = 10_000;
+/// Most records that one page of a list looks at: a few hundred milliseconds.
+pub const FILE_PAGE_VISITS_MAX: usize = 50_000;
+/// Entries of a directory that a walk reads at once.
+pub const FILE_WALK_BATCH_LEN: usize = 256;
+/// Longest content in bytes that the server reads to tell its hash: a minute or so. A sparse file may claim any length.
+pub const FILE_HASH_LEN_MAX: u64 = 64 << 30;
+/// Versions of one file that a history shows: newest first, the rest is asked for by number.
+pub const FILE_VERSIONS_MAX: usize = 10_000;
+
+// sync sessions
+
+/// Seconds after which a session whose client is silent ends and its staged bytes go: a laptop may sleep for a day.
+pub const SESSION_SILENCE_S_MAX: i64 = 48 * 3600;
+/// Seconds between two looks for expired sessions.
+pub const SESSION_SWEEP_INTERVAL_S: u64 = 600;
+/// Most sessions at once: each may hold [`SESSION_STAGED_LEN_MAX`] bytes of disk.
+pub const SESSIONS_MAX: u64 = 4096;
+/// Most sessions of one client: what it left behind must not use up all of them.
+pub const CLIENT_SESSIONS_MAX: u64 = 64;
+/// Most staged bytes of one session.
+pub const SESSION_STAGED_LEN_MAX: u64 = 64 << 30;
+/// Longest chunk that is uploaded in bytes; it is in memory while it is checked.
+pub const UPLOAD_CHUNK_LEN_MAX: usize = 16 << 20;
+/// Longest body that brings a chunk as JSON: its bytes in hexadecimal digits, and names.
+pub const UPLOAD_BODY_LEN_MAX: usize = 2 * UPLOAD_CHUNK_LEN_MAX + 64 * 1024;
+/// Most chunks of one upload: each is a row and a file.
+pub const UPLOAD_CHUNKS_MAX: u64 = 1 << 18;
+/// Most missing chunks that one answer lists.
+pub const UPLOAD_MISSING_MAX: usize = 1000;
+/// Most rows of staged chunks that are read at once.
+pub const STAGED_CHUNKS_READ: usize = 256;
+/// Largest snapshot that a client may send, in bytes of JSON.
+pub const SNAPSHOT_LEN_MAX: usize = 64 << 20;
+/// Most files in a snapshot that a client sends.
+pub const SNAPSHOT_FILES_MAX: usize = 200_000;
+/// Longest name or platform that a client may register, in bytes.
+pub const CLIENT_NAME_LEN_MAX: usize = 256;
+/// Largest body of a small request in bytes: a few names and hashes.
+pub const SMALL_BODY_LEN_MAX: usize = 64 * 1024;
+
+// events
+
+/// Events kept for listeners that come back or fall behind.
+pub const FEED_EVENTS_MAX: usize = 8192;
+/// Bytes of events kept for listeners that come back or fall behind.
+pub const FEED_BYTES_MAX: usize = 8 << 20;
+/// Events that wait to be put into the feed; beyond that the newest are dropped and a gap is told.
+pub const FEED_QUEUE_MAX: usize = 16_384;
+/// Most listeners of the feed at once.
+pub const FEED_LISTENERS_MAX: usize = 1024;
+/// Bytes that one piece of an event stream gathers at most, beyond its first event.
+pub const FEED_PIECE_LEN: usize = 32 * 1024;

@@ -19,8 +19,13 @@ use rusqlite::ErrorCode;
 use tokio::sync::oneshot;
 
 use crate::blocking::block_on;
+use sessions::{ReadSessions, WriteSessions};
 
+mod files;
+pub mod sessions;
 pub mod sqlite;
+
+pub use files::{Announced, ReadFiles, WriteFiles};
 
 /// Names a volume inside one store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -181,7 +186,7 @@ impl MetadataError {
 }
 
 /// What can be read, in a snapshot or inside the write transaction.
-pub trait ReadMetadata {
+pub trait ReadMetadata: ReadFiles + ReadSessions {
     /// Finds a volume by name.
     ///
     /// # Errors
@@ -276,7 +281,7 @@ pub trait ReadMetadata {
 }
 
 /// What can be written inside the write transaction.
-pub trait WriteMetadata: ReadMetadata {
+pub trait WriteMetadata: ReadMetadata + WriteFiles + WriteSessions {
     /// Makes an empty volume.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use dfs_shared::event::kinds::server::{ServerShuttingDown, ServerStarted};
 use dfs_shared::event::{EventBus, SubscribeError, Subscription};
@@ -19,12 +19,14 @@ use tokio::sync::oneshot;
 use crate::api::{self, Api};
 use crate::blocking::block_on;
 use crate::chunk_store::{ChunkError, DiskStore};
-use crate::component::{Logger, Metrics, Notifier};
+use crate::component::{Changes, Feed, Logger, Metrics, Notifier};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::engine::EngineConfig;
 use crate::engine::event_loop::{self, Drained};
-use crate::metadata::MetadataError;
+use crate::files::FileService;
 use crate::metadata::sqlite::SqliteStore;
+use crate::metadata::{MetadataError, MetadataStore};
+use crate::sessions::{SessionError, SessionService, Sweeper};
 use crate::sync::{SyncError, SyncService};
 
 /// The volume that always exists.
@@ -83,6 +85,13 @@ pub enum StartError {
         /// Why.
         #[from]
         SyncError,
+    ),
+    /// The sync sessions of an earlier run cannot be taken up.
+    #[error("cannot take up the sync sessions")]
+    Sessions(
+        /// Why.
+        #[from]
+        SessionError,
     ),
     /// The components cannot join the bus.
     #[error("cannot join the components")]
@@ -155,8 +164,15 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     let (notifier, metrics) = (Arc::<Notifier>::default(), Arc::<Metrics>::default());
     let bus = EventBus::new();
     let components = join_components(&bus, &notifier, &metrics)?;
-    let sync = Arc::new(SyncService::new(Arc::new(metadata), Arc::new(chunks), bus.clone()));
+    let metadata: Arc<dyn MetadataStore> = Arc::new(metadata);
+    let feed = Arc::new(Feed::new(boot()));
+    let fed = feed.join(&bus, Arc::clone(&metadata))?;
+    let sync = Arc::new(SyncService::new(Arc::clone(&metadata), Arc::new(chunks), bus.clone()));
+    let files = Arc::new(FileService::new(Arc::clone(&sync), Arc::clone(&metadata)));
     block_on(sync.ensure_volume(&default_volume()))?;
+    let sessions =
+        Arc::new(SessionService::open(Arc::clone(&files), metadata, data_dir.path(), bus.clone())?);
+    let sweeper = Sweeper::start(Arc::clone(&sessions)).map_err(StartError::Threads)?;
 
     let listen_error = |source| StartError::Listen { listen: config.listen, source };
     let listener = TcpListener::bind(config.listen).map_err(listen_error)?;
@@ -171,6 +187,10 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     let runtime = builder.build().map_err(StartError::Threads)?;
     let router = api::router(Arc::new(Api {
         sync,
+        files,
+        sessions,
+        feed,
+        bus: bus.clone(),
         notifier,
         metrics: Some(metrics),
         engine: "async",
@@ -198,13 +218,21 @@ pub fn start(config: Config) -> Result<Server, StartError> {
         // Waits for blocking work under way; then the last handle of the stores closes them.
         drop(runtime);
         drop(handler);
+        drop(sweeper);
         drop(components);
+        drop(fed);
         drop(data_dir);
         drained
     };
     let thread = std::thread::Builder::new().name("dfs-server-main".to_owned()).spawn(serve);
     let thread = thread.map_err(StartError::Threads)?;
     Ok(Server { addr, stop: Some(stop), thread: Some(thread) })
+}
+
+/// Tells this start of the server from others.
+fn boot() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Parses nothing that can fail at run time: the default volume's name is a constant.
@@ -222,6 +250,7 @@ fn join_components(
     let mut joined = vec![notifier.join(bus)?];
     joined.extend(metrics.join(bus)?);
     joined.extend(Logger.join(bus)?);
+    joined.push(Changes.join(bus)?);
     Ok(joined)
 }
 

@@ -32,6 +32,7 @@ mod request;
 mod validity;
 
 pub use chunks::{Batch, FoundChunk};
+pub use commit::UNNUMBERED;
 pub use error::SyncError;
 pub use event::{ChunkCorrupt, ChunksMoved, CommitAnswered};
 

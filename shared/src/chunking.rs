@@ -100,7 +100,7 @@ fn find_boundary(buffer: &[u8], log2: u8) -> usize {
 }
 
 /// Adds a chunk; holes side by side become one.
-fn push_chunk(chunks: &mut Vec<ChunkRef>, chunk: ChunkRef) {
+pub fn push_chunk(chunks: &mut Vec<ChunkRef>, chunk: ChunkRef) {
     match chunks.last_mut() {
         Some(last) if last.hash.is_hole() && chunk.hash.is_hole() => last.len += chunk.len,
         _ => chunks.push(chunk),

@@ -145,6 +145,12 @@ impl<E: Event> Topic for Subscribers<E> {
     }
 }
 
+impl std::fmt::Debug for EventBus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.stats()).finish()
+    }
+}
+
 impl EventBus {
     /// Makes a bus without listeners.
     #[must_use]

@@ -45,7 +45,7 @@ impl Fs {
     pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
         let node = self.node(ino)?;
         let mut names = Vec::new();
-        for name in record_of(&node)?.xattrs.keys() {
+        for name in record_of(&node)?.xattrs.keys().filter(|name| !name.starts_with(VIRTUAL)) {
             names.extend_from_slice(name);
             names.push(0);
         }
@@ -100,6 +100,10 @@ impl Fs {
                 None => Err(FsError::NoAttribute),
             },
             b"hash" => self.content_hash(&node),
+            // What the server's public API has set; it stands in the record.
+            b"owner" => {
+                record_of(&node)?.xattrs.get(&b"user.dfs.owner"[..]).cloned().ok_or(FsError::NoAttribute)
+            }
             b"control" if ino == Ino::ROOT => match &self.control {
                 Some(path) => Ok(path.as_os_str().as_bytes().to_vec()),
                 None => Err(FsError::NoAttribute),

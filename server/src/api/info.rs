@@ -2,17 +2,13 @@
 
 use std::sync::Arc;
 
-use dfs_shared::ids::VolumeName;
 use serde_json::json;
 
-use super::Api;
 use super::status::{ApiError, answer};
+use super::{Api, volume_asked};
 use crate::blocking::offload;
 use crate::http::{Response, Status};
 use crate::router::Call;
-
-/// Volume that requests without one mean.
-const DEFAULT_VOLUME: &str = "main";
 
 /// `GET /api/info?volume=NAME`
 pub(super) async fn info(api: Arc<Api>, call: Call) -> Response {
@@ -20,8 +16,7 @@ pub(super) async fn info(api: Arc<Api>, call: Call) -> Response {
 }
 
 async fn try_info(api: &Api, call: &Call) -> Result<Response, ApiError> {
-    let name = VolumeName::new(call.request.query("volume").unwrap_or(DEFAULT_VOLUME))
-        .map_err(|source| ApiError::VolumeName { source })?;
+    let name = volume_asked(call)?;
     let sync = Arc::clone(&api.sync);
     let info = offload(move || sync.info(&name)).await?;
     let json = json!({

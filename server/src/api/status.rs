@@ -6,9 +6,11 @@ use dfs_shared::wire::chunks::ChunkHeaderError;
 
 use crate::chunk_store::ChunkError;
 use crate::engine::BodyError;
+use crate::files::{FilePath, FilesError};
 use crate::http::{Response, Status};
 use crate::metadata::MetadataError;
 use crate::report::chain;
+use crate::sessions::SessionError;
 use crate::sync::SyncError;
 
 /// Why a request was not answered with what it asked for.
@@ -48,6 +50,94 @@ pub enum ApiError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The body is no JSON object.
+    #[error("bad JSON: {why}")]
+    Json {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A required field is not there.
+    #[error("the field `{name}` is missing")]
+    FieldMissing {
+        /// Which.
+        name: &'static str,
+    },
+    /// A field has a value that it cannot have.
+    #[error("the field `{name}` cannot be that: expected {expected}")]
+    Field {
+        /// Which.
+        name: &'static str,
+        /// What it can be.
+        expected: &'static str,
+    },
+    /// The body is no text of the metadata language.
+    #[error("bad metadata text:\n{why}")]
+    Ddl {
+        /// Everything that is wrong with it.
+        why: String,
+    },
+    /// The body has more records than one request may have.
+    #[error("{count} records are too many in one request: {max} are allowed")]
+    TooManyRecords {
+        /// How many.
+        count: usize,
+        /// How many are allowed.
+        max: usize,
+    },
+    /// The page is to have an impossible length.
+    #[error("`limit` is a number from 1 to {max}")]
+    Limit {
+        /// The largest.
+        max: usize,
+    },
+    /// The metadata language has no way to say that a hash is not known.
+    #[error("the hash of `{name}` is not known: its content is damaged or too long; ask for JSON")]
+    HashUnknown {
+        /// The file.
+        name: String,
+    },
+    /// A field does not hold what it should.
+    #[error("the field `{name}` {why}")]
+    BadField {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A snapshot is too long.
+    #[error("a snapshot of {count} files is too long: {max} are allowed")]
+    TooManyFiles {
+        /// How many files it has.
+        count: usize,
+        /// How many are allowed.
+        max: usize,
+    },
+    /// The file was there and is deleted.
+    #[error("`{path}` is deleted: its versions can be read by number")]
+    FileDeleted {
+        /// The path.
+        path: FilePath,
+    },
+    /// Too many listen to the events already.
+    #[error("{max} listen to the events already")]
+    TooManyListeners {
+        /// How many are allowed.
+        max: usize,
+    },
+    /// A sync session refused or failed.
+    #[error(transparent)]
+    Session(
+        /// Why.
+        #[from]
+        SessionError,
+    ),
+    /// Something about files was refused or failed.
+    #[error(transparent)]
+    Files(
+        /// Why.
+        #[from]
+        FilesError,
+    ),
     /// The sync service refused or failed.
     #[error(transparent)]
     Sync(
@@ -77,30 +167,87 @@ pub fn status(error: &ApiError) -> (Status, &'static str) {
             BodyError::TimedOut => (source.status(), "body_timeout"),
         },
         ApiError::Frame { .. } | ApiError::Batch { .. } => (Status::BAD_REQUEST, "bad_chunk_batch"),
-        ApiError::Sync(error) => match error {
-            SyncError::VolumeNotFound { .. } => (Status::NOT_FOUND, "volume_not_found"),
-            SyncError::ClientUnknown { .. } => (Status::NOT_FOUND, "client_not_found"),
-            SyncError::BadRequest { .. } => (Status::BAD_REQUEST, "bad_request"),
-            SyncError::TooMany { .. } => (Status::CONTENT_TOO_LARGE, "too_many"),
-            SyncError::Metadata(error) => match error {
-                MetadataError::DiskFull => (Status::INSUFFICIENT_STORAGE, "disk_full"),
-                MetadataError::Busy { .. } | MetadataError::Locked { .. } => {
-                    (Status::SERVICE_UNAVAILABLE, "busy")
-                }
-                MetadataError::Stopped { .. } => (Status::SERVICE_UNAVAILABLE, "stopped"),
-                MetadataError::Database { .. }
-                | MetadataError::Damaged { .. }
-                | MetadataError::SchemaTooNew { .. }
-                | MetadataError::Panicked => (Status::INTERNAL_SERVER_ERROR, "metadata_failed"),
-            },
-            SyncError::Chunks(error) => match error {
-                ChunkError::HashMismatch { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_mismatch"),
-                ChunkError::DiskFull { .. } => (Status::INSUFFICIENT_STORAGE, "disk_full"),
-                ChunkError::Absent { .. } => (Status::NOT_FOUND, "chunk_not_found"),
-                ChunkError::Corrupt { .. } | ChunkError::Io { .. } => {
-                    (Status::INTERNAL_SERVER_ERROR, "chunk_store_failed")
-                }
-            },
+        ApiError::Json { .. } => (Status::BAD_REQUEST, "bad_json"),
+        ApiError::FieldMissing { .. } => (Status::BAD_REQUEST, "missing_field"),
+        ApiError::Field { .. } => (Status::BAD_REQUEST, "bad_field"),
+        ApiError::Ddl { .. } => (Status::BAD_REQUEST, "bad_metadata_text"),
+        ApiError::TooManyRecords { .. } => (Status::CONTENT_TOO_LARGE, "too_many"),
+        ApiError::Limit { .. } => (Status::BAD_REQUEST, "bad_limit"),
+        ApiError::HashUnknown { .. } => (Status::CONFLICT, "hash_unknown"),
+        ApiError::BadField { .. } => (Status::BAD_REQUEST, "bad_field"),
+        ApiError::TooManyFiles { .. } => (Status::CONTENT_TOO_LARGE, "too_many"),
+        ApiError::FileDeleted { .. } => (Status::GONE, "file_deleted"),
+        ApiError::TooManyListeners { .. } => (Status::SERVICE_UNAVAILABLE, "too_many_listeners"),
+        ApiError::Session(error) => session_status(error),
+        ApiError::Files(error) => files_status(error),
+        ApiError::Sync(error) => sync_status(error),
+    }
+}
+
+fn session_status(error: &SessionError) -> (Status, &'static str) {
+    match error {
+        SessionError::NotFound { .. } => (Status::NOT_FOUND, "session_not_found"),
+        SessionError::WrongState(_) => (Status::CONFLICT, "wrong_state"),
+        SessionError::TooManySessions { .. } => (Status::TOO_MANY_REQUESTS, "too_many_sessions"),
+        SessionError::ChunkMismatch { .. } | SessionError::FileMismatch { .. } => {
+            (Status::UNPROCESSABLE_CONTENT, "hash_mismatch")
+        }
+        SessionError::ChunkNumber { .. } => (Status::BAD_REQUEST, "bad_field"),
+        SessionError::ChunkTooLong { .. } => (Status::CONTENT_TOO_LARGE, "chunk_too_long"),
+        SessionError::TooManyBytes { .. } => (Status::CONTENT_TOO_LARGE, "too_many_staged_bytes"),
+        SessionError::ChunksMissing { .. } => (Status::CONFLICT, "chunks_missing"),
+        SessionError::NothingStaged { .. } => (Status::CONFLICT, "nothing_uploaded"),
+        SessionError::Applying { .. } => (Status::CONFLICT, "being_published"),
+        SessionError::Staging { .. } if error.is_retryable() => (Status::INSUFFICIENT_STORAGE, "disk_full"),
+        SessionError::Staging { .. } => (Status::INTERNAL_SERVER_ERROR, "staging_failed"),
+        SessionError::Files(error) => files_status(error),
+    }
+}
+
+fn files_status(error: &FilesError) -> (Status, &'static str) {
+    match error {
+        FilesError::NotFound { .. } => (Status::NOT_FOUND, "file_not_found"),
+        FilesError::NoVersion { .. } => (Status::NOT_FOUND, "version_not_found"),
+        FilesError::NotAFile { .. } => (Status::CONFLICT, "not_a_file"),
+        FilesError::NotADirectory { .. } => (Status::CONFLICT, "not_a_directory"),
+        FilesError::Exists { .. } => (Status::CONFLICT, "exists"),
+        FilesError::VersionConflict { .. } => (Status::CONFLICT, "version_conflict"),
+        FilesError::BadPath { .. } => (Status::BAD_REQUEST, "bad_path"),
+        FilesError::BadCursor => (Status::BAD_REQUEST, "bad_cursor"),
+        FilesError::ContentUnknown { .. } => (Status::UNPROCESSABLE_CONTENT, "content_unknown"),
+        FilesError::ChunksMissing { .. } => (Status::UNPROCESSABLE_CONTENT, "chunks_missing"),
+        FilesError::Refused { .. } => (Status::UNPROCESSABLE_CONTENT, "refused"),
+        FilesError::Damaged { .. } => (Status::INTERNAL_SERVER_ERROR, "content_damaged"),
+        FilesError::TooLong { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_too_long"),
+        FilesError::Contended { .. } => (Status::SERVICE_UNAVAILABLE, "contended"),
+        FilesError::Sync(error) => sync_status(error),
+    }
+}
+
+fn sync_status(error: &SyncError) -> (Status, &'static str) {
+    match error {
+        SyncError::VolumeNotFound { .. } => (Status::NOT_FOUND, "volume_not_found"),
+        SyncError::ClientUnknown { .. } => (Status::NOT_FOUND, "client_not_found"),
+        SyncError::BadRequest { .. } => (Status::BAD_REQUEST, "bad_request"),
+        SyncError::TooMany { .. } => (Status::CONTENT_TOO_LARGE, "too_many"),
+        SyncError::Metadata(error) => match error {
+            MetadataError::DiskFull => (Status::INSUFFICIENT_STORAGE, "disk_full"),
+            MetadataError::Busy { .. } | MetadataError::Locked { .. } => {
+                (Status::SERVICE_UNAVAILABLE, "busy")
+            }
+            MetadataError::Stopped { .. } => (Status::SERVICE_UNAVAILABLE, "stopped"),
+            MetadataError::Database { .. }
+            | MetadataError::Damaged { .. }
+            | MetadataError::SchemaTooNew { .. }
+            | MetadataError::Panicked => (Status::INTERNAL_SERVER_ERROR, "metadata_failed"),
+        },
+        SyncError::Chunks(error) => match error {
+            ChunkError::HashMismatch { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_mismatch"),
+            ChunkError::DiskFull { .. } => (Status::INSUFFICIENT_STORAGE, "disk_full"),
+            ChunkError::Absent { .. } => (Status::NOT_FOUND, "chunk_not_found"),
+            ChunkError::Corrupt { .. } | ChunkError::Io { .. } => {
+                (Status::INTERNAL_SERVER_ERROR, "chunk_store_failed")
+            }
         },
     }
 }

@@ -1,6 +1,6 @@
 //! Conditional requests (RFC 9110, section 13): whether a request's conditions on a representation's `ETag` hold.
 //!
-//! Only entity tags: a representation here always has one, and section 13.1.3 lets them go before dates.
+//! Only entity tags, which is all that a change needs; [`super::Representation`] adds the dates for downloads.
 
 use super::headers::Headers;
 use super::method::Method;
@@ -39,17 +39,14 @@ impl Precondition {
     /// Evaluates `If-Match` and then `If-None-Match` (section 13.2.2); `current` is `None` where nothing is there.
     #[must_use]
     pub fn of(method: &Method, headers: &Headers, current: Option<&EntityTag>) -> Self {
-        if headers.contains("If-Match") && !matches(headers, "If-Match", current, Comparison::Strong) {
+        if if_match_holds(headers, current) == Some(false) {
             return Self::Failed;
         }
-        if headers.contains("If-None-Match") && matches(headers, "If-None-Match", current, Comparison::Weak) {
-            return if matches!(method, Method::Get | Method::Head) {
-                Self::NotModified
-            } else {
-                Self::Failed
-            };
+        match if_none_match_holds(headers, current) {
+            None | Some(true) => Self::Holds,
+            Some(false) if matches!(method, Method::Get | Method::Head) => Self::NotModified,
+            Some(false) => Self::Failed,
         }
-        Self::Holds
     }
 
     /// Tells whether a `Range` counts: only if the representation that `If-Range` names is the current one (section 13.1.5).
@@ -63,6 +60,16 @@ impl Precondition {
             (Some(_), Some(_)) => false,
         }
     }
+}
+
+/// Evaluates `If-Match`; `None` if there is none.
+pub(super) fn if_match_holds(headers: &Headers, current: Option<&EntityTag>) -> Option<bool> {
+    headers.contains("If-Match").then(|| matches(headers, "If-Match", current, Comparison::Strong))
+}
+
+/// Evaluates `If-None-Match`; `None` if there is none.
+pub(super) fn if_none_match_holds(headers: &Headers, current: Option<&EntityTag>) -> Option<bool> {
+    headers.contains("If-None-Match").then(|| !matches(headers, "If-None-Match", current, Comparison::Weak))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

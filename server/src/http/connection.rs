@@ -63,6 +63,7 @@ pub struct Connection {
     body_len_max: u64,
     context: HeadContext,
     continue_due: bool,
+    trailers: Headers,
 }
 
 #[derive(Debug)]
@@ -108,6 +109,7 @@ impl Connection {
             body_len_max,
             context: HeadContext::default(),
             continue_due: false,
+            trailers: Headers::new(),
         }
     }
 
@@ -183,6 +185,7 @@ impl Connection {
                     is_head: request.method == Method::Head,
                     is_http10: request.version == Version::Http10,
                     keep_alive: framing.keep_alive,
+                    takes_trailers: framing.takes_trailers,
                 };
                 self.sending = Sending::Pending;
                 self.continue_due = framing.expects_continue;
@@ -209,6 +212,7 @@ impl Connection {
                 Decoded::Data(bytes) => Ok(Event::Body(bytes)),
                 Decoded::NeedMore => Ok(Event::NeedMore),
                 Decoded::End => {
+                    self.trailers = decoder.take_trailers();
                     self.receiving = Receiving::Done;
                     Ok(Event::EndOfMessage)
                 }
@@ -216,6 +220,13 @@ impl Connection {
             Receiving::Done => Ok(Event::Paused),
             Receiving::Closed => Ok(Event::Closed),
         }
+    }
+
+    /// Returns the trailers of the current request, without those that no trailer may be; there are none before
+    /// [`Event::EndOfMessage`]. They are never merged into the header fields.
+    #[must_use]
+    pub fn trailers(&self) -> &Headers {
+        &self.trailers
     }
 
     fn close(&mut self) {
@@ -294,9 +305,19 @@ impl Connection {
     /// # Errors
     /// The body is shorter than announced; the connection has to be broken.
     pub fn send_end(&mut self, output: &mut Output) -> Result<(), BodyLengthError> {
+        self.send_end_with(&Headers::new(), output)
+    }
+
+    /// Encodes the end of the response and its trailers. They are left out where the peer does not take any, or the body
+    /// is not chunked: no response may depend on them.
+    ///
+    /// # Errors
+    /// As [`Connection::send_end`].
+    pub fn send_end_with(&mut self, trailers: &Headers, output: &mut Output) -> Result<(), BodyLengthError> {
         if let Sending::Body(coding) = self.sending {
             match coding {
                 Coding::Length { left } if left > 0 => return Err(BodyLengthError { left }),
+                Coding::Chunked if self.context.takes_trailers => encode::last_chunk(trailers, output),
                 Coding::Chunked => output.put(b"0\r\n\r\n"),
                 Coding::Length { .. } | Coding::UntilClose | Coding::Skipped => {}
             }
@@ -327,6 +348,7 @@ impl Connection {
         }
         self.receiving = Receiving::Head;
         self.sending = Sending::Idle;
+        self.trailers = Headers::new();
         self.context = HeadContext::default();
         if self.buffer.is_empty() && self.buffer.capacity() > 2 * HEAD_READ_LEN {
             // An idle connection does not keep the room of the upload before.

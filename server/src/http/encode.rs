@@ -5,6 +5,7 @@ use super::date::HttpDate;
 use super::headers::Headers;
 use super::output::Output;
 use super::status::Status;
+use super::trailers::may_be_trailer;
 
 /// What the handler knows about the length of its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,7 @@ pub(super) struct HeadContext {
     pub(super) is_head: bool,
     pub(super) is_http10: bool,
     pub(super) keep_alive: bool,
+    pub(super) takes_trailers: bool,
 }
 
 /// Encodes a response head; returns how its body is delimited.
@@ -46,9 +48,15 @@ pub(super) fn response_head(
     let skipped = context.is_head || bodiless;
     // A HEAD or 304 without body may tell the length that GET's 200 would have.
     let keeps_length = skipped && length == BodyLength::None && status.code() != 204;
+    let announces_trailers = context.takes_trailers && !context.is_http10 && length == BodyLength::Unknown;
     for (name, value) in headers.iter() {
         let is_length = name.eq_ignore_ascii_case(b"content-length");
-        if if is_length { keeps_length } else { !is_framing(name) } {
+        let is_kept = match name {
+            _ if is_length => keeps_length,
+            _ if name.eq_ignore_ascii_case(b"trailer") => announces_trailers,
+            _ => !is_framing(name),
+        };
+        if is_kept {
             put_field(name, value, output);
         }
     }
@@ -73,8 +81,17 @@ pub(super) fn response_head(
     coding
 }
 
+/// Encodes the end of a chunked body with those of the fields that may be trailers.
+pub(super) fn last_chunk(trailers: &Headers, output: &mut Output) {
+    output.put(b"0\r\n");
+    for (name, value) in trailers.iter().filter(|(name, _)| may_be_trailer(name)) {
+        put_field(name, value, output);
+    }
+    output.put(b"\r\n");
+}
+
 fn is_framing(name: &[u8]) -> bool {
-    ["connection", "date", "transfer-encoding", "keep-alive", "trailer", "upgrade"]
+    ["connection", "date", "transfer-encoding", "keep-alive", "upgrade"]
         .iter()
         .any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
 }

@@ -35,6 +35,8 @@ pub(super) struct Framing {
     pub(super) keep_alive: bool,
     /// The peer waits for `100 Continue` before it sends the body.
     pub(super) expects_continue: bool,
+    /// The peer takes trailers behind a chunked response.
+    pub(super) takes_trailers: bool,
 }
 
 /// Reads the framing of a request.
@@ -42,6 +44,7 @@ pub(super) fn of_request(version: Version, headers: &Headers) -> Result<Framing,
     let mut seen = Seen::default();
     for (name, value) in headers.iter() {
         match name.len() {
+            2 if name.eq_ignore_ascii_case(b"te") => seen.takes_trailers |= list_has_token(value, "trailers"),
             4 if name.eq_ignore_ascii_case(b"host") => seen.host(value)?,
             6 if name.eq_ignore_ascii_case(b"expect") => seen.expect(value)?,
             10 if name.eq_ignore_ascii_case(b"connection") => seen.connection(value),
@@ -61,6 +64,7 @@ struct Seen {
     close: bool,
     keep_alive: bool,
     expects_continue: bool,
+    takes_trailers: bool,
 }
 
 impl Seen {
@@ -123,6 +127,6 @@ impl Seen {
         let keep_alive = !self.close && (version == Version::Http11 || self.keep_alive);
         let has_body = body != BodyFraming::Length(0);
         let expects_continue = self.expects_continue && version == Version::Http11 && has_body;
-        Ok(Framing { body, keep_alive, expects_continue })
+        Ok(Framing { body, keep_alive, expects_continue, takes_trailers: self.takes_trailers })
     }
 }

@@ -17,7 +17,9 @@ use crate::limits;
 use crate::metadata::{MetadataError, MetadataStore, ReadWork, WriteJob};
 
 mod checkpoint;
+mod files;
 mod read;
+mod sessions;
 mod write;
 mod writer;
 
@@ -29,7 +31,8 @@ use writer::Writer;
 pub const DATABASE_FILE: &str = "metadata.sqlite";
 
 /// Migrations in order; the schema version is how many have run.
-const MIGRATIONS: [&str; 1] = [include_str!("sql/01-init.sql")];
+const MIGRATIONS: [&str; 3] =
+    [include_str!("sql/01-init.sql"), include_str!("sql/02-files.sql"), include_str!("sql/03-sessions.sql")];
 
 /// The metadata store on SQLite.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use dfs_shared::event::EventBus;
-use dfs_shared::event::kinds::server::Committed;
+use dfs_shared::event::kinds::server::{Committed, FileConflictDetected};
 use dfs_shared::hash::ContentId;
 use dfs_shared::ids::{ClientId, NodeId, VolumeName};
 use dfs_shared::limits::{COMMIT_SMALL_BYTES_MAX, EVENT_MANIFEST_CHUNKS_MAX, SMALL_CONTENT_LEN_MAX};
@@ -24,6 +24,9 @@ use super::{SyncError, merkle};
 use crate::limits::COMMIT_REPLIES_KEPT;
 use crate::metadata::{MetadataError, PastRecord, Volume, VolumeKey, WriteJob, WriteMetadata};
 
+/// The number of commits that are never repeated: no reply is kept. What the server itself commits has it.
+pub const UNNUMBERED: u64 = u64::MAX;
+
 /// A queued commit.
 pub(super) struct CommitJob {
     pub(super) volume: VolumeName,
@@ -40,7 +43,20 @@ pub(super) enum Done {
     /// An earlier reply, or a refusal of the whole request.
     Answer(Result<CommitReply, SyncError>),
     /// A new reply and, if a group was accepted, what to publish.
-    New { reply: CommitReply, commit: Option<Arc<messages::Committed>>, changes: usize },
+    New { reply: CommitReply, commit: Option<Concluded>, changes: usize },
+}
+
+/// A commit that has advanced the volume: what is pushed, and what its records were before.
+pub(super) struct Concluded {
+    pub(super) commit: messages::Committed,
+    pub(super) before: Vec<Option<Versioned>>,
+}
+
+impl Concluded {
+    /// Returns the event that tells of it.
+    pub(super) fn into_event(self, volume: VolumeName) -> Committed {
+        Committed { volume, commit: Arc::new(self.commit), before: self.before.into() }
+    }
 }
 
 impl WriteJob for CommitJob {
@@ -55,7 +71,10 @@ impl WriteJob for CommitJob {
             return Ok(());
         };
         let (client, number) = (&self.request.client, self.request.commit);
-        if let Some(kept) = tx.commit_reply(volume.key, client, number)? {
+        let is_numbered = number != UNNUMBERED;
+        if let Some(kept) =
+            is_numbered.then(|| tx.commit_reply(volume.key, client, number)).transpose()?.flatten()
+        {
             let reply = decode_plain(&kept).map_err(|source| MetadataError::Damaged {
                 what: "kept reply",
                 source: Some(Arc::new(source)),
@@ -78,7 +97,16 @@ impl WriteJob for CommitJob {
             (Ok(()), Some(Done::Answer(answer))) => answer,
             (Ok(()), Some(Done::New { reply, commit, changes })) => {
                 if let Some(commit) = commit {
-                    self.bus.publish(Committed { volume: self.volume.clone(), commit });
+                    self.bus.publish(commit.into_event(self.volume.clone()));
+                }
+                for key in reply.outcomes.iter().filter_map(conflict) {
+                    let (volume, client) = (self.volume.clone(), self.request.client.clone());
+                    self.bus.publish(FileConflictDetected {
+                        volume,
+                        client,
+                        key: Some(key.clone()),
+                        path: None,
+                    });
                 }
                 let accepted = reply.outcomes.iter().filter(|outcome| is_accepted(outcome)).count();
                 self.bus.publish(CommitAnswered {
@@ -95,6 +123,14 @@ impl WriteJob for CommitJob {
         };
         // The asker may have gone away; the commit stands, and a repeated request gets the kept reply.
         let _ = self.reply.send(answer);
+    }
+}
+
+/// The record over which a group was refused because somebody else had changed it.
+fn conflict(outcome: &GroupOutcome) -> Option<&RecordKey> {
+    match outcome {
+        GroupOutcome::Refused { reason: messages::Refusal::BaseChanged { key }, .. } => Some(key),
+        GroupOutcome::Refused { .. } | GroupOutcome::Accepted => None,
     }
 }
 
@@ -125,11 +161,13 @@ fn commit(
         let replaced = replaced.into_iter().collect();
         let committed =
             conclude(tx, volume, &request.client, request.commit, replaced, &introduced, Some(request))?;
-        (reply.revision, reply.root) = (committed.revision, committed.root);
-        published = Some(Arc::new(committed));
+        (reply.revision, reply.root) = (committed.commit.revision, committed.commit.root);
+        published = Some(committed);
     }
-    let kept = encode_plain(&reply);
-    tx.put_commit_reply(volume.key, &request.client, request.commit, &kept, COMMIT_REPLIES_KEPT)?;
+    if request.commit != UNNUMBERED {
+        let kept = encode_plain(&reply);
+        tx.put_commit_reply(volume.key, &request.client, request.commit, &kept, COMMIT_REPLIES_KEPT)?;
+    }
     Ok(Done::New { reply, commit: published, changes })
 }
 
@@ -142,33 +180,29 @@ pub(super) fn conclude(
     replaced: BTreeMap<RecordKey, Option<Versioned>>,
     introduced: &HashMap<ContentId, Manifest>,
     request: Option<&CheckedRequest>,
-) -> Result<messages::Committed, MetadataError> {
+) -> Result<Concluded, MetadataError> {
     let revision = volume.revision.next();
     let time = Timestamp::from(SystemTime::now());
     let mut records = Vec::with_capacity(replaced.len());
+    let mut before = Vec::with_capacity(replaced.len());
     let mut contents = Vec::new();
     for (key, old) in replaced {
         let value = tx.record(volume.key, &key)?;
         if let Some(content) = new_content(old.as_ref(), value.as_ref()) {
             contents.push(content);
         }
-        if let Some(past) = past(old, value.as_ref(), revision, time) {
+        if let Some(past) = past(old.as_ref(), value.as_ref(), revision, time) {
             tx.put_history(volume.key, &past)?;
         }
+        before.push(old);
         records.push(CurrentRecord { key, value });
     }
     let root = merkle::update(tx, volume.key, &records)?;
     tx.advance_volume(volume.key, revision, root)?;
     let (manifests, small_chunks) = pushed(tx, &contents, introduced, request)?;
-    Ok(messages::Committed {
-        revision,
-        root,
-        client: client.clone(),
-        commit,
-        records,
-        manifests,
-        small_chunks,
-    })
+    let client = client.clone();
+    let commit = messages::Committed { revision, root, client, commit, records, manifests, small_chunks };
+    Ok(Concluded { commit, before })
 }
 
 /// The content that a file has got with this change.
@@ -182,7 +216,7 @@ fn new_content(old: Option<&Versioned>, new: Option<&Versioned>) -> Option<Conte
 
 /// What the history keeps: removed records, entries that lead elsewhere, and files whose content changed.
 fn past(
-    old: Option<Versioned>,
+    old: Option<&Versioned>,
     new: Option<&Versioned>,
     ended: Revision,
     time: Timestamp,
@@ -198,7 +232,7 @@ fn past(
         (Record::Entry(old), _) => Some(old.node),
     };
     let node: NodeId = node?;
-    Some(PastRecord { node, began: old.revision, ended, time, record: old.record })
+    Some(PastRecord { node, began: old.revision, ended, time, record: old.record.clone() })
 }
 
 /// Manifests and small contents that travel inside the event.
@@ -243,7 +277,7 @@ pub(super) fn make_root(
     volume: &Volume,
     client: &ClientId,
     root: &Record,
-) -> Result<messages::Committed, MetadataError> {
+) -> Result<Concluded, MetadataError> {
     let key = root.key();
     tx.put_record(volume.key, volume.revision.next(), root)?;
     conclude(tx, volume, client, 0, BTreeMap::from([(key, None)]), &HashMap::new(), None)

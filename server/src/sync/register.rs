@@ -2,16 +2,13 @@
 //!
 //! The root's commit is published by the writer, like every other, so that revisions stay in order.
 
-use std::sync::Arc;
-
 use dfs_shared::event::EventBus;
-use dfs_shared::event::kinds::server::Committed;
 use dfs_shared::ids::{ClientId, NodeId, VolumeName};
 use dfs_shared::record::{NodeKind, NodeRecord, Record};
 use dfs_shared::time::Timestamp;
-use dfs_shared::wire::messages;
 use tokio::sync::oneshot;
 
+use super::commit::Concluded;
 use super::{SyncError, commit};
 use crate::metadata::{Client, MetadataError, Volume, WriteJob, WriteMetadata};
 
@@ -21,7 +18,7 @@ pub(super) struct RegisterJob {
     pub(super) client: Client,
     pub(super) root: Record,
     pub(super) bus: EventBus,
-    pub(super) done: Option<(Volume, Option<messages::Committed>)>,
+    pub(super) done: Option<(Volume, Option<Concluded>)>,
     pub(super) reply: oneshot::Sender<Result<Volume, SyncError>>,
 }
 
@@ -37,7 +34,10 @@ impl WriteJob for RegisterJob {
             (volume, None)
         } else {
             let committed = commit::make_root(tx, &volume, &self.client.id, &self.root)?;
-            (Volume { revision: committed.revision, root: committed.root, ..volume }, Some(committed))
+            (
+                Volume { revision: committed.commit.revision, root: committed.commit.root, ..volume },
+                Some(committed),
+            )
         });
         Ok(())
     }
@@ -48,7 +48,7 @@ impl WriteJob for RegisterJob {
             (Ok(()), None) => Err(SyncError::VolumeNotFound { name: self.volume }),
             (Ok(()), Some((volume, committed))) => {
                 if let Some(committed) = committed {
-                    self.bus.publish(Committed { volume: self.volume, commit: Arc::new(committed) });
+                    self.bus.publish(committed.into_event(self.volume));
                 }
                 Ok(volume)
             }

@@ -23,7 +23,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Reads at most one row.
-    fn one<T>(
+    pub(super) fn one<T>(
         &self,
         attempted: &'static str,
         sql: &str,
@@ -37,7 +37,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Reads all rows.
-    fn all<T>(
+    pub(super) fn all<T>(
         &self,
         attempted: &'static str,
         sql: &str,
@@ -65,7 +65,7 @@ pub(super) fn micros(at: Timestamp) -> i64 {
     at.secs.saturating_mul(1_000_000).saturating_add(i64::from(at.nanos / 1000))
 }
 
-fn from_micros(micros: i64) -> Timestamp {
+pub(super) fn from_micros(micros: i64) -> Timestamp {
     let nanos = u32::try_from(micros.rem_euclid(1_000_000) * 1000).expect("below 1,000,000,000");
     Timestamp { secs: micros.div_euclid(1_000_000), nanos }
 }
@@ -99,13 +99,37 @@ fn volume(row: VolumeRow) -> Result<Volume, MetadataError> {
     })
 }
 
-fn versioned_row(row: &Row<'_>) -> rusqlite::Result<(i64, Vec<u8>)> {
+pub(super) fn versioned_row(row: &Row<'_>) -> rusqlite::Result<(i64, Vec<u8>)> {
     Ok((row.get(0)?, row.get(1)?))
 }
 
-fn versioned((revision, value): (i64, Vec<u8>)) -> Result<Versioned, MetadataError> {
+pub(super) fn versioned((revision, value): (i64, Vec<u8>)) -> Result<Versioned, MetadataError> {
     let record = decode_plain(&value).map_err(damaged("record"))?;
     Ok(Versioned { revision: Revision(unsigned(revision)), record })
+}
+
+pub(super) struct PastRow {
+    began: i64,
+    ended: i64,
+    time: i64,
+    pub(super) record: Vec<u8>,
+}
+
+/// What [`past_row`] reads.
+pub(super) const PAST_COLUMNS: &str = "began, ended, time, record";
+
+pub(super) fn past_row(row: &Row<'_>) -> rusqlite::Result<PastRow> {
+    Ok(PastRow { began: row.get(0)?, ended: row.get(1)?, time: row.get(2)?, record: row.get(3)? })
+}
+
+pub(super) fn past(node: NodeId, row: PastRow) -> Result<PastRecord, MetadataError> {
+    Ok(PastRecord {
+        node,
+        began: Revision(unsigned(row.began)),
+        ended: Revision(unsigned(row.ended)),
+        time: from_micros(row.time),
+        record: decode_plain(&row.record).map_err(damaged("past record"))?,
+    })
 }
 
 impl ReadMetadata for Tables<'_> {
@@ -187,27 +211,12 @@ impl ReadMetadata for Tables<'_> {
         node: NodeId,
         limit: usize,
     ) -> Result<Vec<PastRecord>, MetadataError> {
-        let sql = "SELECT began, ended, time, record FROM history WHERE volume = ?1 AND node = ?2 \
-                   ORDER BY ended DESC, id DESC LIMIT ?3";
-        let rows =
-            self.all("read the history", sql, (volume.0, node.as_bytes(), signed(limit as u64)), |row| {
-                Ok((
-                    row.get::<_, i64>(0)?,
-                    row.get::<_, i64>(1)?,
-                    row.get::<_, i64>(2)?,
-                    row.get::<_, Vec<u8>>(3)?,
-                ))
-            })?;
-        let past = |(began, ended, time, record): (i64, i64, i64, Vec<u8>)| {
-            Ok(PastRecord {
-                node,
-                began: Revision(unsigned(began)),
-                ended: Revision(unsigned(ended)),
-                time: from_micros(time),
-                record: decode_plain(&record).map_err(damaged("past record"))?,
-            })
-        };
-        rows.into_iter().map(past).collect()
+        let sql = format!(
+            "SELECT {PAST_COLUMNS} FROM history WHERE volume = ?1 AND node = ?2 ORDER BY ended DESC, id DESC LIMIT ?3"
+        );
+        let params = (volume.0, node.as_bytes(), signed(limit as u64));
+        let rows = self.all("read the history", &sql, params, past_row)?;
+        rows.into_iter().map(|row| past(node, row)).collect()
     }
 
     fn client(&self, volume: VolumeKey, id: &ClientId) -> Result<Option<Client>, MetadataError> {

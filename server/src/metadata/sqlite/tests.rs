@@ -8,6 +8,8 @@ use dfs_shared::ids::{VolumeId, VolumeName};
 use super::*;
 use crate::metadata::WriteMetadata;
 
+mod sessions;
+
 fn store() -> (tempfile::TempDir, SqliteStore) {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();

@@ -13,7 +13,12 @@ use super::read::{Tables, micros, signed};
 use crate::metadata::{Client, MetadataError, PastRecord, ReadMetadata, Volume, VolumeKey, WriteMetadata};
 
 impl Tables<'_> {
-    fn execute(&self, attempted: &'static str, sql: &str, params: impl Params) -> Result<(), MetadataError> {
+    pub(super) fn execute(
+        &self,
+        attempted: &'static str,
+        sql: &str,
+        params: impl Params,
+    ) -> Result<(), MetadataError> {
         self.connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.execute(params))
@@ -108,8 +113,11 @@ impl WriteMetadata for Tables<'_> {
     }
 
     fn put_history(&mut self, volume: VolumeKey, past: &PastRecord) -> Result<(), MetadataError> {
-        let sql =
-            "INSERT INTO history (volume, node, began, ended, time, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let sql = "INSERT INTO history (volume, node, began, ended, time, record, key) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let key = match &past.record {
+            Record::Node(_) => None,
+            Record::Entry(entry) => Some(entry.key().to_bytes()),
+        };
         let params = (
             volume.0,
             past.node.as_bytes(),
@@ -117,6 +125,7 @@ impl WriteMetadata for Tables<'_> {
             signed(past.ended.0),
             micros(past.time),
             encode_plain(&past.record),
+            key,
         );
         self.execute("write the history", sql, params)
     }

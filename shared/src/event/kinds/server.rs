@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::hash::{ChunkHash, ContentId};
 use crate::ids::{ClientId, NodeId, VolumeName};
 use crate::name::Name;
-use crate::record::RecordKey;
+use crate::record::{RecordKey, Versioned};
 use crate::revision::Revision;
 use crate::wire::messages;
 
@@ -17,6 +17,8 @@ pub struct Committed {
     pub volume: VolumeName,
     /// The commit with its records.
     pub commit: Arc<messages::Committed>,
+    /// What each of the records was before, in the same order; `None` for one that was not there.
+    pub before: Arc<[Option<Versioned>]>,
 }
 
 /// A name that was not there leads to a node now.
@@ -71,6 +73,8 @@ pub struct FileUploadStarted {
     pub client: Option<ClientId>,
     /// Announced length in bytes, if it is known.
     pub size: Option<u64>,
+    /// Its path, where the client named one.
+    pub path: Option<Vec<u8>>,
 }
 
 /// A chunk arrived and is verified.
@@ -82,6 +86,8 @@ pub struct FileChunkReceived {
     pub chunk: ChunkHash,
     /// Its length in bytes.
     pub len: u64,
+    /// Its path, where the client named one.
+    pub path: Option<Vec<u8>>,
 }
 
 /// All of a content is here.
@@ -89,10 +95,12 @@ pub struct FileChunkReceived {
 pub struct FileUploadCompleted {
     /// The volume.
     pub volume: VolumeName,
-    /// The content.
-    pub content: ContentId,
+    /// The content; an empty file has none.
+    pub content: Option<ContentId>,
     /// Its length in bytes.
     pub size: u64,
+    /// Its path, where the client named one.
+    pub path: Option<Vec<u8>>,
 }
 
 /// A content, or a batch of chunks, was sent to a client to its end.
@@ -104,6 +112,8 @@ pub struct FileDownloadCompleted {
     pub content: Option<ContentId>,
     /// Bytes sent.
     pub size: u64,
+    /// Its path, where the client named one.
+    pub path: Option<Vec<u8>>,
 }
 
 /// A client began to send changes.
@@ -148,8 +158,10 @@ pub struct FileConflictDetected {
     pub volume: VolumeName,
     /// The client whose change came second.
     pub client: ClientId,
-    /// The record.
-    pub key: RecordKey,
+    /// The record, where a mount's change named one.
+    pub key: Option<RecordKey>,
+    /// The path, where the client named one.
+    pub path: Option<Vec<u8>>,
 }
 
 /// A record over which there was a conflict is committed again.
@@ -159,8 +171,10 @@ pub struct FileConflictResolved {
     pub volume: VolumeName,
     /// The client that resolved it.
     pub client: ClientId,
-    /// The record.
-    pub key: RecordKey,
+    /// The record, where a mount's change named one.
+    pub key: Option<RecordKey>,
+    /// The path, where the client named one.
+    pub path: Option<Vec<u8>>,
 }
 
 /// The server accepts connections.

@@ -1,0 +1,68 @@
+//! Reads what a request brings: JSON bodies, query parameters, ids and hashes in them.
+//!
+//! Invariant: a refusal names the field.
+
+use dfs_shared::ddl::{FileHash, ModifiedAt};
+use dfs_shared::hash::ChunkHash;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::status::ApiError;
+use crate::files::FileInfo;
+use crate::metadata::sessions::SessionId;
+use crate::router::Call;
+
+/// Takes a JSON body apart. Fields that have to be there are `Option`s for [`need`], so that a missing one is named.
+pub(super) fn from_json<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| ApiError::Json { why: error.to_string() })
+}
+
+/// Returns a field that has to be there.
+pub(super) fn need<T>(value: Option<T>, name: &'static str) -> Result<T, ApiError> {
+    value.ok_or(ApiError::FieldMissing { name })
+}
+
+/// Returns a query parameter that has to be there.
+pub(super) fn query<'a>(call: &'a Call, name: &'static str) -> Result<&'a str, ApiError> {
+    need(call.request.query(name), name)
+}
+
+/// Returns a query parameter that is a number.
+pub(super) fn query_number(call: &Call, name: &'static str) -> Result<u64, ApiError> {
+    query(call, name)?.parse().map_err(|_| field(name, "is no number"))
+}
+
+/// Reads a session's id.
+pub(super) fn session_id(text: &str) -> Result<SessionId, ApiError> {
+    SessionId::from_hex(text).ok_or_else(|| field("session_id", "is no id of a session"))
+}
+
+/// Reads a whole SHA-256, with or without `sha256:` in front.
+pub(super) fn sha256(name: &'static str, text: &str) -> Result<ChunkHash, ApiError> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    ChunkHash::from_hex(digits).ok_or_else(|| field(name, "is no SHA-256: 64 hexadecimal digits"))
+}
+
+/// Says what is wrong with a field.
+pub(super) fn field(name: &'static str, why: impl Into<String>) -> ApiError {
+    ApiError::BadField { name, why: why.into() }
+}
+
+/// Writes a file as the API's FileMetadata; `null` for a hash that cannot be had.
+pub(super) fn file_json(info: &FileInfo, hash: Option<ChunkHash>) -> Value {
+    let replicas: Vec<_> = info
+        .replicas
+        .iter()
+        .map(|replica| json!({ "node": replica.node, "version": replica.version }))
+        .collect();
+    json!({
+        "file_path": info.path.to_string(),
+        "hash": hash.map(|hash| FileHash::from(hash).as_str().to_owned()),
+        "size": info.size(),
+        "version": info.version,
+        "last_modified": ModifiedAt::from(info.mtime()).to_string(),
+        "owner": info.owner(),
+        "sync_state": info.status.as_str(),
+        "replicas": replicas,
+    })
+}

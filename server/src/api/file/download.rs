@@ -1,0 +1,178 @@
+//! `GET /api/file/download/{path...}`: a version of a file, whole or a range, chunk by chunk.
+//!
+//! Invariants: every byte sent belongs to a verified chunk; a chunk that is damaged or gone breaks the connection off, so that a
+//! short or wrong file never looks whole; memory is bounded by a few chunks.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dfs_shared::event::kinds::server::FileDownloadCompleted;
+use dfs_shared::ids::VolumeName;
+use dfs_shared::manifest::Manifest;
+use tokio::sync::mpsc;
+
+use crate::api::fields::{field, query_number, session_id};
+use crate::api::status::{ApiError, answer};
+use crate::api::{Api, volume_asked};
+use crate::blocking::{beside, block_on, offload};
+use crate::files::{FileInfo, FilePath, FileService, FilesError};
+use crate::http::{Answer, Body, EntityTag, Method, Representation, Response, StreamError, StreamItem};
+use crate::limits::CHUNK_PIECES_MAX;
+use crate::metadata::sessions::SessionId;
+use crate::router::Call;
+use crate::sessions::state;
+use crate::sync::FoundChunk;
+
+/// `GET /api/file/download/{path...}?version=N&session_id=ID&volume=NAME`
+pub(in crate::api) async fn download(api: Arc<Api>, call: Call) -> Response {
+    answer(try_download(&api, &call).await)
+}
+
+async fn try_download(api: &Arc<Api>, call: &Call) -> Result<Response, ApiError> {
+    let volume = volume_asked(call)?;
+    let path = FilePath::from_bytes(call.params.get_bytes("path").unwrap_or_default())
+        .map_err(|error| field("path", error.to_string()))?;
+    let version = call.request.query("version").map(|_| query_number(call, "version")).transpose()?;
+    let session = call.request.query("session_id").map(session_id).transpose()?;
+    let (sessions, name, at) = (Arc::clone(&api.sessions), volume.clone(), path.clone());
+    let (info, manifest) = offload(move || -> Result<_, ApiError> {
+        if let Some(id) = session {
+            sessions.check(&id, state::Call::Download)?;
+        }
+        let info = find(sessions.files(), &name, &at, version)?;
+        let manifest = sessions.files().manifest(&info)?;
+        Ok((info, manifest))
+    })
+    .await?;
+    let tag = EntityTag::strong(&info.content().map_or("empty".to_owned(), |id| id.to_string()));
+    // A time to come would make every later request look unmodified.
+    let modified = u64::try_from(info.mtime().secs).ok().filter(|at| *at <= api.sessions.now_secs());
+    let size = manifest.size();
+    let representation = Representation { len: size, tag: &tag, modified };
+    let decided = representation.answer(call.request.method, &call.request.headers);
+    let (start, end) = match decided {
+        Answer::Whole => (0, size),
+        Answer::Part { start, end } => (start, end),
+        Answer::NotModified | Answer::PreconditionFailed | Answer::RangeNotSatisfiable => {
+            return Ok(representation.head(decided));
+        }
+    };
+    let response = representation
+        .head(decided)
+        .with_header("Content-Type", "application/octet-stream")
+        .with_header("Cache-Control", "no-cache")
+        .with_header("X-Dfs-Version", info.version.to_string());
+    let (pieces, body) = mpsc::channel(CHUNK_PIECES_MAX);
+    let is_head = call.request.method == Method::Head;
+    if !is_head {
+        let sent = Sent { api: Arc::clone(api), volume, path, info, session };
+        beside(move || sent.run(&manifest, start, end, &pieces));
+    }
+    Ok(response.with_body(Body::Sized(end - start, body)))
+}
+
+/// Finds the version that is asked for. Blocks.
+fn find(
+    files: &FileService,
+    volume: &VolumeName,
+    path: &FilePath,
+    version: Option<u64>,
+) -> Result<FileInfo, ApiError> {
+    if let Some(version) = version {
+        return Ok(files.at_version(volume, path, version)?);
+    }
+    match files.find(volume, path) {
+        Err(FilesError::NotFound { path }) => match files.history(volume, &path) {
+            Ok(versions) if !versions.is_empty() => Err(ApiError::FileDeleted { path }),
+            Ok(_) | Err(FilesError::NotFound { .. }) => Err(FilesError::NotFound { path }.into()),
+            Err(error) => Err(error.into()),
+        },
+        found => Ok(found?),
+    }
+}
+
+/// A download under way.
+struct Sent {
+    api: Arc<Api>,
+    volume: VolumeName,
+    path: FilePath,
+    info: FileInfo,
+    session: Option<SessionId>,
+}
+
+impl Sent {
+    /// Sends the bytes `start..end`, ahead of the peer by [`CHUNK_PIECES_MAX`] pieces. Blocks as long as the peer reads.
+    fn run(self, manifest: &Manifest, start: u64, end: u64, pieces: &mpsc::Sender<StreamItem>) {
+        match send(&self.api, manifest, start, end, pieces) {
+            Ok(true) if start == 0 && end == self.info.size() => self.completed(pieces),
+            // A part, or the peer is gone.
+            Ok(_) => {}
+            Err(reason) => {
+                tracing::error!(path = %self.path, error = %reason, "a download was broken off");
+                let _ = pieces.blocking_send(Err(StreamError { reason }));
+            }
+        }
+    }
+
+    /// Tells of a whole file that the connection has taken.
+    fn completed(self, pieces: &mpsc::Sender<StreamItem>) {
+        // Waits until the connection has taken all pieces; after the last one it closes its end.
+        let _ = block_on(pieces.reserve_many(CHUNK_PIECES_MAX));
+        let (content, size) = (self.info.content(), self.info.size());
+        let path = Some(self.path.to_bytes());
+        self.api.bus.publish(FileDownloadCompleted { volume: self.volume, content, size, path });
+        if let Some(id) = self.session
+            && let Err(error) = block_on(self.api.sessions.downloaded(id, &self.path, size))
+        {
+            tracing::warn!(session = %id, error = %crate::report::chain(&error), "cannot note a download");
+        }
+    }
+}
+
+/// Returns whether everything was handed to the connection; an error says why the body must break off.
+fn send(
+    api: &Api,
+    manifest: &Manifest,
+    start: u64,
+    end: u64,
+    pieces: &mpsc::Sender<StreamItem>,
+) -> Result<bool, String> {
+    for (offset, chunk) in manifest.offsets() {
+        let (from, to) = (start.max(offset), end.min(offset + chunk.len));
+        if from >= to {
+            continue;
+        }
+        if chunk.hash.is_hole() {
+            if !send_zeros(to - from, pieces) {
+                return Ok(false);
+            }
+            continue;
+        }
+        let bytes = match api.sync.chunk(chunk.hash) {
+            Ok(FoundChunk::Bytes(bytes)) if bytes.len() as u64 == chunk.len => bytes,
+            Ok(FoundChunk::Bytes(_) | FoundChunk::Corrupt) => {
+                return Err(format!("chunk {} is damaged", chunk.hash));
+            }
+            Ok(FoundChunk::Absent) => return Err(format!("chunk {} is not here", chunk.hash)),
+            Err(error) => return Err(crate::report::chain(&error)),
+        };
+        let at = |position: u64| usize::try_from(position - offset).expect("a stored chunk fits in memory");
+        if pieces.blocking_send(Ok(bytes.slice(at(from)..at(to)))).is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A hole may be longer than memory.
+fn send_zeros(mut len: u64, pieces: &mpsc::Sender<StreamItem>) -> bool {
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    while len > 0 {
+        let piece = usize::try_from(len).unwrap_or(usize::MAX).min(ZEROS.len());
+        if pieces.blocking_send(Ok(Bytes::from_static(&ZEROS[..piece]))).is_err() {
+            return false;
+        }
+        len -= piece as u64;
+    }
+    true
+}
