@@ -6,6 +6,7 @@
 mod chunked;
 mod conditional;
 mod connection;
+mod content_coding;
 mod date;
 mod encode;
 mod error;
@@ -24,6 +25,7 @@ mod trailers;
 
 pub use conditional::{EntityTag, Precondition};
 pub use connection::{BodyLengthError, Connection, Event};
+pub use content_coding::ContentCoding;
 pub use date::HttpDate;
 pub use encode::BodyLength;
 pub use error::HttpError;

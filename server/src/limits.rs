@@ -33,6 +33,10 @@ pub const HTTP_TRAILERS_LEN_MAX: usize = 8 * 1024;
 pub const HTTP_BODY_LEN_MAX: u64 = dfs_shared::limits::MESSAGE_LEN_MAX as u64;
 /// Most bytes that one read takes from a socket.
 pub const HTTP_READ_LEN: usize = 64 * 1024;
+/// Longest JSON body in bytes that is sent as it is to who accepts gzip: it fits into one or two packets.
+pub const HTTP_UNCOMPRESSED_LEN_MAX: usize = 2 * 1024;
+/// Bytes that are compressed before others may run: well below a millisecond.
+pub const HTTP_COMPRESS_PIECE_LEN: usize = 32 * 1024;
 /// Response bodies up to this many bytes are copied behind their head and leave in the same system call.
 pub const HTTP_COALESCE_LEN: usize = 16 * 1024;
 /// Pieces of a request body that may wait for the handler: with [`HTTP_READ_LEN`] this bounds a connection's memory.

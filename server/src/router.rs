@@ -1,4 +1,5 @@
-//! Routes: method and pattern to handler, over one shared state; request ids, the access log and the hook for metrics.
+//! Routes: method and pattern to handler, over one shared state; request ids, compression of large
+//! JSON, the access log and the hook for metrics.
 //!
 //! A pattern is `/literal/{param}/…`, at its end `{rest...}` for everything left (at least one byte). Literals win over
 //! params, params over the rest. Matching splits the path as sent and decodes each segment once, so `%2F` in a
@@ -12,8 +13,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::engine::{Handler, RequestBody};
-use crate::http::{Method, Request, Response, Status};
+use crate::http::{ContentCoding, Method, Request, Response, Status};
 
+mod compress;
 mod pattern;
 mod request_id;
 
@@ -189,7 +191,9 @@ impl<S: Send + Sync + 'static> Handler for Router<S> {
         let started = Instant::now();
         let id = self.ids.next(&request.headers);
         let (method, path, peer) = (request.method, request.path.clone(), request.peer);
-        let (pattern, mut response) = self.dispatch(request, body, id.clone()).await;
+        let accepted = ContentCoding::preferred(&request.headers);
+        let (pattern, response) = self.dispatch(request, body, id.clone()).await;
+        let mut response = compress::compress(accepted, response).await;
         response.headers.append("X-Request-Id", id.clone().into_bytes());
         let outcome = Outcome { method, pattern, status: response.status, duration: started.elapsed() };
         log_access(&outcome, &id, &path, peer);

@@ -1,6 +1,7 @@
 //! Tests of the machine: tables of good and bad input, each input split at every byte; and its output.
 
 mod bad;
+mod corpus;
 mod good;
 mod mutated;
 mod output;

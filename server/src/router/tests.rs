@@ -70,3 +70,18 @@ async fn an_unknown_path_is_404_without_a_label_of_its_own() {
     assert_eq!(response.status, Status::NOT_FOUND);
     assert_eq!(outcome.pattern, UNMATCHED);
 }
+
+#[tokio::test]
+async fn large_json_is_compressed_for_a_client_that_accepts_it() {
+    let list = format!("[{}1]", "1,".repeat(crate::limits::HTTP_UNCOMPRESSED_LEN_MAX));
+    let router = Router::new(Arc::new(list)).route(Method::Get, "/list", |list, _| async move {
+        Response::json(Status::OK, String::clone(&list))
+    });
+    for (accepted, expected) in [("gzip, br", Some("gzip")), ("br", None)] {
+        let mut request = request(Method::Get, "/list");
+        request.headers.append("Accept-Encoding", accepted);
+        let response = router.handle(request, RequestBody::empty()).await;
+        assert_eq!(response.headers.get("content-encoding"), expected);
+        assert_eq!(response.headers.get("vary"), Some("Accept-Encoding"));
+    }
+}

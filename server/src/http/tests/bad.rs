@@ -37,6 +37,10 @@ fn malformed_heads_are_refused_with_their_status() {
         ("TRACE / HTTP/1.1\r\nHost: h\r\n\r\n", "501 Method"),
         ("CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n", "501 Method"),
         ("BREW / HTTP/1.1\r\nHost: h\r\n\r\n", "501 Method"),
+        ("GET h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n", "400 Target"),
+        ("GET http://u@h/ HTTP/1.1\r\nHost: h\r\n\r\n", "400 Target"),
+        ("GET ftp://h/ HTTP/1.1\r\nHost: h\r\n\r\n", "400 Target"),
+        ("GET http:///a HTTP/1.1\r\nHost: h\r\n\r\n", "400 Target"),
         ("GET a HTTP/1.1\r\nHost: h\r\n\r\n", "400 Target"),
         ("GET * HTTP/1.1\r\nHost: h\r\n\r\n", "400 Target"),
         ("GET /%2 HTTP/1.1\r\nHost: h\r\n\r\n", "400 Target"),
@@ -99,6 +103,7 @@ fn ambiguous_framing_is_refused() {
 fn malformed_bodies_are_refused() {
     let long_extension = format!("1;{}\r\nx\r\n", "e".repeat(HTTP_CHUNK_LINE_LEN_MAX - 3));
     let long_trailer = format!("0\r\nT:{}\r\n\r\n", "t".repeat(HTTP_TRAILERS_LEN_MAX - 5));
+    let too_many_trailers = format!("0\r\n{}\r\n", "T:\r\n".repeat(HTTP_HEADERS_MAX + 1));
     let many_trailers = format!("0\r\n{}\r\n", "T: 1\r\n".repeat(HTTP_TRAILERS_LEN_MAX / 6 + 1));
     let table = [
         ("g\r\n", "400 Chunk"),
@@ -111,6 +116,17 @@ fn malformed_bodies_are_refused() {
         ("00000000000000001\r\nx\r\n", "400 Chunk"),
         ("1,\r\nx\r\n", "400 Chunk"),
         ("1;\0\r\nx\r\n", "400 Chunk"),
+        ("1;\r\nx\r\n", "400 Chunk"),
+        ("1;a;\r\nx\r\n", "400 Chunk"),
+        ("1;=b\r\nx\r\n", "400 Chunk"),
+        ("1;a=\r\nx\r\n", "400 Chunk"),
+        ("1;a=b c\r\nx\r\n", "400 Chunk"),
+        ("1;a=\"b\r\nx\r\n", "400 Chunk"),
+        ("1;a=\"b\\\"\r\nx\r\n", "400 Chunk"),
+        ("1;a=\"b\"c\r\nx\r\n", "400 Chunk"),
+        ("1;a=\"\x01\"\r\nx\r\n", "400 Chunk"),
+        ("1 a\r\nx\r\n", "400 Chunk"),
+        ("ffffffffffffffff0\r\nx\r\n", "400 Chunk"),
         ("1\nx\r\n", "400 BareLineEnd"),
         ("1;a\rb\r\nx\r\n", "400 BareLineEnd"),
         ("1\r\nxy\r\n", "400 Chunk"),
@@ -121,6 +137,11 @@ fn malformed_bodies_are_refused() {
         ("1\r\nx\r\n0\r\n", "400 CutShort"),
         ("0\r\nbad trailer\r\n\r\n", "400 Chunk"),
         ("0\r\n folded: x\r\n\r\n", "400 Chunk"),
+        ("0\r\nT : x\r\n\r\n", "400 Chunk"),
+        ("0\r\nT: \0\r\n\r\n", "400 Chunk"),
+        ("0\r\nT: x\n\r\n", "400 BareLineEnd"),
+        ("0\r\nT: x\ry\r\n\r\n", "400 BareLineEnd"),
+        (&too_many_trailers, "400 Chunk"),
         ("65\r\n", "413 BodyTooLarge"),
         ("64\r\n", "400 CutShort"),
         ("ffffffffffffffff\r\n", "413 BodyTooLarge"),

@@ -1,6 +1,6 @@
 //! Input that is taken.
 
-use super::run_split;
+use super::*;
 
 #[test]
 fn good_input_gives_its_events_however_it_is_split() {
@@ -90,4 +90,52 @@ fn lengths_at_their_limits_are_taken() {
 
     let input = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n12345";
     assert_eq!(run_split(input.as_bytes(), 5)[1..], ["end 12345", "closed"]);
+}
+
+#[test]
+fn extensions_of_chunks_are_read_past() {
+    for extensions in [";a", " ; a = b", ";a=b;c", "\t;a=\"b c; \\\" d\\\\\"", ";a=\"\";b=\"\u{e9}\""] {
+        let input = format!(
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1{extensions}\r\nx\r\n0{extensions}\r\n\r\n"
+        );
+        assert_eq!(run_split(input.as_bytes(), 1)[1..], ["end x", "closed"], "{extensions:?}");
+    }
+}
+
+#[test]
+fn trailers_are_handed_over_without_those_that_no_trailer_may_be() {
+    let input = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\
+                 Content-Digest: d\r\nContent-Length: 5\r\nhost: other\r\nX-A:\t b \r\nX-A: c\r\n\r\n";
+    for at in 0..=input.len() {
+        let mut machine = Connection::new(1);
+        let mut events = Vec::new();
+        for part in [&input[..at], &input[at..]] {
+            machine.receive(part.as_bytes());
+            while let Ok(event) = machine.next_event() {
+                match event {
+                    Event::NeedMore | Event::Paused => break,
+                    Event::EndOfMessage => events.push("end"),
+                    _ => assert!(machine.trailers().is_empty()),
+                }
+            }
+        }
+        let trailers: Vec<_> = machine.trailers().iter().collect();
+        let expected: [(&[u8], &[u8]); 3] = [(b"Content-Digest", b"d"), (b"X-A", b"b"), (b"X-A", b"c")];
+        assert_eq!(trailers, expected, "split at {at}");
+        assert_eq!(events, ["end"]);
+
+        let mut output = Output::default();
+        machine.send_head(Status::OK, &Headers::new(), BodyLength::None, None, &mut output);
+        machine.send_end(&mut output).unwrap();
+        assert!(machine.next_cycle());
+        assert!(machine.trailers().is_empty());
+    }
+}
+
+#[test]
+fn as_many_trailers_as_header_fields_are_taken() {
+    let trailers = "T:\r\n".repeat(crate::limits::HTTP_HEADERS_MAX);
+    let input =
+        format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{trailers}\r\n");
+    assert_eq!(run_split(input.as_bytes(), 0)[1..], ["end ", "closed"]);
 }

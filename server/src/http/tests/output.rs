@@ -184,3 +184,38 @@ fn an_error_after_a_head_request_is_answered_with_its_body() {
     machine.send_data(Bytes::from_static(b"x"), &mut output).unwrap();
     assert!(text(&mut output).ends_with("\r\n\r\nx"));
 }
+
+/// Answers with a chunked body and trailers; returns what is sent.
+fn answer_with_trailers(input: &str, length: BodyLength) -> String {
+    let (mut machine, mut output) = (machine(input), Output::default());
+    let (mut headers, mut trailers) = (Headers::new(), Headers::new());
+    headers.append("Trailer", "X-Sum");
+    trailers.append("X-Sum", "1\r\n2");
+    trailers.append("Content-Length", "9");
+    machine.send_head(Status::OK, &headers, length, None, &mut output);
+    machine.send_data(Bytes::from_static(b"ab"), &mut output).unwrap();
+    machine.send_end_with(&trailers, &mut output).unwrap();
+    text(&mut output)
+}
+
+#[test]
+fn trailers_are_sent_to_a_peer_that_takes_them() {
+    let takes = "GET / HTTP/1.1\r\nHost: h\r\nTE: gzip;q=0.5, Trailers\r\nConnection: TE\r\n\r\n";
+    assert_eq!(
+        answer_with_trailers(takes, BodyLength::Unknown),
+        "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nX-Sum: 1  2\r\n\r\n"
+    );
+    assert_eq!(
+        answer_with_trailers(takes, BodyLength::Known(2)),
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab"
+    );
+    let plain = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
+    assert_eq!(answer_with_trailers(GET, BodyLength::Unknown), plain);
+    let other = "GET / HTTP/1.1\r\nHost: h\r\nTE: deflate\r\n\r\n";
+    assert_eq!(answer_with_trailers(other, BodyLength::Unknown), plain);
+    let old = "GET / HTTP/1.0\r\nTE: trailers\r\n\r\n";
+    assert_eq!(
+        answer_with_trailers(old, BodyLength::Unknown),
+        "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nab"
+    );
+}
