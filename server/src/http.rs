@@ -30,7 +30,7 @@ pub use method::Method;
 pub use output::Output;
 pub use range::ByteRange;
 pub use request::{Request, Version};
-pub use response::{Body, Response, StreamError, StreamItem};
+pub use response::{Body, FilePart, Response, StreamError, StreamItem};
 pub use status::Status;
 pub(crate) use target::percent_decode;
 
