@@ -58,6 +58,8 @@ struct Shared {
 struct Queue {
     ready: VecDeque<Arc<Task>>,
     followers: usize,
+    /// No task is stayed with any more.
+    hurries: bool,
     has_leader: bool,
     closed: bool,
 }
@@ -123,6 +125,12 @@ impl Executor {
 
     pub(super) fn spawner(&self) -> Spawner {
         Spawner(Arc::clone(&self.shared))
+    }
+
+    /// Ends all patience, so that every task learns soon of the end that is near.
+    pub(super) fn hurry(&self) {
+        self.shared.queue.lock().hurries = true;
+        self.shared.reactor.interrupt();
     }
 
     /// Ends the threads and drops every task.
@@ -260,7 +268,7 @@ impl Shared {
     fn await_task(&self, task: &Arc<Task>, until: Instant, events: &mut Vec<Event>) -> bool {
         loop {
             let mut queue = self.queue.lock();
-            if queue.closed {
+            if queue.closed || queue.hurries {
                 return false;
             }
             if task.state.load(Ordering::Acquire) == QUEUED {

@@ -68,6 +68,7 @@ impl Pool {
         runtime.block_on(shutdown);
         // Every task may have ended already.
         let _ = stop.send(true);
+        executor.hurry();
         let drain = async { tokio::time::timeout(drain_timeout, slots.acquire_many(connections_max)).await };
         let is_over = runtime.block_on(drain).is_err();
         let aborted = if is_over { connections_max as usize - slots.available_permits() } else { 0 };
