@@ -59,8 +59,9 @@ pub const HTTP_LINGER_TIMEOUT_MS: u64 = 2_000;
 pub const HTTP_HALF_CLOSE_GRACE_MS: u64 = 250;
 /// Most bytes of a file that one system call sends: a thread is not kept by one fast peer and a cold disk.
 pub const HTTP_SENDFILE_LEN: usize = 1024 * 1024;
-/// Milliseconds that the blocking engine stays with a request that waits before others are served meanwhile.
-pub const HTTP_PATIENCE_MS: u64 = 100;
+/// Milliseconds that the blocking engine stays with a request that waits before others are served meanwhile: longer
+/// than a commit takes, short enough that a hundred slow peers cost the next one a second.
+pub const HTTP_PATIENCE_MS: u64 = 10;
 /// Reads and writes that succeed at once before a connection lets others have their turn.
 pub const HTTP_TURN_OPERATIONS_MAX: u32 = 128;
 /// Most events that a thread takes from the kernel at once.

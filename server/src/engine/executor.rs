@@ -350,3 +350,6 @@ impl std::fmt::Debug for Task {
         f.debug_struct("Task").field("id", &self.id).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,7 +46,12 @@ impl<S: Socket> Session<'_, S> {
             _ if self.machine.skips_body() => {}
             Body::Stream(items) => self.stream(items, Kind::Finite).await?,
             Body::Sized(_, items) => self.stream(items, Kind::Sized).await?,
-            Body::Events(items) => self.stream(items, Kind::Events).await?,
+            Body::Events(items) => {
+                // The request is answered; what follows comes when it comes.
+                self.io.flush(&mut self.output).await?;
+                self.io.set_busy(false);
+                self.stream(items, Kind::Events).await?;
+            }
             Body::File(part) => self.file(&part).await?,
         }
         self.machine.send_end(&mut self.output).map_err(|error| {
