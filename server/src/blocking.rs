@@ -1,7 +1,7 @@
 //! Runs blocking work for asynchronous handlers, with or without a tokio runtime around them.
 //!
-//! Under the asynchronous engine work goes to tokio's blocking pool, so that no connection waits for
-//! another's disk; under the other engines the handler has a thread of its own, which may block.
+//! Under every engine work goes to tokio's blocking pool, so that no connection waits for another's disk; without a
+//! runtime, as in `main` and in tests, the caller's thread does it.
 
 use std::future::Future;
 use std::sync::Arc;

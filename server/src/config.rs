@@ -12,7 +12,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use dfs_shared::ids::VolumeName;
 use serde::Deserialize;
 
-use crate::server::Config;
+use crate::server::{Config, Engine, TlsFiles};
 
 /// Holds the truth of every dfs volume and serves it to the mounts.
 #[derive(Debug, Parser)]
@@ -72,11 +72,11 @@ pub struct Options {
     /// Where chunks are kept [default: chunks in the data directory]
     #[arg(long, value_name = "DIR", env = "DFS_CHUNKS", global = true, hide_env = true)]
     pub chunks: Option<String>,
-    /// TLS certificate
-    #[arg(long, value_name = "FILE", env = "DFS_TLS_CERT", global = true, hide = true)]
+    /// Speaks TLS with this certificate and its chain (PEM); SIGHUP reads it again
+    #[arg(long, value_name = "FILE", env = "DFS_TLS_CERT", global = true, hide_env = true)]
     pub tls_cert: Option<PathBuf>,
-    /// TLS key
-    #[arg(long, value_name = "FILE", env = "DFS_TLS_KEY", global = true, hide = true)]
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", env = "DFS_TLS_KEY", global = true, hide_env = true)]
     pub tls_key: Option<PathBuf>,
     /// Lets everyone who reaches the port read and write everything
     #[arg(long, env = "DFS_INSECURE_NO_AUTH", global = true, hide_env = true)]
@@ -132,8 +132,18 @@ pub enum EngineKind {
     Async,
     /// A bounded number of threads.
     ThreadPool,
-    /// One connection at a time.
+    /// One request at a time.
     Blocking,
+}
+
+impl EngineKind {
+    fn engine(self) -> Engine {
+        match self {
+            Self::Async => Engine::Async,
+            Self::ThreadPool => Engine::ThreadPool,
+            Self::Blocking => Engine::Blocking,
+        }
+    }
 }
 
 /// How the log is printed.
@@ -189,6 +199,14 @@ pub enum ConfigError {
     /// There is no place for the data.
     #[error("neither XDG_DATA_HOME nor HOME is set: say where to keep the data with --data-dir")]
     NoDataDir,
+    /// TLS needs a certificate and a key.
+    #[error("{given} without {missing}: TLS needs both, a certificate and its key")]
+    HalfTls {
+        /// The flag that is there.
+        given: &'static str,
+        /// The flag that is not.
+        missing: &'static str,
+    },
     /// No thread would serve.
     #[error("--threads 0: at least one thread has to serve")]
     NoThreads,
@@ -224,22 +242,22 @@ impl Options {
     /// [`ConfigError`].
     pub fn check(self, data_home: Option<PathBuf>) -> Result<Settings, ConfigError> {
         let not_built = |what: String, instead| Err(ConfigError::NotBuilt { what, instead });
-        match self.engine.unwrap_or(EngineKind::Async) {
-            EngineKind::Async => {}
-            EngineKind::ThreadPool => {
-                return not_built("--engine thread-pool".to_owned(), "use --engine async");
-            }
-            EngineKind::Blocking => return not_built("--engine blocking".to_owned(), "use --engine async"),
-        }
         if let Some(metadata) = self.metadata.filter(|metadata| metadata != "sqlite") {
             return not_built(format!("--metadata {metadata}"), "use --metadata sqlite");
         }
         if let Some(chunks) = self.chunks.as_ref().filter(|chunks| chunks.contains("://")) {
             return not_built(format!("--chunks {chunks}"), "name a directory");
         }
-        if self.tls_cert.is_some() || self.tls_key.is_some() {
-            return not_built("TLS".to_owned(), "leave --tls-cert and --tls-key away");
-        }
+        let tls = match (self.tls_cert, self.tls_key) {
+            (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(ConfigError::HalfTls { given: "--tls-cert", missing: "--tls-key" });
+            }
+            (None, Some(_)) => {
+                return Err(ConfigError::HalfTls { given: "--tls-key", missing: "--tls-cert" });
+            }
+        };
         let listen = self.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080));
         if !listen.ip().is_loopback() && !self.insecure_no_auth {
             return Err(ConfigError::Open { listen });
@@ -254,6 +272,8 @@ impl Options {
                 data_dir: data_dir.ok_or(ConfigError::NoDataDir)?,
                 chunks_dir: self.chunks.map(PathBuf::from),
                 threads: self.threads,
+                engine: self.engine.map_or(Engine::Async, EngineKind::engine),
+                tls,
             },
             log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
@@ -294,15 +314,25 @@ mod tests {
 
     #[test]
     fn what_is_not_built_yet_is_said_by_name() {
-        for (args, name) in [
-            (["--engine", "blocking"], "--engine blocking"),
-            (["--engine", "thread-pool"], "--engine thread-pool"),
-            (["--metadata", "postgres://x"], "postgres://x"),
-            (["--chunks", "s3://bucket"], "s3://bucket"),
-            (["--tls-cert", "x"], "TLS"),
-        ] {
+        for (args, name) in
+            [(["--metadata", "postgres://x"], "postgres://x"), (["--chunks", "s3://bucket"], "s3://bucket")]
+        {
             let error = check(&args).expect_err(name).to_string();
             assert!(error.contains(name) && error.contains("not built yet"), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_engine_has_its_name_and_tls_needs_both_files() {
+        for engine in Engine::ALL {
+            let settings = check(&["--engine", engine.name()]).unwrap();
+            assert_eq!(settings.server.engine, engine);
+        }
+        let settings = check(&["--tls-cert", "c", "--tls-key", "k"]).unwrap();
+        assert_eq!(settings.server.tls, Some(TlsFiles { certificate: "c".into(), key: "k".into() }));
+        for half in [["--tls-cert", "x"], ["--tls-key", "x"]] {
+            let error = check(&half).expect_err("half of TLS").to_string();
+            assert!(error.contains("--tls-cert") && error.contains("--tls-key"), "{error}");
         }
     }
 

@@ -44,7 +44,7 @@ pub const HTTP_BODY_PIECES_MAX: usize = 4;
 /// Most bytes of an unread request body that are read past so that the connection can be used again.
 pub const HTTP_DISCARD_LEN_MAX: u64 = 256 * 1024;
 /// Most connections at once: each costs a file descriptor and about 10 KiB.
-pub const HTTP_CONNECTIONS_MAX: usize = 4096;
+pub const HTTP_CONNECTIONS_MAX: usize = 16_384;
 /// Longest wait in milliseconds for a complete request head, from its first byte.
 pub const HTTP_HEAD_TIMEOUT_MS: u64 = 15_000;
 /// Longest wait in milliseconds for the next [`HTTP_BODY_PROGRESS_LEN_MIN`] bytes of a request body.
@@ -61,6 +61,21 @@ pub const HTTP_DRAIN_TIMEOUT_MS: u64 = 10_000;
 pub const HTTP_LINGER_TIMEOUT_MS: u64 = 2_000;
 /// Silence in milliseconds after which a stream to a peer that has closed its sending side is given up.
 pub const HTTP_HALF_CLOSE_GRACE_MS: u64 = 250;
+/// Most bytes of a file that one system call sends: a thread is not kept by one fast peer and a cold disk.
+pub const HTTP_SENDFILE_LEN: usize = 1024 * 1024;
+/// Milliseconds that the blocking engine stays with a request that waits before others are served meanwhile: longer
+/// than a commit takes, short enough that a hundred slow peers cost the next one a second.
+pub const HTTP_PATIENCE_MS: u64 = 10;
+/// Reads and writes that succeed at once before a connection lets others have their turn.
+pub const HTTP_TURN_OPERATIONS_MAX: u32 = 128;
+/// Most events that a thread takes from the kernel at once.
+pub const HTTP_EVENTS_MAX: usize = 256;
+/// Connections served from the queue before a thread looks at the sockets again.
+pub const HTTP_TURNS_BETWEEN_LOOKS: u32 = 64;
+/// Largest certificate or key file in bytes.
+pub const TLS_FILE_LEN_MAX: u64 = 1024 * 1024;
+/// Bytes of a response that one TLS session may hold encrypted and unsent.
+pub const TLS_UNSENT_LEN_MAX: usize = 64 * 1024;
 /// Pause in milliseconds before the next accept when the process has no file descriptor left.
 pub const HTTP_ACCEPT_PAUSE_MS: u64 = 50;
 /// Replies kept for each client, in commit numbers: more than a mount ever has under way.

@@ -76,18 +76,22 @@ fn serve(settings: Settings) -> anyhow::Result<()> {
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     // Before the ready line: a signal that comes right after it must drain, not kill.
-    let mut signals = {
+    let (mut signals, mut hang_up) = {
         let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        let ends = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        (ends, signal(SignalKind::hangup())?)
     };
     let data_dir = settings.server.data_dir.display().to_string();
     let server = dfs_server::start(settings.server)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), data_dir, "started");
-    say(&format!("listening on http://{}", server.addr()));
+    say(&format!("listening on {}", server.url()));
     runtime.block_on(async {
-        tokio::select! {
-            _ = signals.0.recv() => {}
-            _ = signals.1.recv() => {}
+        loop {
+            tokio::select! {
+                _ = signals.0.recv() => return,
+                _ = signals.1.recv() => return,
+                _ = hang_up.recv() => reload(&server),
+            }
         }
     });
     tracing::info!("stopping");
@@ -104,6 +108,18 @@ fn serve(settings: Settings) -> anyhow::Result<()> {
     let drained = server.shutdown();
     tracing::info!(aborted = drained.aborted, "stopped");
     Ok(())
+}
+
+/// Reads again what may change while the server runs; what cannot be used leaves the old in use.
+fn reload(server: &dfs_server::Server) {
+    match server.reload_tls() {
+        Ok(true) => tracing::info!("certificate and key read again"),
+        Ok(false) => tracing::info!("SIGHUP: there is no certificate to read again"),
+        Err(error) => {
+            let error = dfs_server::report::chain(&error);
+            tracing::error!("the old certificate stays in use: {error}");
+        }
+    }
 }
 
 /// Every connection takes a file descriptor, and the usual soft limit is 1,024.

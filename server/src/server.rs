@@ -21,8 +21,8 @@ use crate::blocking::block_on;
 use crate::chunk_store::{ChunkError, DiskStore};
 use crate::component::{Changes, Feed, Logger, Metrics, Notifier};
 use crate::data_dir::{DataDir, DataDirError};
-use crate::engine::EngineConfig;
-use crate::engine::event_loop::{self, Drained};
+pub use crate::engine::Engine;
+use crate::engine::{self, Drained, EngineConfig, Tls, TlsError};
 use crate::files::FileService;
 use crate::metadata::sqlite::SqliteStore;
 use crate::metadata::{MetadataError, MetadataStore};
@@ -43,13 +43,26 @@ pub struct Config {
     pub chunks_dir: Option<PathBuf>,
     /// Threads that serve connections; `None` takes as many as there are cores.
     pub threads: Option<usize>,
+    /// How connections are served.
+    pub engine: Engine,
+    /// Speaks TLS, with the certificate and the key in these files.
+    pub tls: Option<TlsFiles>,
+}
+
+/// The files that TLS needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate and its chain, PEM.
+    pub certificate: PathBuf,
+    /// The private key, PEM.
+    pub key: PathBuf,
 }
 
 impl Config {
     /// Listens on this address and keeps everything under this directory.
     #[must_use]
     pub fn new(listen: SocketAddr, data_dir: PathBuf) -> Self {
-        Self { listen, data_dir, chunks_dir: None, threads: None }
+        Self { listen, data_dir, chunks_dir: None, threads: None, engine: Engine::Async, tls: None }
     }
 }
 
@@ -109,6 +122,13 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// Certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(
+        /// Why.
+        #[from]
+        TlsError,
+    ),
     /// The system gives no threads.
     #[error("cannot start the server's threads")]
     Threads(
@@ -122,6 +142,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     addr: SocketAddr,
+    tls: Option<Arc<Tls>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<Drained>>,
 }
@@ -131,6 +152,22 @@ impl Server {
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Returns the address as a URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.addr)
+    }
+
+    /// Reads certificate and key again, for connections from now on; those that are open keep theirs. Does nothing
+    /// without TLS; tells whether there was something to do.
+    ///
+    /// # Errors
+    /// [`TlsError`]; the old certificate stays in use.
+    pub fn reload_tls(&self) -> Result<bool, TlsError> {
+        self.tls.as_ref().map_or(Ok(false), |tls| tls.reload().map(|()| true))
     }
 
     /// Stops listening, lets requests in flight finish and closes the stores. Blocks until all is done.
@@ -176,15 +213,12 @@ pub fn start(config: Config) -> Result<Server, StartError> {
 
     let listen_error = |source| StartError::Listen { listen: config.listen, source };
     let listener = TcpListener::bind(config.listen).map_err(listen_error)?;
-    listener.set_nonblocking(true).map_err(listen_error)?;
     let addr = listener.local_addr().map_err(listen_error)?;
 
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.thread_name("dfs-server").enable_all();
-    if let Some(threads) = config.threads {
-        builder.worker_threads(threads);
-    }
-    let runtime = builder.build().map_err(StartError::Threads)?;
+    let tls = config.tls.map(|files| Tls::load(files.certificate, files.key)).transpose()?.map(Arc::new);
+    let options =
+        engine::Options { config: EngineConfig::default(), threads: config.threads, tls: tls.clone() };
+    let prepared = engine::prepare(config.engine, listener, options).map_err(StartError::Threads)?;
     let router = api::router(Arc::new(Api {
         sync,
         files,
@@ -193,13 +227,9 @@ pub fn start(config: Config) -> Result<Server, StartError> {
         bus: bus.clone(),
         notifier,
         metrics: Some(metrics),
-        engine: "async",
+        engine: config.engine.name(),
         started: Instant::now(),
     }));
-    let listener = {
-        let _entered = runtime.enter();
-        tokio::net::TcpListener::from_std(listener).map_err(listen_error)?
-    };
     let (stop, stopped) = oneshot::channel::<()>();
     let serve = move || {
         bus.publish(ServerStarted { address: addr });
@@ -209,14 +239,8 @@ pub fn start(config: Config) -> Result<Server, StartError> {
             bus.publish(ServerShuttingDown);
         };
         let handler = Arc::new(router);
-        let drained = runtime.block_on(event_loop::serve(
-            listener,
-            Arc::clone(&handler),
-            EngineConfig::default(),
-            shutdown,
-        ));
-        // Waits for blocking work under way; then the last handle of the stores closes them.
-        drop(runtime);
+        let drained = prepared.serve(Arc::clone(&handler), shutdown);
+        // The last handle of the stores closes them.
         drop(handler);
         drop(sweeper);
         drop(components);
@@ -226,7 +250,7 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     };
     let thread = std::thread::Builder::new().name("dfs-server-main".to_owned()).spawn(serve);
     let thread = thread.map_err(StartError::Threads)?;
-    Ok(Server { addr, stop: Some(stop), thread: Some(thread) })
+    Ok(Server { addr, tls, stop: Some(stop), thread: Some(thread) })
 }
 
 /// Tells this start of the server from others.

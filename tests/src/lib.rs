@@ -7,6 +7,7 @@
 pub mod binaries;
 pub mod chunk_files;
 pub mod cluster;
+pub mod engine;
 pub mod fixture;
 pub mod http;
 pub mod log;

@@ -24,7 +24,7 @@ pub enum Need {
 }
 
 /// Every need that some suite has, for the summary.
-pub const ALL: [Need; 11] = [
+pub const ALL: [Need; 14] = [
     Need::Fuse,
     Need::Root,
     Need::Program("fusermount3"),
@@ -33,6 +33,9 @@ pub const ALL: [Need; 11] = [
     Need::Program("rsync"),
     Need::Program("tar"),
     Need::Program("cargo"),
+    Need::Program("curl"),
+    Need::Program("openssl"),
+    Need::Program("python3"),
     Need::Program("mount"),
     Need::PythonSqlite,
     Need::FreePort(8080),

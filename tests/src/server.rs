@@ -87,6 +87,20 @@ impl Server {
         Ok(())
     }
 
+    /// Its process id, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Daemon::id)
+    }
+
+    /// Sends a signal to it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.daemon.as_ref().context("the server does not run")?.signal(signal)
+    }
+
     /// The port that it has, or had.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -176,7 +190,9 @@ pub fn isolate(command: &mut Command, directory: &Path) {
 }
 
 fn port_in_ready_line(line: &str) -> Option<u16> {
-    let rest = line.split_once("listening on http://127.0.0.1:")?.1;
+    let url = line.split_once("listening on ")?.1;
+    let rest =
+        url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))?.strip_prefix("127.0.0.1:")?;
     let digits = rest.split(|letter: char| !letter.is_ascii_digit()).next()?;
     digits.parse().ok()
 }

@@ -1,10 +1,9 @@
 //! The asynchronous engine: one tokio task per connection, any number of them.
 //!
 //! Bounded everywhere: connections by a semaphore (the kernel's backlog holds the others), memory by the machine's
-//! limits, waits by [`EngineConfig`].
+//! limits, waits by [`super::EngineConfig`].
 
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,31 +13,22 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use super::{EngineConfig, Handler};
+use super::{Drained, Handler, Options, is_peers_failure, session};
 use crate::limits;
 
-mod connection;
-mod guard;
-mod io_wait;
-mod respond;
+mod socket;
 
-/// How an engine ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drained {
-    /// Connections that were cut because they did not end within the drain time.
-    pub aborted: usize,
-}
+use socket::LoopSocket;
 
-/// Serves connections until `shutdown` completes, then drains: no new connection, requests in flight finish, idle
-/// connections close, event streams end; after the drain time the rest is cut.
-pub async fn serve<H: Handler>(
+/// Serves connections until `shutdown` completes, then drains.
+pub(super) async fn serve<H: Handler>(
     listener: TcpListener,
     handler: Arc<H>,
-    config: EngineConfig,
+    options: Options,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Drained {
-    let config = Arc::new(config);
-    let slots = Arc::new(Semaphore::new(config.connections_max));
+    let options = Arc::new(options);
+    let slots = Arc::new(Semaphore::new(options.config.connections_max));
     let (stop, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -48,9 +38,11 @@ pub async fn serve<H: Handler>(
             () = &mut shutdown => break,
             Some(ended) = connections.join_next() => report(ended),
             (slot, stream, peer) = accept(&listener, &slots) => {
-                let (handler, config, stopped) = (Arc::clone(&handler), Arc::clone(&config), stopped.clone());
+                let Ok(tls) = options.session() else { continue };
+                let (handler, options, stopped) = (Arc::clone(&handler), Arc::clone(&options), stopped.clone());
                 connections.spawn(async move {
-                    connection::serve(stream, peer, &*handler, &config, stopped).await;
+                    let socket = LoopSocket::new(stream);
+                    session::serve(socket, tls, peer, &*handler, &options.config, stopped).await;
                     drop(slot);
                 });
             }
@@ -59,7 +51,7 @@ pub async fn serve<H: Handler>(
     drop(listener);
     // Every connection may have ended already.
     let _ = stop.send(true);
-    drain(connections, config.drain_timeout).await
+    drain(connections, options.config.drain_timeout).await
 }
 
 /// Waits for a free slot and a connection.
@@ -82,14 +74,6 @@ async fn accept(
             }
         }
     }
-}
-
-/// Tells whether an accept failed only for the one connection, which is gone.
-fn is_peers_failure(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
-    )
 }
 
 async fn drain(mut connections: JoinSet<()>, timeout: Duration) -> Drained {
@@ -116,6 +100,3 @@ fn report(ended: Result<(), JoinError>) {
         tracing::error!("a connection's task failed: {error}");
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -300,6 +300,18 @@ impl Connection {
         Ok(())
     }
 
+    /// Takes in that the engine itself sent bytes of a body whose length was announced, past the output.
+    ///
+    /// # Errors
+    /// The body is longer than announced, or is not delimited by a length.
+    pub fn send_aside(&mut self, len: u64) -> Result<(), BodyLengthError> {
+        let Sending::Body(Coding::Length { left }) = &mut self.sending else {
+            return Err(BodyLengthError { left: 0 });
+        };
+        *left = left.checked_sub(len).ok_or(BodyLengthError { left: 0 })?;
+        Ok(())
+    }
+
     /// Encodes the end of the response.
     ///
     /// # Errors

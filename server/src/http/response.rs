@@ -1,7 +1,10 @@
-//! Responses: status, headers and one of four kinds of body.
+//! Responses: status, headers and one of the kinds of body.
 //!
 //! Framing headers (`Content-Length`, `Transfer-Encoding`, `Connection`, `Date`) belong to the machine: it writes them
 //! itself and skips those that a handler sets.
+
+use std::fs::File;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
@@ -36,6 +39,20 @@ pub enum Body {
     /// A stream without an end of its own: chunked, every item flushed at once; ended cleanly at shutdown and as soon
     /// as the peer closes its sending side. What event streams use.
     Events(Receiver<StreamItem>),
+    /// A part of a file, sent from disk to socket without a copy through user space where the socket is plain. A file
+    /// that is shorter breaks the connection.
+    File(FilePart),
+}
+
+/// A part of an open file.
+#[derive(Debug, Clone)]
+pub struct FilePart {
+    /// The file; it may be shared by responses: its position is neither used nor moved.
+    pub file: Arc<File>,
+    /// Where the part begins, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes.
+    pub len: u64,
 }
 
 /// A response.

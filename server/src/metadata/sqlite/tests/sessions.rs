@@ -112,7 +112,7 @@ fn missing_chunks_are_the_gaps_between_those_that_have_arrived() {
     assert_eq!(missing(0..7, 9), [0, 2, 5, 6]);
     assert_eq!(missing(0..7, 3), [0, 2, 5]);
     assert_eq!(missing(2..7, 1), [2]);
-    assert_eq!(missing(3..5, 9), []);
+    assert!(missing(3..5, 9).is_empty());
     assert_eq!(missing(0..2, 9), [0], "what is behind the range does not count");
     let from = |number| store.read(|snapshot| snapshot.staged_chunks(&id, b"f", number, 2)).unwrap();
     assert_eq!(from(2), [chunk(3), chunk(4)]);

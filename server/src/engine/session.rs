@@ -1,4 +1,6 @@
-//! One connection as one task: it drives the HTTP machine between its socket and the handler.
+//! One connection as one future: it drives the HTTP machine between its socket and the handler.
+//!
+//! The same on every engine: an engine brings a [`Socket`] and polls the future.
 //!
 //! ```text
 //! wait for a head ─► handler (the body is fed to it meanwhile) ─► response ─► read past the rest ─┐
@@ -7,28 +9,34 @@
 //! ```
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
 
-use super::guard::guarded;
-use super::io_wait::{Gone, Io, ReadEnd};
-use crate::engine::{BodyError, EngineConfig, Handler, RequestBody};
+use super::tls::TlsSession;
+use super::{BodyError, EngineConfig, Handler, RequestBody};
 use crate::http::{Connection, Event, HttpDate, HttpError, Output, Request, Response, Status};
 use crate::limits;
+
+mod guard;
+mod io_wait;
+mod respond;
+mod socket;
+
+use guard::guarded;
+use io_wait::{Gone, Io, ReadEnd};
+pub(super) use socket::Socket;
 
 /// A request's body pieces on their way to the handler.
 type Pieces = mpsc::Sender<Result<Bytes, BodyError>>;
 
 /// What a connection holds between the socket and the handler.
-pub(super) struct Session<'a, S> {
-    pub(super) io: Io<S>,
-    pub(super) machine: Connection,
-    pub(super) output: Output,
-    pub(super) config: &'a EngineConfig,
+struct Session<'a, S> {
+    io: Io<S>,
+    machine: Connection,
+    output: Output,
+    config: &'a EngineConfig,
     date: (u64, HttpDate),
     peer: SocketAddr,
 }
@@ -50,15 +58,16 @@ enum Ending {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin, H: Handler>(
-    stream: S,
+pub(super) async fn serve<S: Socket, H: Handler>(
+    socket: S,
+    tls: Option<TlsSession>,
     peer: SocketAddr,
     handler: &H,
     config: &EngineConfig,
     stop: watch::Receiver<bool>,
 ) {
     let mut session = Session {
-        io: Io::new(stream, stop, config.write_timeout),
+        io: Io::new(socket, tls, stop, config.write_timeout),
         machine: Connection::new(config.body_len_max),
         output: Output::default(),
         config,
@@ -73,12 +82,15 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin, H: Handler>(
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
+impl<S: Socket> Session<'_, S> {
     async fn run<H: Handler>(&mut self, handler: &H) -> Result<Ending, Gone> {
         let mut head_wait = self.config.head_timeout;
         loop {
             let response = match self.next_request(head_wait).await {
-                Ok(request) => self.handle(handler, request).await,
+                Ok(request) => {
+                    self.io.set_busy(true);
+                    self.handle(handler, request).await
+                }
                 Err(NoRequest::Quiet) => return Ok(Ending::Settled),
                 Err(NoRequest::Refuse(response)) => response,
             };
@@ -89,6 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             if self.machine.keeps_alive() {
                 self.discard_body().await;
             }
+            self.io.set_busy(false);
             let unread = self.machine.has_unread();
             if !self.machine.next_cycle() {
                 return Ok(if unread { Ending::Unread } else { Ending::Settled });
@@ -252,7 +265,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     }
 
     /// Returns the current date's text, made anew once a second.
-    pub(super) fn date(&mut self) -> HttpDate {
+    fn date(&mut self) -> HttpDate {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let seconds = since_epoch.as_secs();
         if self.date.0 != seconds {

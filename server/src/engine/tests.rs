@@ -1,4 +1,4 @@
-//! Tests of the engine on real sockets, with a raw client that sees every byte.
+//! One list of tests for every engine, on real sockets, with a raw client that sees every byte.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -8,18 +8,37 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Drained, serve};
-use crate::engine::{EngineConfig, Handler, RequestBody};
+use super::{Drained, Engine, EngineConfig, Handler, Options, RequestBody, prepare};
 use crate::http::{Body, Request, Response, Status, StreamItem};
 
+/// Makes each of these tests one for every engine.
+macro_rules! on_every_engine {
+    ($(async fn $name:ident($engine:ident: Engine) $body:block)*) => {
+        $(async fn $name($engine: Engine) $body)*
+        on_every_engine!(@on on_async Async $($name)*);
+        on_every_engine!(@on on_thread_pool ThreadPool $($name)*);
+        on_every_engine!(@on on_blocking Blocking $($name)*);
+    };
+    (@on $module:ident $engine:ident $($name:ident)*) => {
+        mod $module {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Engine::$engine).await;
+            })*
+        }
+    };
+}
+
+mod files;
 mod requests;
 mod shutdown;
 mod streams;
 mod timeouts;
+mod writes;
 
 /// Longest wait of any step; a test that reaches it fails.
 const SOON: Duration = Duration::from_secs(10);
@@ -78,14 +97,18 @@ struct Fixture {
 }
 
 impl Fixture {
-    async fn start(config: EngineConfig) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    async fn start(engine: Engine, config: EngineConfig) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let script = Arc::new(Script::default());
         let (stop, stopped) = oneshot::channel();
-        let server = tokio::spawn(serve(listener, Arc::clone(&script), config, async move {
-            let _ = stopped.await;
-        }));
+        let prepared = prepare(engine, listener, Options { config, threads: Some(2), tls: None }).unwrap();
+        let handler = Arc::clone(&script);
+        let server = tokio::task::spawn_blocking(move || {
+            prepared.serve(handler, async move {
+                let _ = stopped.await;
+            })
+        });
         Self { address, script, stop: Some(stop), server }
     }
 

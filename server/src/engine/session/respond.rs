@@ -1,14 +1,14 @@
 //! Sends a response: what is at hand in one write, streams item by item while watching the peer and the stop signal.
 
+use std::time::{Duration, Instant};
+
 use bytes::Buf;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
-use tokio::time::{Duration, Instant};
 
-use super::connection::Session;
-use super::io_wait::{Gone, ReadEnd};
-use crate::http::{Body, BodyLength, Response, StreamItem};
+use super::io_wait::{Gone, ReadEnd, SentFile};
+use super::{Session, Socket};
+use crate::http::{Body, BodyLength, FilePart, Response, StreamItem};
 use crate::limits;
 
 /// What kind of stream is sent; see [`Body`].
@@ -27,7 +27,7 @@ enum Pause {
     Cut,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
+impl<S: Socket> Session<'_, S> {
     /// Sends a response to its end. A streamed body whose receiver is dropped here tells its producer to stop.
     pub(super) async fn respond(&mut self, response: Response) -> Result<(), Gone> {
         let Response { status, headers, body } = response;
@@ -35,6 +35,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             Body::Empty => BodyLength::None,
             Body::Full(bytes) => BodyLength::Known(bytes.len() as u64),
             Body::Sized(len, _) => BodyLength::Known(*len),
+            Body::File(part) => BodyLength::Known(part.len),
             Body::Stream(_) | Body::Events(_) => BodyLength::Unknown,
         };
         let date = self.date();
@@ -45,7 +46,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             _ if self.machine.skips_body() => {}
             Body::Stream(items) => self.stream(items, Kind::Finite).await?,
             Body::Sized(_, items) => self.stream(items, Kind::Sized).await?,
-            Body::Events(items) => self.stream(items, Kind::Events).await?,
+            Body::Events(items) => {
+                // The request is answered; what follows comes when it comes.
+                self.io.flush(&mut self.output).await?;
+                self.io.set_busy(false);
+                self.stream(items, Kind::Events).await?;
+            }
+            Body::File(part) => self.file(&part).await?,
         }
         self.machine.send_end(&mut self.output).map_err(|error| {
             tracing::error!("response cut: {error}");
@@ -75,6 +82,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 Err(Pause::Cut) => {
                     self.machine.close_after_response();
                     return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a part of a file: from disk to socket where the socket is plain.
+    async fn file(&mut self, part: &FilePart) -> Result<(), Gone> {
+        self.io.flush(&mut self.output).await?;
+        let mut sent = 0;
+        while sent < part.len {
+            match self.io.send_file(&part.file, part.offset.saturating_add(sent), part.len - sent).await {
+                Ok(SentFile::Direct(len)) => {
+                    self.machine.send_aside(len).map_err(|_| Gone)?;
+                    sent += len;
+                }
+                Ok(SentFile::Read(bytes)) => {
+                    sent += bytes.len() as u64;
+                    self.machine.send_data(bytes, &mut self.output).map_err(|_| Gone)?;
+                    self.io.flush(&mut self.output).await?;
+                }
+                Err(Gone) => {
+                    tracing::debug!(
+                        sent,
+                        len = part.len,
+                        "response cut: the peer is gone or the file is shorter"
+                    );
+                    return Err(Gone);
                 }
             }
         }

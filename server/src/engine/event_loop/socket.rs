@@ -1,0 +1,75 @@
+//! The runtime's socket as a session wants it.
+
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+use crate::engine::session::Socket;
+
+#[derive(Debug)]
+pub(super) struct LoopSocket {
+    stream: TcpStream,
+    timer: Pin<Box<Sleep>>,
+    armed: Option<Instant>,
+}
+
+impl LoopSocket {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self { stream, timer: Box::pin(tokio::time::sleep(Duration::ZERO)), armed: None }
+    }
+}
+
+impl Socket for LoopSocket {
+    fn poll_read(&mut self, context: &mut Context<'_>, slice: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(slice);
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    fn poll_read_buf(&mut self, context: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+        pin!(self.stream.read_buf(buffer)).poll(context)
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn poll_send_file(
+        &mut self,
+        context: &mut Context<'_>,
+        file: &File,
+        offset: &mut u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(context))?;
+            let send = || Ok(rustix::fs::sendfile(&self.stream, file, Some(&mut *offset), len)?);
+            match self.stream.try_io(Interest::WRITABLE, send) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
+    }
+
+    fn poll_deadline(&mut self, context: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        if self.armed != Some(deadline) {
+            self.timer.as_mut().reset(deadline.into());
+            self.armed = Some(deadline);
+        }
+        self.timer.as_mut().poll(context)
+    }
+
+    fn end(&mut self) {
+        // The peer may have closed already; there is nobody left to tell. Completes at once: it is one system call.
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let _ = Pin::new(&mut self.stream).poll_shutdown(&mut context);
+    }
+}
