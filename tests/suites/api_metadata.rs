@@ -304,6 +304,11 @@ fn refusals_have_codes() {
         );
         ensure!(code(cluster, 400, &["--path-as-is"], "get/a/../f")? == "bad_path", "dots");
         ensure!(code(cluster, 400, &[], "list?limit=0")? == "bad_limit", "limit");
+        ensure!(code(cluster, 400, &[], "list?limit=10001")? == "bad_limit", "limit");
+        json(cluster, 200, &[], "list?limit=10000")?;
+        let many: String = (0..1001).map(|number| ddl(&number.to_string(), "sha256:1", 1)).collect();
+        fs::write(cluster.scratch("curl")?.join("many.ddl"), many)?;
+        ensure!(code(cluster, 413, &["--data-binary", "@many.ddl"], "add")? == "too_many", "records");
         ensure!(code(cluster, 400, &[], "list?cursor=xy")? == "bad_cursor", "cursor");
         ensure!(code(cluster, 404, &[], "list?volume=no")? == "volume_not_found", "volume");
         ensure!(code(cluster, 400, &[], "list?volume=a%20b")? == "bad_volume_name", "volume name");
