@@ -5,6 +5,7 @@
 //! | `lock` | locked (`flock`) by the running server; holds its process id, for people |
 //! | `metadata.sqlite`, `-wal`, `-shm` | the metadata database |
 //! | `chunks/` | the chunk store |
+//! | `staging/` | chunks of uploads that are not published |
 //!
 //! The kernel drops the lock with the process, so what a killed server leaves never blocks the next.
 

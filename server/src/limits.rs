@@ -148,6 +148,8 @@ pub const STAGED_CHUNKS_READ: usize = 256;
 pub const SNAPSHOT_LEN_MAX: usize = 64 << 20;
 /// Most files in a snapshot that a client sends.
 pub const SNAPSHOT_FILES_MAX: usize = 200_000;
+/// Most files of a plan, and so of a diff's reply.
+pub const PLAN_FILES_MAX: usize = 400_000;
 /// Longest name or platform that a client may register, in bytes.
 pub const CLIENT_NAME_LEN_MAX: usize = 256;
 /// Largest body of a small request in bytes: a few names and hashes.

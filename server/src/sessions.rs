@@ -11,6 +11,7 @@
 //! of an upload is seen by anyone before all of it is published in one commit.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -23,9 +24,9 @@ use dfs_shared::time::Timestamp;
 
 use crate::blocking::offload;
 use crate::files::{FileInfo, FilePath, FileService, FilesError};
-use crate::limits::{CLIENT_SESSIONS_MAX, SESSION_SILENCE_S_MAX, SESSIONS_MAX};
+use crate::limits::{CLIENT_SESSIONS_MAX, FILE_PAGE_LEN_DEFAULT, SESSION_SILENCE_S_MAX, SESSIONS_MAX};
 use crate::metadata::sessions::{SessionId, SessionRow};
-use crate::metadata::{MetadataError, MetadataStore, WriteMetadata};
+use crate::metadata::{MetadataError, MetadataStore, Volume, WriteMetadata};
 use crate::sync::SyncError;
 
 mod assemble;
@@ -221,6 +222,32 @@ impl SessionService {
             Ok(outcome)
         });
         changed.get().await?
+    }
+
+    /// Shows all files of a volume until `visit` breaks, page by page: a slow visitor holds no snapshot of the database. What is
+    /// changed on the way is seen before or after its change; the volume returned is the one before the first page. Blocks.
+    ///
+    /// # Errors
+    /// The store failed, or what `visit` returns.
+    pub fn each_file(
+        &self,
+        volume: &VolumeName,
+        visit: &mut dyn FnMut(FileInfo) -> Result<ControlFlow<()>, SessionError>,
+    ) -> Result<Volume, SessionError> {
+        let before = self.files.sync().volume(volume)?;
+        let mut cursor = None;
+        loop {
+            let page = self.files.list(volume, b"", FILE_PAGE_LEN_DEFAULT, cursor.as_deref())?;
+            for info in page.files {
+                if visit(info)?.is_break() {
+                    return Ok(before);
+                }
+            }
+            cursor = page.cursor;
+            if cursor.is_none() {
+                return Ok(before);
+            }
+        }
     }
 
     /// Looks at a file, `None` if it is not there. Blocks.

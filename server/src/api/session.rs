@@ -78,30 +78,18 @@ fn send_snapshot(
     let head = head.strip_suffix('}').expect("an object ends with a brace");
     let mut piece = format!("{head},\"server_snapshot\":[").into_bytes();
     let mut is_first = true;
-    let mut failed = None;
-    let volume = sessions.files().snapshot(&row.volume, &mut |info| {
-        let hash = match sessions.hash(&info) {
-            Ok(hash) => hash,
-            Err(error) => {
-                failed = Some(error);
-                return ControlFlow::Break(());
-            }
-        };
+    let volume = sessions.each_file(&row.volume, &mut |info| {
+        let hash = sessions.hash(&info)?;
         piece.extend_from_slice(if is_first { b"\n" } else { b",\n" });
         is_first = false;
         piece.extend_from_slice(file_json(&info, hash).to_string().as_bytes());
         if piece.len() < CHUNK_PIECE_LEN {
-            return ControlFlow::Continue(());
+            return Ok(ControlFlow::Continue(()));
         }
         // A failed send means that the peer is gone.
-        match pieces.blocking_send(Ok(Bytes::from(std::mem::take(&mut piece)))) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
+        let sent = pieces.blocking_send(Ok(Bytes::from(std::mem::take(&mut piece))));
+        Ok(if sent.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
     let tail = format!("],\"revision\":{},\"merkle_root\":\"{}\"}}\n", volume.revision.0, volume.root);
     piece.extend_from_slice(tail.as_bytes());
     let _ = pieces.blocking_send(Ok(piece.into()));

@@ -198,6 +198,7 @@ fn session_status(error: &SessionError) -> (Status, &'static str) {
         SessionError::ChunksMissing { .. } => (Status::CONFLICT, "chunks_missing"),
         SessionError::NothingStaged { .. } => (Status::CONFLICT, "nothing_uploaded"),
         SessionError::Applying { .. } => (Status::CONFLICT, "being_published"),
+        SessionError::PlanTooLong { .. } => (Status::UNPROCESSABLE_CONTENT, "too_many_differences"),
         SessionError::Staging { .. } if error.is_retryable() => (Status::INSUFFICIENT_STORAGE, "disk_full"),
         SessionError::Staging { .. } => (Status::INTERNAL_SERVER_ERROR, "staging_failed"),
         SessionError::Files(error) => files_status(error),

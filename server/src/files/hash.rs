@@ -11,7 +11,7 @@ use crate::limits::FILE_HASH_LEN_MAX;
 use crate::sync::FoundChunk;
 
 /// Zeros that holes are hashed with.
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 impl FileService {
     /// Reads the bytes of a content for their hash, and keeps it. One content at a time: who waits for the same one finds

@@ -109,6 +109,12 @@ impl Comparison {
         }
     }
 
+    /// Returns how many files need something done so far.
+    #[must_use]
+    pub fn planned(&self) -> usize {
+        self.plan.len()
+    }
+
     /// Decides what only the client has; `deleted` says what the server had last under a path.
     ///
     /// # Errors

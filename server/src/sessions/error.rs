@@ -111,6 +111,12 @@ pub enum SessionError {
         /// What was expected.
         expected: ChunkHash,
     },
+    /// Too many files differ.
+    #[error("more than {max} files differ: too many for one session; a mount syncs any number")]
+    PlanTooLong {
+        /// How many may differ.
+        max: usize,
+    },
     /// The staging directory failed.
     #[error("cannot {attempted} {}", path.display())]
     Staging {
@@ -152,6 +158,7 @@ impl SessionError {
             Self::Staging { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
             Self::Files(error) => error.is_retryable(),
             Self::NotFound { .. } | Self::WrongState(_) | Self::ChunkMismatch { .. } => false,
+            Self::PlanTooLong { .. } => false,
             Self::ChunkNumber { .. } | Self::ChunkTooLong { .. } | Self::TooManyBytes { .. } => false,
             Self::ChunksMissing { .. } | Self::NothingStaged { .. } | Self::FileMismatch { .. } => false,
         }
@@ -167,6 +174,7 @@ impl SessionError {
             }
             Self::Files(_) | Self::TooManySessions { .. } | Self::Applying { .. } => false,
             Self::NotFound { .. } | Self::WrongState(_) | Self::ChunkMismatch { .. } => false,
+            Self::PlanTooLong { .. } => false,
             Self::ChunkNumber { .. } | Self::ChunkTooLong { .. } | Self::TooManyBytes { .. } => false,
             Self::ChunksMissing { .. } | Self::NothingStaged { .. } | Self::FileMismatch { .. } => false,
         }

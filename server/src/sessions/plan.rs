@@ -13,9 +13,13 @@ use super::diff::{Action, Comparison, LocalFile, Plan, ServerFile};
 use super::state::{Call, State};
 use super::{SessionError, SessionService, settle, state_of};
 use crate::files::{FileInfo, FilePath, FilesError};
+use crate::limits::PLAN_FILES_MAX;
 use crate::metadata::sessions::{FileAction, SessionFile, SessionId, SessionRow};
 use crate::metadata::{MetadataError, WriteMetadata};
 use crate::report::chain;
+
+/// Files of a plan that are written in one transaction.
+const PLAN_BATCH: usize = 1024;
 
 impl SessionService {
     /// Compares a client's files with a volume's. Blocks.
@@ -30,20 +34,13 @@ impl SessionService {
             return Ok((Plan::new(), found.revision, found.root));
         }
         let mut comparison = Comparison::new(local);
-        let mut failed = None;
-        self.files.snapshot(volume, &mut |info| match self.server_file(&info) {
-            Ok(file) => {
-                comparison.add(info.path.to_bytes(), &file);
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
+        let found = self.each_file(volume, &mut |info| {
+            comparison.add(info.path.to_bytes(), &self.server_file(&info)?);
+            match comparison.planned() {
+                count if count > PLAN_FILES_MAX => Err(SessionError::PlanTooLong { max: PLAN_FILES_MAX }),
+                _ => Ok(ControlFlow::Continue(())),
             }
         })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
         let plan = comparison.finish(|path| self.deleted(volume, path))?;
         Ok((plan, found.revision, found.root))
     }
@@ -91,8 +88,18 @@ impl SessionService {
         let (conflicts_left, files_left) = (conflicts.len() as u64, files.len() as u64);
         let bytes_left = files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.bytes));
         let id = row.id;
-        let changed = self.change(id, 1 + files.len(), move |tx, row| {
-            tx.put_session_files(&id, &files)?;
+        let cleared = self.change(id, 1, move |tx, _| Ok(Ok(tx.put_session_files(&id, &[])?)));
+        cleared.await?;
+        // Bit by bit, so that the commits of mounts do not wait for a long plan. It counts when the row says so.
+        for files in files.chunks(PLAN_BATCH) {
+            let files = files.to_vec();
+            let written = self.change(id, files.len(), move |tx, row| {
+                let put = |file: &SessionFile| tx.put_session_file(&row.id, &file.path, Some(file));
+                Ok(Ok(files.iter().try_for_each(put)?))
+            });
+            written.await?;
+        }
+        let changed = self.change(id, 1, move |_, row| {
             (row.conflicts, row.transfers, row.bytes_left) =
                 (conflicts_left, files_left - conflicts_left, bytes_left);
             row.last_error = None;

@@ -1,1 +1,129 @@
-//! Placeholder.
+//! Places, gaps and bounds of the feed.
+
+use super::*;
+use crate::blocking::block_on;
+
+fn volume(name: &str) -> VolumeName {
+    VolumeName::new(name).unwrap()
+}
+
+fn event(kind: &'static str, of: &str, revision: Option<u64>) -> Entry {
+    let revision = revision.map(Revision);
+    Entry { kind, volume: Some(volume(of)), revision, data: format!("{{\"of\":\"{of}\"}}") }
+}
+
+fn wanted(kinds: &[&str]) -> Wanted {
+    let kinds = (!kinds.is_empty()).then(|| kinds.iter().map(ToString::to_string).collect());
+    Wanted { kinds, volume: volume("main") }
+}
+
+/// The names and ids of the next events.
+fn next(listener: &mut Listener) -> Vec<String> {
+    let text = String::from_utf8(block_on(listener.next()).to_vec()).unwrap();
+    let event = |event: &str| {
+        let line = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("-");
+        assert!(line("data: ").starts_with('{'), "{event}");
+        format!("{} {}", line("event: "), line("id: "))
+    };
+    text.split_terminator("\n\n").map(event).collect()
+}
+
+fn since(revision: u64, current: u64) -> Since {
+    Since::Revision { since: Revision(revision), current: Revision(current) }
+}
+
+#[test]
+fn a_listener_gets_what_it_wants_from_its_beginning_on_in_order() {
+    let feed = Arc::new(Feed::new(0xb));
+    feed.add(event("A", "main", None));
+    let mut all = feed.listen(wanted(&[]), &Since::Now).unwrap();
+    let mut some = feed.listen(wanted(&["B"]), &Since::Now).unwrap();
+    for (kind, of) in [("A", "main"), ("B", "other"), ("B", "main"), ("A", "main")] {
+        feed.add(event(kind, of, None));
+    }
+    feed.add(Entry { kind: "C", volume: None, revision: None, data: "{}".to_owned() });
+    assert_eq!(next(&mut all), ["A b-1", "B b-3", "A b-4", "C b-5"]);
+    assert_eq!(next(&mut some), ["B b-3"]);
+}
+
+#[test]
+fn a_listener_that_comes_back_goes_on_behind_its_last_event() {
+    let feed = Arc::new(Feed::new(0xb));
+    (0..4).for_each(|_| feed.add(event("A", "main", None)));
+    let id = Since::from_id("b-1").unwrap();
+    assert_eq!(next(&mut feed.listen(wanted(&[]), &id).unwrap()), ["A b-2", "A b-3"]);
+    let id = Since::from_id("a-1").unwrap();
+    let mut of_another_start = feed.listen(wanted(&[]), &id).unwrap();
+    assert_eq!(next(&mut of_another_start), ["gap -"]);
+    feed.add(event("A", "main", None));
+    assert_eq!(next(&mut of_another_start), ["A b-4"]);
+    for bad in ["", "b", "b-", "-1", "x-1", "b-x"] {
+        assert_eq!(Since::from_id(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn events_since_a_revision_are_those_of_later_commits_or_a_gap() {
+    let feed = Arc::new(Feed::new(0xb));
+    let mut empty = feed.listen(wanted(&[]), &since(4, 5)).unwrap();
+    assert_eq!(next(&mut empty), ["gap -"], "a commit from before the start");
+    for revision in [6, 6, 7, 9] {
+        feed.add(event("A", "main", Some(revision)));
+    }
+    let from = |revision| next(&mut feed.listen(wanted(&[]), &since(revision, 9)).unwrap());
+    assert_eq!(from(5), ["A b-0", "A b-1", "A b-2", "A b-3"]);
+    assert_eq!(from(6), ["A b-2", "A b-3"]);
+    assert_eq!(from(8), ["A b-3"]);
+    let mut early = feed.listen(wanted(&[]), &since(3, 9)).unwrap();
+    assert_eq!(next(&mut early), ["gap -"]);
+    assert_eq!(next(&mut early).len(), 4);
+    let mut current = feed.listen(wanted(&[]), &since(9, 9)).unwrap();
+    feed.add(event("A", "main", Some(10)));
+    assert_eq!(next(&mut current), ["A b-4"], "nothing was missed");
+}
+
+#[test]
+fn a_listener_that_is_slower_than_the_ring_is_told_how_much_it_missed() {
+    let feed = Arc::new(Feed::new(0xb));
+    let mut slow = feed.listen(wanted(&[]), &Since::Now).unwrap();
+    for revision in 1..=FEED_EVENTS_MAX as u64 + 2 {
+        feed.add(event("A", "main", Some(revision)));
+    }
+    let text = String::from_utf8(block_on(slow.next()).to_vec()).unwrap();
+    assert!(text.starts_with("event: gap\ndata: {") && text.contains("\"missed\":2"), "{}", &text[..200]);
+    assert!(text.contains("\nid: b-2\n"), "it goes on with the oldest");
+    let mut early = feed.listen(wanted(&[]), &since(1, 9999)).unwrap();
+    assert_eq!(next(&mut early), ["gap -"], "what has left the ring is no longer covered");
+    let mut covered = feed.listen(wanted(&[]), &since(2, 9999)).unwrap();
+    assert_ne!(next(&mut covered)[0], "gap -");
+}
+
+#[test]
+fn the_rings_bytes_are_bounded() {
+    let feed = Arc::new(Feed::new(0xb));
+    let long = "x".repeat(FEED_BYTES_MAX / 4);
+    for _ in 0..9 {
+        feed.add(Entry { data: long.clone(), ..event("A", "main", None) });
+        assert!(feed.ring.lock().bytes <= FEED_BYTES_MAX);
+    }
+    assert_eq!(feed.ring.lock().entries.len(), 4);
+}
+
+#[test]
+fn events_that_found_the_queue_full_are_a_gap_before_the_next() {
+    let feed = Arc::new(Feed::new(0xb));
+    let mut listener = feed.listen(wanted(&["A"]), &Since::Now).unwrap();
+    feed.dropped.store(3, Ordering::Release);
+    feed.add(event("A", "main", None));
+    assert_eq!(next(&mut listener), ["gap b-0", "A b-1"]);
+}
+
+#[test]
+fn listeners_are_bounded_and_leave_their_place() {
+    let feed = Arc::new(Feed::new(0xb));
+    let listen = || feed.listen(wanted(&[]), &Since::Now);
+    let mut all: Vec<_> = (0..FEED_LISTENERS_MAX).map(|_| listen().unwrap()).collect();
+    assert!(listen().is_none());
+    all.pop();
+    assert!(listen().is_some());
+}
