@@ -5,7 +5,7 @@
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::http::{Response, Status};
+use crate::http::{Headers, Response, Status};
 
 /// Why a request body could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +53,14 @@ impl BodyError {
 pub struct RequestBody {
     source: Source,
     len_hint: usize,
+    trailers: Trailers,
+}
+
+#[derive(Debug)]
+enum Trailers {
+    AtHand(Headers),
+    /// Come from the engine before the channel of pieces ends.
+    Later(oneshot::Receiver<Headers>),
 }
 
 #[derive(Debug)]
@@ -74,17 +82,26 @@ impl RequestBody {
     /// Makes a body that is at hand.
     #[must_use]
     pub const fn whole(bytes: Bytes) -> Self {
-        Self { source: Source::Whole(bytes), len_hint: 0 }
+        Self { source: Source::Whole(bytes), len_hint: 0, trailers: Trailers::AtHand(Headers::new()) }
     }
 
-    /// Makes a body that comes through a channel; `wanted` fires at the first call of `next`, for `100 Continue`.
+    /// Sets the trailers of a body that is at hand.
+    #[must_use]
+    pub fn with_trailers(mut self, trailers: Headers) -> Self {
+        self.trailers = Trailers::AtHand(trailers);
+        self
+    }
+
+    /// Makes a body that comes through a channel; `wanted` fires at the first call of `next`, for `100 Continue`. Its
+    /// trailers come before the channel of pieces ends.
     pub(crate) fn pieces(
         pieces: mpsc::Receiver<Result<Bytes, BodyError>>,
         wanted: Option<oneshot::Sender<()>>,
+        trailers: oneshot::Receiver<Headers>,
         len: Option<u64>,
     ) -> Self {
         let len_hint = len.map_or(0, |len| usize::try_from(len).unwrap_or(usize::MAX));
-        Self { source: Source::Pieces { pieces, wanted }, len_hint }
+        Self { source: Source::Pieces { pieces, wanted }, len_hint, trailers: Trailers::Later(trailers) }
     }
 
     /// Returns the next piece of the body, never empty; `None` after its end. Waits for the peer.
@@ -101,6 +118,18 @@ impl RequestBody {
                 }
                 pieces.recv().await
             }
+        }
+    }
+
+    /// Returns the trailers that followed the body: the fields that a trailer may be, never merged with the header's. Empty
+    /// before the body's end, and at the second call.
+    pub fn trailers(&mut self) -> Headers {
+        match &mut self.trailers {
+            Trailers::AtHand(_) if matches!(&self.source, Source::Whole(bytes) if !bytes.is_empty()) => {
+                Headers::new()
+            }
+            Trailers::AtHand(trailers) => std::mem::take(trailers),
+            Trailers::Later(trailers) => trailers.try_recv().unwrap_or_default(),
         }
     }
 

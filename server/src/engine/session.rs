@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::tls::TlsSession;
 use super::{BodyError, EngineConfig, Handler, RequestBody};
-use crate::http::{Connection, Event, HttpDate, HttpError, Output, Request, Response, Status};
+use crate::http::{Connection, Event, Headers, HttpDate, HttpError, Output, Request, Response, Status};
 use crate::limits;
 
 mod guard;
@@ -162,7 +162,8 @@ impl<S: Socket> Session<'_, S> {
                 Ok(Event::NeedMore) => return self.handle_fed(handler, request, [first, None]).await,
                 Ok(_) => {
                     let bytes = first.and_then(Result::ok).unwrap_or_default();
-                    return guarded(handler.handle(request, RequestBody::whole(bytes))).await;
+                    let body = RequestBody::whole(bytes).with_trailers(self.machine.trailers().clone());
+                    return guarded(handler.handle(request, body)).await;
                 }
                 Err(error) => {
                     return self.handle_fed(handler, request, [first, Some(Err(body_error(error)))]).await;
@@ -183,18 +184,24 @@ impl<S: Socket> Session<'_, S> {
             pieces.try_send(piece).expect("the channel has room for two pieces");
         }
         let (wanted, first_pull) = oneshot::channel();
-        let body = RequestBody::pieces(receiver, Some(wanted), request.content_length);
+        let (at_end, trailers) = oneshot::channel();
+        let body = RequestBody::pieces(receiver, Some(wanted), trailers, request.content_length);
         let mut response = std::pin::pin!(guarded(handler.handle(request, body)));
         tokio::select! {
             biased;
             response = &mut response => response,
-            () = self.feed(pieces, first_pull) => response.await,
+            () = self.feed(pieces, first_pull, at_end) => response.await,
         }
     }
 
     /// Feeds the body to the handler until its end, or until the handler lets go of it. Waits while the
     /// handler does not keep up. May be dropped at any await: what was not fed stays in the machine or was not wanted.
-    async fn feed(&mut self, pieces: Pieces, first_pull: oneshot::Receiver<()>) {
+    async fn feed(
+        &mut self,
+        pieces: Pieces,
+        first_pull: oneshot::Receiver<()>,
+        at_end: oneshot::Sender<Headers>,
+    ) {
         let mut first_pull = Some(first_pull);
         let mut pace = Pace::new(self.config.body_timeout);
         loop {
@@ -215,7 +222,11 @@ impl<S: Socket> Session<'_, S> {
                         Err(error) => Err(error),
                     }
                 }
-                Ok(_) => return,
+                Ok(_) => {
+                    // Before `pieces` is dropped: whoever sees the end of the body finds the trailers.
+                    let _ = at_end.send(self.machine.trailers().clone());
+                    return;
+                }
                 Err(error) => Err(body_error(error)),
             };
             let failed = piece.is_err();

@@ -38,6 +38,7 @@ mod requests;
 mod shutdown;
 mod streams;
 mod timeouts;
+mod trailers;
 mod writes;
 
 /// Longest wait of any step; a test that reaches it fails.
@@ -74,6 +75,7 @@ impl Handler for Script {
             }
             b"/body" => Response::new(Status::OK).with_body(self.body.lock().take().unwrap()),
             b"/ignore" => Response::text(Status::OK, "ignored"),
+            b"/trailers" => trailers::send_back(body).await,
             b"/panic" => panic!("as asked"),
             _ => Response::new(Status::NOT_FOUND),
         }

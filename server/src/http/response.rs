@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::oneshot;
 
 use super::headers::Headers;
 use super::status::Status;
@@ -64,13 +65,15 @@ pub struct Response {
     pub headers: Headers,
     /// The body.
     pub body: Body,
+    /// Where the trailers of a [`Body::Stream`] come from, if it has any.
+    pub trailers: Option<oneshot::Receiver<Headers>>,
 }
 
 impl Response {
     /// Makes a response without headers and body.
     #[must_use]
     pub const fn new(status: Status) -> Self {
-        Self { status, headers: Headers::new(), body: Body::Empty }
+        Self { status, headers: Headers::new(), body: Body::Empty, trailers: None }
     }
 
     /// Makes a response with a body in memory.
@@ -102,6 +105,14 @@ impl Response {
     #[must_use]
     pub fn with_header(mut self, name: &'static str, value: impl Into<Bytes>) -> Self {
         self.headers.append(name, value);
+        self
+    }
+
+    /// Announces trailers behind a [`Body::Stream`]. Its producer sends them before it drops the stream's sender. A peer that
+    /// did not say `TE: trailers` does not get them; what no trailer may be (RFC 9110, 6.5.1) is left out.
+    #[must_use]
+    pub fn with_trailers(mut self, trailers: oneshot::Receiver<Headers>) -> Self {
+        self.trailers = Some(trailers);
         self
     }
 

@@ -60,7 +60,7 @@ fn run(target: Target) {
             corpus.push(input);
         }
     }
-    println!("{}: {rounds} rounds, {} different answers", target.name, answers.len());
+    eprintln!("{}: {rounds} rounds, {} different answers", target.name, answers.len());
     assert!(
         rounds < ROUNDS || answers.len() >= target.answers_min,
         "{} came to only {} answers",

@@ -30,7 +30,7 @@ enum Pause {
 impl<S: Socket> Session<'_, S> {
     /// Sends a response to its end. A streamed body whose receiver is dropped here tells its producer to stop.
     pub(super) async fn respond(&mut self, response: Response) -> Result<(), Gone> {
-        let Response { status, headers, body } = response;
+        let Response { status, headers, body, trailers } = response;
         let length = match &body {
             Body::Empty => BodyLength::None,
             Body::Full(bytes) => BodyLength::Known(bytes.len() as u64),
@@ -54,7 +54,8 @@ impl<S: Socket> Session<'_, S> {
             }
             Body::File(part) => self.file(&part).await?,
         }
-        self.machine.send_end(&mut self.output).map_err(|error| {
+        let trailers = trailers.and_then(|mut trailers| trailers.try_recv().ok()).unwrap_or_default();
+        self.machine.send_end_with(&trailers, &mut self.output).map_err(|error| {
             tracing::error!("response cut: {error}");
             Gone
         })?;
