@@ -226,3 +226,24 @@ fn a_lock_of_another_process_is_survived() {
     store.write(1, |tx| tx.create_volume(&name("b"), VolumeId::generate())).wait().unwrap();
     assert_eq!(names(store), ["b"]);
 }
+
+#[test]
+fn a_database_of_the_first_schema_is_brought_up_to_date_with_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = connect(&dir.path().join(DATABASE_FILE)).unwrap();
+    old.execute_batch(MIGRATIONS[0]).unwrap();
+    old.execute_batch(
+        "INSERT INTO volume (name, uuid, revision, root) VALUES ('old', zeroblob(16), 7, zeroblob(32))",
+    )
+    .unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    drop(old);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let store: &dyn MetadataStore = &store;
+    assert_eq!(names(store), ["old"]);
+    let volume = store.read(|snapshot| snapshot.volume(&name("old"))).unwrap().unwrap();
+    let key = volume.key;
+    store.write(1, move |tx| tx.put_announced(key, b"a\0b", Some(b"x"))).wait().unwrap();
+    let kept = store.read(|snapshot| snapshot.announced_from(key, b"a", 9)).unwrap();
+    assert_eq!(kept, [(b"a\0b".to_vec(), b"x".to_vec())]);
+}
