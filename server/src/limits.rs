@@ -75,3 +75,9 @@ pub const CHUNK_PIECES_MAX: usize = 2;
 pub const STREAM_FRAMES_MAX: usize = 1024;
 /// Bytes of frames that wait for one event stream before it counts as too slow.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;
+/// Milliseconds after which access tokens are read again where the system gives no file watch: what "at once" means there.
+pub const ACCESS_RELOAD_MS: u64 = 900;
+/// Good access tokens in one store: all of them are held in memory.
+pub const ACCESS_TOKENS_MAX: usize = 10_000;
+/// Longest name of an access token in bytes: it is printed in a line.
+pub const ACCESS_TOKEN_NAME_LEN_MAX: usize = 128;

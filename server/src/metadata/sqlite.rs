@@ -29,7 +29,7 @@ use writer::Writer;
 pub const DATABASE_FILE: &str = "metadata.sqlite";
 
 /// Migrations in order; the schema version is how many have run.
-const MIGRATIONS: [&str; 1] = [include_str!("sql/01-init.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("sql/01-init.sql"), include_str!("sql/04-tokens.sql")];
 
 /// The metadata store on SQLite.
 #[derive(Debug)]
