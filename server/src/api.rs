@@ -7,18 +7,20 @@
 //! | `GET /sync/{volume}/stream` | the event stream |
 //! | `GET /api/info`, `/health`, `/ready`, `/metrics` | for people and their tools |
 //!
-//! Leaves every rule to `sync`. Invariant: an error leaves as JSON with the status of [`status`].
+//! Every route has a row in `access::need`, and [`auth`] lets requests in by it. Leaves every rule to `sync`. Invariant: an error leaves as JSON with the status of [`status`].
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use dfs_shared::ids::VolumeName;
 
+use crate::access::Registry;
 use crate::component::{Metrics, Notifier};
 use crate::http::Method;
 use crate::router::{Call, Router};
 use crate::sync::SyncService;
 
+mod auth;
 mod chunks;
 mod info;
 mod messages;
@@ -36,6 +38,8 @@ pub struct Api {
     pub notifier: Arc<Notifier>,
     /// Counts, if the component is there.
     pub metrics: Option<Arc<Metrics>>,
+    /// Who may do what.
+    pub access: Arc<Registry>,
     /// The engine's name, for `/api/info`.
     pub engine: &'static str,
     /// When the server started.
@@ -46,7 +50,9 @@ pub struct Api {
 #[must_use]
 pub fn router(api: Arc<Api>) -> Router<Api> {
     let metrics = api.metrics.clone();
+    let guard = auth::TokenGuard(Arc::clone(&api.access));
     let router = Router::new(api)
+        .guard(guard)
         .route(Method::Post, "/sync/{volume}/register", messages::register)
         .route(Method::Post, "/sync/{volume}/commit", messages::commit)
         .route(Method::Post, "/sync/{volume}/missing", messages::missing)

@@ -114,7 +114,8 @@ mod tests {
         for end in 0..text.len() {
             assert!(parse(&text.as_bytes()[..end]).is_none(), "{end}");
         }
-        for bad in [format!("{text}0"), text.to_uppercase(), text.replace("dfs_", "dfs-"), format!(" {text}")] {
+        for bad in [format!("{text}0"), text.to_uppercase(), text.replace("dfs_", "dfs-"), format!(" {text}")]
+        {
             assert!(parse(bad.as_bytes()).is_none(), "{bad}");
         }
         assert!(parse(&[0xff; 85]).is_none());

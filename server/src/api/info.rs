@@ -12,7 +12,7 @@ use crate::http::{Response, Status};
 use crate::router::Call;
 
 /// Volume that requests without one mean.
-const DEFAULT_VOLUME: &str = "main";
+pub(super) const DEFAULT_VOLUME: &str = "main";
 
 /// `GET /api/info?volume=NAME`
 pub(super) async fn info(api: Arc<Api>, call: Call) -> Response {

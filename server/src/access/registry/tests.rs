@@ -53,8 +53,6 @@ fn is_over(grant: &Grant) -> bool {
     revoked.as_mut().poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
 }
 
-use std::future::Future;
-
 #[test]
 fn each_token_allows_its_own_volume_up_to_its_access_and_nothing_else() {
     let rig = Rig::new();
