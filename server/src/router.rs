@@ -60,7 +60,7 @@ pub trait Guard: Send + Sync {
     ///
     /// # Errors
     /// The answer.
-    fn admit(&self, request: &Guarded<'_>) -> Result<Grant, Box<Response>>;
+    fn admit(&self, request: &Guarded<'_>) -> Result<Grant, Response>;
 
     /// Returns the answer to a request whose grant ended while it was under way.
     fn revoked(&self, request: &RequestId, pattern: &'static str) -> Response;
@@ -219,7 +219,7 @@ impl<S: Send + Sync + 'static> Router<S> {
         };
         let grant = match guard.admit(&Guarded { request: &request, pattern, params: &params, id: &id }) {
             Ok(grant) => grant,
-            Err(refusal) => return *refusal,
+            Err(refusal) => return refusal,
         };
         let call = Call { request, body, params, id: id.clone(), grant: grant.clone() };
         match revoke::unless_revoked(&grant, handler(Arc::clone(&self.state), call)).await {

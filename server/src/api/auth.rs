@@ -18,8 +18,8 @@ use crate::router::{Guard, Guarded, RequestId};
 pub(super) struct TokenGuard(pub(super) Arc<Registry>);
 
 impl Guard for TokenGuard {
-    fn admit(&self, request: &Guarded<'_>) -> Result<Grant, Box<Response>> {
-        admit(&self.0, request).map_err(Box::new)
+    fn admit(&self, request: &Guarded<'_>) -> Result<Grant, Response> {
+        admit(&self.0, request)
     }
 
     fn revoked(&self, id: &RequestId, pattern: &'static str) -> Response {
@@ -36,7 +36,6 @@ impl Guard for TokenGuard {
 }
 
 /// Decides about a request that has found its route.
-#[expect(clippy::result_large_err, reason = "boxed by the one caller")]
 fn admit(registry: &Registry, guarded: &Guarded<'_>) -> Result<Grant, Response> {
     let Guarded { request, pattern, params, id } = *guarded;
     // The path's param, or what routes without one mean.
