@@ -128,3 +128,5 @@ pub const CLOCK_TICK_NS_MAX: i128 = 10_000_000;
 pub const PENDING_SHOWN_MAX: usize = 20;
 /// Milliseconds between two looks for changes that fsync takes: in between a look every few seconds has to do.
 pub const SYNC_LOOK_INTERVAL_MS: u64 = 200;
+/// Most bytes read of a token file: a token has 85.
+pub const TOKEN_FILE_LEN_MAX: u64 = 4096;

@@ -19,6 +19,7 @@ use futures_util::future::BoxFuture;
 
 pub mod http;
 pub mod memory;
+pub mod token;
 
 /// What a call to the server comes to.
 pub type RemoteFuture<'a, T> = BoxFuture<'a, Result<T, RemoteError>>;
@@ -139,6 +140,25 @@ impl RemoteError {
             | Self::VersionMismatch { .. }
             | Self::CorruptChunk { .. }
             | Self::AbsentChunk { .. } => false,
+        }
+    }
+
+    /// Tells whether the server wants another access token: `Some(true)` when this one is no good at all,
+    /// `Some(false)` when it is good and does not allow what was asked.
+    #[must_use]
+    pub fn token_refused(&self) -> Option<bool> {
+        match self {
+            Self::Refused { status: 401, .. } => Some(true),
+            Self::Refused { status: 403, .. } => Some(false),
+            Self::Refused { .. }
+            | Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Disconnected { .. }
+            | Self::Damaged { .. }
+            | Self::VolumeNotFound { .. }
+            | Self::VersionMismatch { .. }
+            | Self::CorruptChunk { .. }
+            | Self::AbsentChunk { .. } => None,
         }
     }
 

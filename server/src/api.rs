@@ -10,7 +10,8 @@
 //! | `/api/metadata/add`, `update`, `get`, `list`, `delete`, `history` | files by path, JSON or the metadata language |
 //! | `GET /api/info`, `/health`, `/ready`, `/metrics` | for people and their tools |
 //!
-//! Leaves every rule to `sync` and `files`. Invariant: an error leaves as JSON with the status of [`status`].
+//! Every route has a row in `access::need`, and [`auth`] lets requests in by it. Leaves every
+//! rule to `sync` and `files`. Invariant: an error leaves as JSON with the status of [`status`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,13 +19,15 @@ use std::time::Instant;
 use dfs_shared::event::EventBus;
 use dfs_shared::ids::VolumeName;
 
+use crate::access::Registry;
 use crate::component::{Feed, Metrics, Notifier};
 use crate::files::FileService;
-use crate::http::Method;
+use crate::http::{Method, Request};
 use crate::router::{Call, Router};
 use crate::sessions::SessionService;
 use crate::sync::SyncService;
 
+mod auth;
 mod chunks;
 mod events;
 mod fields;
@@ -57,6 +60,8 @@ pub struct Api {
     pub notifier: Arc<Notifier>,
     /// Counts, if the component is there.
     pub metrics: Option<Arc<Metrics>>,
+    /// Who may do what.
+    pub access: Arc<Registry>,
     /// The engine's name, for `/api/info`.
     pub engine: &'static str,
     /// When the server started.
@@ -67,7 +72,9 @@ pub struct Api {
 #[must_use]
 pub fn router(api: Arc<Api>) -> Router<Api> {
     let metrics = api.metrics.clone();
+    let guard = auth::TokenGuard(Arc::clone(&api.access));
     let router = Router::new(api)
+        .guard(guard)
         .route(Method::Post, "/sync/{volume}/register", messages::register)
         .route(Method::Post, "/sync/{volume}/commit", messages::commit)
         .route(Method::Post, "/sync/{volume}/missing", messages::missing)
@@ -110,8 +117,12 @@ fn volume_of(call: &Call) -> Result<VolumeName, ApiError> {
 /// Volume that requests without one mean.
 const DEFAULT_VOLUME: &str = "main";
 
+/// The name of a volume that the query asks for.
+fn name_asked(request: &Request) -> &str {
+    request.query("volume").unwrap_or(DEFAULT_VOLUME)
+}
+
 /// Reads the volume's name from the query.
 fn volume_asked(call: &Call) -> Result<VolumeName, ApiError> {
-    let name = call.request.query("volume").unwrap_or(DEFAULT_VOLUME);
-    VolumeName::new(name).map_err(|source| ApiError::VolumeName { source })
+    VolumeName::new(name_asked(&call.request)).map_err(|source| ApiError::VolumeName { source })
 }

@@ -42,6 +42,14 @@ pub fn beside(work: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// Runs a future beside the caller: as a task under the asynchronous engine, otherwise on a thread of its own.
+pub fn detach(work: impl Future<Output = ()> + Send + 'static) {
+    match Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn(work)),
+        Err(_) => drop(std::thread::spawn(move || block_on(work))),
+    }
+}
+
 enum Started<T> {
     Pool(tokio::task::JoinHandle<T>),
     Done(T),

@@ -12,6 +12,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use dfs_shared::ids::VolumeName;
 use serde::Deserialize;
 
+use crate::access::{Access, TokenId};
 use crate::server::{Config, Engine, TlsFiles};
 
 /// Holds the truth of every dfs volume and serves it to the mounts.
@@ -92,8 +93,12 @@ pub enum Command {
         #[command(subcommand)]
         action: VolumeAction,
     },
-    /// Access tokens (not built yet)
-    Token(Rest),
+    /// Make, list or revoke access tokens, also while a server runs on the data directory
+    Token {
+        /// What to do with tokens.
+        #[command(subcommand)]
+        action: TokenAction,
+    },
     /// Check a data directory (not built yet)
     Check(Rest),
     /// Collect chunks that nothing refers to (not built yet)
@@ -114,6 +119,30 @@ pub enum VolumeAction {
     },
     /// List all volumes
     List,
+}
+
+/// What to do with access tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum TokenAction {
+    /// Make a token and print it, once
+    Create {
+        /// The only volume that it is good for
+        #[arg(long, value_name = "NAME")]
+        volume: VolumeName,
+        /// What it allows: read, write or admin
+        #[arg(long, value_name = "ACCESS")]
+        access: Access,
+        /// What it is for, for people
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        name: String,
+    },
+    /// List all tokens, without their secrets
+    List,
+    /// Revoke a token; a running server stops whatever it is used for at once
+    Revoke {
+        /// Its id, as `token list` prints it.
+        id: TokenId,
+    },
 }
 
 /// Arguments of a command that is not built yet.
@@ -187,15 +216,6 @@ pub enum ConfigError {
         /// What to do.
         instead: &'static str,
     },
-    /// The port would be open to everyone.
-    #[error(
-        "refusing to listen on {listen} without access tokens: anyone who reaches it could read and write everything; \
-         listen on 127.0.0.1, or say --insecure-no-auth if the network is trusted"
-    )]
-    Open {
-        /// The address.
-        listen: SocketAddr,
-    },
     /// There is no place for the data.
     #[error("neither XDG_DATA_HOME nor HOME is set: say where to keep the data with --data-dir")]
     NoDataDir,
@@ -259,9 +279,6 @@ impl Options {
             }
         };
         let listen = self.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080));
-        if !listen.ip().is_loopback() && !self.insecure_no_auth {
-            return Err(ConfigError::Open { listen });
-        }
         if self.threads == Some(0) {
             return Err(ConfigError::NoThreads);
         }
@@ -274,6 +291,7 @@ impl Options {
                 threads: self.threads,
                 engine: self.engine.map_or(Engine::Async, EngineKind::engine),
                 tls,
+                insecure_no_auth: self.insecure_no_auth,
             },
             log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
@@ -302,14 +320,25 @@ mod tests {
     }
 
     #[test]
-    fn listening_beyond_loopback_needs_the_flag_that_says_so() {
-        for open in ["0.0.0.0:80", "[::]:80", "192.0.2.1:80"] {
-            let error = check(&["--listen", open]).expect_err(open);
-            assert!(error.to_string().contains("--insecure-no-auth"), "{error}");
-            check(&["--listen", open, "--insecure-no-auth"]).unwrap();
+    fn a_token_command_names_volume_and_access_and_never_a_secret() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["dfs-server", "token"][..], args].concat());
+        let cli = parse(&["create", "--volume", "a", "--access", "write", "--data-dir", "d"]).unwrap();
+        assert_eq!(cli.options.data_dir, Some(PathBuf::from("d")));
+        let Some(Command::Token { action: TokenAction::Create { volume, access, name } }) = cli.command
+        else {
+            panic!("another command")
+        };
+        assert_eq!((volume.as_str(), access, name.as_str()), ("a", Access::Write, ""));
+        for bad in [
+            &["create", "--volume", "a"][..],
+            &["create", "--access", "read"],
+            &["create", "--volume", "a", "--access", "all"],
+            &["create", "--volume", "a/b", "--access", "read"],
+            &["revoke"],
+            &["revoke", "dfs_0123456789abcdef_00"],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
         }
-        check(&["--listen", "127.0.0.5:0"]).unwrap();
-        check(&["--listen", "[::1]:0"]).unwrap();
     }
 
     #[test]

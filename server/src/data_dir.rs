@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `lock` | locked (`flock`) by the running server; holds its process id, for people |
 //! | `metadata.sqlite`, `-wal`, `-shm` | the metadata database |
+//! | `access-changed` | rewritten when access tokens have changed |
 //! | `chunks/` | the chunk store |
 //! | `staging/` | chunks of uploads that are not published |
 //!

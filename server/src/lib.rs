@@ -1,5 +1,6 @@
 //! The dfs server as a library; `main.rs` is the only place that joins its parts.
 
+pub mod access;
 pub mod api;
 pub mod blocking;
 pub mod chunk_store;

@@ -167,3 +167,9 @@ pub const FEED_QUEUE_MAX: usize = 16_384;
 pub const FEED_LISTENERS_MAX: usize = 1024;
 /// Bytes that one piece of an event stream gathers at most, beyond its first event.
 pub const FEED_PIECE_LEN: usize = 32 * 1024;
+/// Milliseconds after which access tokens are read again where the system gives no file watch: what "at once" means there.
+pub const ACCESS_RELOAD_MS: u64 = 900;
+/// Good access tokens in one store: all of them are held in memory.
+pub const ACCESS_TOKENS_MAX: usize = 10_000;
+/// Longest name of an access token in bytes: it is printed in a line.
+pub const ACCESS_TOKEN_NAME_LEN_MAX: usize = 128;

@@ -1,16 +1,26 @@
 //! `dfs-server`: arguments to configuration to a running server; the only place that prints and exits.
 
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::Context;
 use clap::Parser;
+use dfs_server::StartError;
+use dfs_server::access::{self, Access, AccessToken, Secret, TokenId};
 use dfs_server::blocking::block_on;
-use dfs_server::config::{Cli, Command, ConfigError, LogFormat, Options, Settings, VolumeAction};
+use dfs_server::config::{
+    Cli, Command, ConfigError, LogFormat, Options, Settings, TokenAction, VolumeAction,
+};
+use dfs_server::limits::{ACCESS_TOKEN_NAME_LEN_MAX, ACCESS_TOKENS_MAX};
 use dfs_server::metadata::MetadataStore;
 use dfs_server::metadata::sqlite::SqliteStore;
-use dfs_shared::ids::VolumeId;
+use dfs_server::server::DEFAULT_VOLUME;
+use dfs_shared::ddl::ModifiedAt;
+use dfs_shared::ids::{VolumeId, VolumeName};
+use dfs_shared::time::Timestamp;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -21,18 +31,37 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Exit codes of docs/CONFIGURATION.md.
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
+const NOT_FOUND: u8 = 3;
+const REFUSED: u8 = 4;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let is_usage = error.downcast_ref::<ConfigError>().is_some();
             say(&format!("dfs-server: {error:#}"));
-            ExitCode::from(if is_usage { WRONG_USAGE } else { FAILED })
+            ExitCode::from(exit_code(&error))
         }
     }
 }
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<ConfigError>() {
+        return WRONG_USAGE;
+    }
+    if error.is::<NotFound>() {
+        return NOT_FOUND;
+    }
+    match error.downcast_ref::<StartError>() {
+        Some(StartError::NoTokens { .. }) => REFUSED,
+        Some(_) | None => FAILED,
+    }
+}
+
+/// Something that a command names does not exist.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NotFound(String);
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     let settings = settings(cli.options)?;
@@ -41,9 +70,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         None => serve(settings),
         Some(Command::Volume { action }) => volume(&settings.server.data_dir, &action),
-        Some(Command::Token(_)) => {
-            Ok(not_built("token", "the server listens on loopback, or with --insecure-no-auth")?)
-        }
+        Some(Command::Token { action }) => token(&settings.server.data_dir, action),
         Some(Command::Check(_)) => Ok(not_built("check", "every chunk is verified when it is read")?),
         Some(Command::Gc(_)) => Ok(not_built("gc", "nothing is ever dropped")?),
         Some(Command::Backup(_)) => Ok(not_built("backup", "stop the server and copy its data directory")?),
@@ -142,11 +169,116 @@ fn start_log(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Works on the database beside a running server, which is told of the change.
+fn token(data_dir: &Path, action: TokenAction) -> anyhow::Result<()> {
+    let store = open_store(data_dir)?;
+    let store: &dyn MetadataStore = &store;
+    match action {
+        TokenAction::Create { volume, access, name } => {
+            let (id, text) = create_token(store, &volume, access, name)?;
+            announce(data_dir)?;
+            say(&format!("token {id} made ({access} on {volume}); it is printed this once, keep it secret:"));
+            print(&text)
+        }
+        TokenAction::List => {
+            for token in store.read(|snapshot| snapshot.tokens())? {
+                let state = if token.revoked.is_some() { "revoked" } else { "active" };
+                let AccessToken { id, volume, access, name, created, .. } = token;
+                print(&format!("{id}\t{state}\t{volume}\t{access}\t{}\t{name}", rfc3339(created)))?;
+            }
+            Ok(())
+        }
+        TokenAction::Revoke { id } => {
+            let now = Timestamp::from(SystemTime::now());
+            let revoked = store.write(1, move |tx| tx.revoke_token(&id, now)).wait()?;
+            // Also for one that was revoked before: the command may have been ended before it could tell.
+            announce(data_dir)?;
+            match revoked {
+                true => print(&format!("token {id} revoked")),
+                false => {
+                    Err(NotFound(format!("there is no token {id}; `dfs-server token list` lists all")).into())
+                }
+            }
+        }
+    }
+}
+
+/// Seconds are enough for people.
+fn rfc3339(at: Timestamp) -> String {
+    ModifiedAt::from(Timestamp { nanos: 0, ..at }).to_string()
+}
+
+fn announce(data_dir: &Path) -> anyhow::Result<()> {
+    access::announce(data_dir).with_context(|| {
+        format!("the change is stored, but a running server could not be told in {}", data_dir.display())
+    })
+}
+
+fn create_token(
+    store: &dyn MetadataStore,
+    volume: &VolumeName,
+    access: Access,
+    name: String,
+) -> anyhow::Result<(TokenId, String)> {
+    if name.len() > ACCESS_TOKEN_NAME_LEN_MAX || name.chars().any(char::is_control) {
+        anyhow::bail!("--name: at most {ACCESS_TOKEN_NAME_LEN_MAX} bytes, and no control characters");
+    }
+    let (mut id, mut secret) = ([0; 8], [0; 32]);
+    getrandom::fill(&mut id).and_then(|()| getrandom::fill(&mut secret)).context("no random bytes")?;
+    let (id, secret) = (TokenId::from_bytes(id), Secret::from_bytes(secret));
+    let token = AccessToken {
+        id,
+        digest: secret.digest(),
+        volume: volume.clone(),
+        access,
+        name,
+        created: Timestamp::from(SystemTime::now()),
+        revoked: None,
+    };
+    let made = store.write(1, move |tx| {
+        let is_missing = tx.volume(&token.volume)?.is_none();
+        // The default volume is always there once a server has run; a token may come first.
+        if is_missing && token.volume.as_str() != DEFAULT_VOLUME {
+            return Ok(Made::NoVolume);
+        }
+        if is_missing {
+            tx.create_volume(&token.volume, VolumeId::generate())?;
+        }
+        let active = tx.tokens()?.iter().filter(|token| token.revoked.is_none()).count();
+        if active >= ACCESS_TOKENS_MAX {
+            return Ok(Made::TooMany);
+        }
+        tx.put_token(&token).map(|()| Made::Token)
+    });
+    match made.wait()? {
+        Made::Token => Ok((id, secret.text(id))),
+        Made::TooMany => anyhow::bail!("there are {ACCESS_TOKENS_MAX} tokens already: revoke some"),
+        Made::NoVolume => {
+            let instead = format!("make it with `dfs-server volume create {volume}`");
+            Err(NotFound(format!("there is no volume {volume}: {instead}")).into())
+        }
+    }
+}
+
+/// What became of a token that was to be made.
+enum Made {
+    Token,
+    NoVolume,
+    TooMany,
+}
+
+fn open_store(data_dir: &Path) -> anyhow::Result<SqliteStore> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+    Ok(SqliteStore::open(data_dir)?)
+}
+
 /// Works on the database beside a running server; a running server finds a new volume at its first use.
 fn volume(data_dir: &Path, action: &VolumeAction) -> anyhow::Result<()> {
-    std::fs::create_dir_all(data_dir)
-        .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
-    let store = SqliteStore::open(data_dir)?;
+    let store = open_store(data_dir)?;
     let store: &dyn MetadataStore = &store;
     match action {
         VolumeAction::Create { name } => {

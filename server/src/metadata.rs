@@ -24,6 +24,9 @@ use sessions::{ReadSessions, WriteSessions};
 mod files;
 pub mod sessions;
 pub mod sqlite;
+pub mod token;
+
+use token::{AccessToken, TokenId};
 
 pub use files::{Announced, ReadFiles, WriteFiles};
 
@@ -278,6 +281,12 @@ pub trait ReadMetadata: ReadFiles + ReadSessions {
         client: &ClientId,
         number: u64,
     ) -> Result<Option<Vec<u8>>, MetadataError>;
+
+    /// Lists all access tokens, also the revoked ones, the oldest first.
+    ///
+    /// # Errors
+    /// [`MetadataError`] when the database fails or a row is damaged.
+    fn tokens(&self) -> Result<Vec<AccessToken>, MetadataError>;
 }
 
 /// What can be written inside the write transaction.
@@ -380,6 +389,18 @@ pub trait WriteMetadata: ReadMetadata + WriteFiles + WriteSessions {
         reply: &[u8],
         keep: u64,
     ) -> Result<(), MetadataError>;
+
+    /// Keeps a new access token.
+    ///
+    /// # Errors
+    /// [`MetadataError`] when the database fails or the id is taken.
+    fn put_token(&mut self, token: &AccessToken) -> Result<(), MetadataError>;
+
+    /// Marks an access token as revoked; one that is revoked already keeps its time. `false` when there is none.
+    ///
+    /// # Errors
+    /// [`MetadataError`] when the database fails.
+    fn revoke_token(&mut self, id: &TokenId, at: Timestamp) -> Result<bool, MetadataError>;
 }
 
 /// A unit of writing: all of it happens, or nothing.

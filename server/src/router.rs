@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::access::Grant;
 use crate::engine::{Handler, RequestBody};
 use crate::http::{ContentCoding, Method, Request, Response, Status};
 
 mod compress;
 mod pattern;
 mod request_id;
+mod revoke;
 
 use pattern::Tree;
 pub use request_id::RequestId;
@@ -37,6 +39,33 @@ pub struct Call {
     pub params: Params,
     /// The id that log lines and the `X-Request-Id` header carry.
     pub id: RequestId,
+    /// What it is allowed.
+    pub grant: Grant,
+}
+
+/// What the guard decides on: a request that has found its route.
+#[derive(Debug)]
+pub struct Guarded<'a> {
+    /// The request's head.
+    pub request: &'a Request,
+    /// The route's pattern.
+    pub pattern: &'static str,
+    /// What the pattern's params matched.
+    pub params: &'a Params,
+    /// The request's id.
+    pub id: &'a RequestId,
+}
+
+/// Decides whether a request is let in.
+pub trait Guard: Send + Sync {
+    /// Returns what the request is allowed, or the answer that refuses it.
+    ///
+    /// # Errors
+    /// The answer.
+    fn admit(&self, request: &Guarded<'_>) -> Result<Grant, Response>;
+
+    /// Returns the answer to a request whose grant ended while it was under way.
+    fn revoked(&self, request: &RequestId, pattern: &'static str) -> Response;
 }
 
 impl Call {
@@ -90,6 +119,7 @@ pub struct Router<S> {
     tree: Tree,
     routes: Vec<Route<S>>,
     observer: Option<Observer>,
+    guard: Option<Box<dyn Guard>>,
     ids: RequestIds,
 }
 
@@ -122,7 +152,14 @@ impl<S: Send + Sync + 'static> Router<S> {
     /// Makes a router without routes.
     #[must_use]
     pub fn new(state: Arc<S>) -> Self {
-        Self { state, tree: Tree::default(), routes: Vec::new(), observer: None, ids: RequestIds::new() }
+        Self {
+            state,
+            tree: Tree::default(),
+            routes: Vec::new(),
+            observer: None,
+            guard: None,
+            ids: RequestIds::new(),
+        }
     }
 
     /// Adds a route.
@@ -156,6 +193,43 @@ impl<S: Send + Sync + 'static> Router<S> {
         self
     }
 
+    /// Sets who decides whether a request is let in; without a guard each is.
+    #[must_use]
+    pub fn guard(mut self, guard: impl Guard + 'static) -> Self {
+        self.guard = Some(Box::new(guard));
+        self
+    }
+
+    /// Lists all routes.
+    pub fn routes(&self) -> impl Iterator<Item = (Method, &'static str)> {
+        self.routes.iter().flat_map(|route| route.handlers.iter().map(|(method, _)| (*method, route.pattern)))
+    }
+
+    /// Runs a handler if the guard lets the request in, and no longer than it does.
+    async fn run(
+        &self,
+        handler: &RouteHandler<S>,
+        pattern: &'static str,
+        request: Request,
+        body: RequestBody,
+        params: Params,
+        id: RequestId,
+    ) -> Response {
+        let Some(guard) = &self.guard else {
+            let call = Call { request, body, params, id, grant: Grant::everything() };
+            return handler(Arc::clone(&self.state), call).await;
+        };
+        let grant = match guard.admit(&Guarded { request: &request, pattern, params: &params, id: &id }) {
+            Ok(grant) => grant,
+            Err(refusal) => return refusal,
+        };
+        let call = Call { request, body, params, id: id.clone(), grant: grant.clone() };
+        match revoke::unless_revoked(&grant, handler(Arc::clone(&self.state), call)).await {
+            Some(response) => revoke::cut_when_revoked(&grant, response),
+            None => guard.revoked(&id, pattern),
+        }
+    }
+
     /// Finds and runs a route; returns its pattern with the response.
     async fn dispatch(&self, request: Request, body: RequestBody, id: RequestId) -> (&'static str, Response) {
         if request.method == Method::Options && request.raw_path.as_ref() == b"*" {
@@ -169,10 +243,7 @@ impl<S: Send + Sync + 'static> Router<S> {
         };
         let route = &self.routes[index];
         let response = match route.handler(request.method) {
-            Some(handler) => {
-                let call = Call { request, body, params: Params { values }, id };
-                handler(Arc::clone(&self.state), call).await
-            }
+            Some(handler) => self.run(handler, route.pattern, request, body, Params { values }, id).await,
             None if request.method == Method::Options => {
                 Response::new(Status::NO_CONTENT).with_header("Allow", route.allow())
             }

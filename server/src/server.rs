@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime};
@@ -16,6 +16,7 @@ use dfs_shared::event::{EventBus, SubscribeError, Subscription};
 use dfs_shared::ids::{IdError, VolumeName};
 use tokio::sync::oneshot;
 
+use crate::access::{Registry, Watch};
 use crate::api::{self, Api};
 use crate::blocking::block_on;
 use crate::chunk_store::{ChunkError, DiskStore};
@@ -47,6 +48,8 @@ pub struct Config {
     pub engine: Engine,
     /// Speaks TLS, with the certificate and the key in these files.
     pub tls: Option<TlsFiles>,
+    /// Lets everybody in, whatever tokens there are, and on every address.
+    pub insecure_no_auth: bool,
 }
 
 /// The files that TLS needs.
@@ -62,7 +65,8 @@ impl Config {
     /// Listens on this address and keeps everything under this directory.
     #[must_use]
     pub fn new(listen: SocketAddr, data_dir: PathBuf) -> Self {
-        Self { listen, data_dir, chunks_dir: None, threads: None, engine: Engine::Async, tls: None }
+        let (engine, tls) = (Engine::Async, None);
+        Self { listen, data_dir, chunks_dir: None, threads: None, engine, tls, insecure_no_auth: false }
     }
 }
 
@@ -128,6 +132,26 @@ pub enum StartError {
         /// Why.
         #[from]
         TlsError,
+    ),
+    /// Everybody who reaches the port would be let in, or nobody.
+    #[error(
+        "refusing to listen on {listen} without access tokens: make one with `dfs-server token create --volume \
+         {DEFAULT_VOLUME} --access write --data-dir {}`, listen on 127.0.0.1, or say --insecure-no-auth if everyone who \
+         reaches the port may read and write everything",
+        data_dir.display()
+    )]
+    NoTokens {
+        /// The address.
+        listen: SocketAddr,
+        /// The data directory.
+        data_dir: PathBuf,
+    },
+    /// Revoked tokens would not be noticed.
+    #[error("cannot watch the access tokens")]
+    Watch(
+        /// What the system said.
+        #[source]
+        io::Error,
     ),
     /// The system gives no threads.
     #[error("cannot start the server's threads")]
@@ -197,11 +221,13 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     let data_dir = DataDir::open(&config.data_dir)?;
     let metadata = SqliteStore::open(data_dir.path())
         .map_err(|source| StartError::Metadata { data_dir: data_dir.path().to_owned(), source })?;
+    let metadata: Arc<dyn MetadataStore> = Arc::new(metadata);
+    let access = open_access(&config, data_dir.path(), &metadata)?;
+    let watch = Watch::start(data_dir.path(), Arc::clone(&access)).map_err(StartError::Watch)?;
     let chunks = DiskStore::open(&config.chunks_dir.unwrap_or_else(|| data_dir.path().join("chunks")))?;
     let (notifier, metrics) = (Arc::<Notifier>::default(), Arc::<Metrics>::default());
     let bus = EventBus::new();
     let components = join_components(&bus, &notifier, &metrics)?;
-    let metadata: Arc<dyn MetadataStore> = Arc::new(metadata);
     let feed = Arc::new(Feed::new(boot()));
     let fed = feed.join(&bus, Arc::clone(&metadata))?;
     let sync = Arc::new(SyncService::new(Arc::clone(&metadata), Arc::new(chunks), bus.clone()));
@@ -228,6 +254,7 @@ pub fn start(config: Config) -> Result<Server, StartError> {
         notifier,
         metrics: Some(metrics),
         engine: config.engine.name(),
+        access,
         started: Instant::now(),
     }));
     let (stop, stopped) = oneshot::channel::<()>();
@@ -245,6 +272,7 @@ pub fn start(config: Config) -> Result<Server, StartError> {
         drop(sweeper);
         drop(components);
         drop(fed);
+        drop(watch);
         drop(data_dir);
         drained
     };
@@ -257,6 +285,26 @@ pub fn start(config: Config) -> Result<Server, StartError> {
 fn boot() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Opens the registry of tokens and refuses an address where it would let everybody in, or nobody.
+fn open_access(
+    config: &Config,
+    data_dir: &Path,
+    metadata: &Arc<dyn MetadataStore>,
+) -> Result<Arc<Registry>, StartError> {
+    let failed = |source| StartError::Metadata { data_dir: data_dir.to_owned(), source };
+    let is_loopback = config.listen.ip().is_loopback();
+    let registry = match config.insecure_no_auth {
+        true => Registry::insecure(Arc::clone(metadata)),
+        false => Registry::open(Arc::clone(metadata), is_loopback).map_err(failed)?,
+    };
+    if config.insecure_no_auth {
+        tracing::warn!(listen = %config.listen, "--insecure-no-auth: whoever reaches the port may do everything");
+    } else if !is_loopback && registry.active() == 0 {
+        return Err(StartError::NoTokens { listen: config.listen, data_dir: data_dir.to_owned() });
+    }
+    Ok(Arc::new(registry))
 }
 
 /// Parses nothing that can fail at run time: the default volume's name is a constant.

@@ -17,6 +17,7 @@ use dfs_mountd::engine::{Connection, Engine, Parts, Wake};
 use dfs_mountd::fs::{Fs, FsParts};
 use dfs_mountd::fuse::{self, MountOptions, Mounted};
 use dfs_mountd::remote::http::HttpRemote;
+use dfs_mountd::remote::token::{TokenError, TokenSource};
 use dfs_mountd::remote::{Remote, RemoteError};
 use dfs_mountd::tree::Tree;
 use dfs_mountd::tree::store::Store;
@@ -112,7 +113,7 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     let volume = VolumeName::new(arguments.volume.as_deref().unwrap_or("main"));
     let volume = volume.map_err(|error| failed(USAGE, error))?;
     let cache_size = arguments.cache_size_bytes().map_err(|error| failed(USAGE, error))?;
-    let token = read_token(arguments.token_file.as_deref()).map_err(|error| failed(USAGE, error))?;
+    let token = token_source(&arguments).map_err(|error| failed(REFUSED, error))?;
     let mount_point = std::path::absolute(&arguments.mountpoint)?;
     let environment = Environment::read();
     let state_dir =
@@ -127,7 +128,7 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     };
     // Addresses are checked before anything is made or forked.
     if !arguments.server.is_empty() {
-        HttpRemote::new(&arguments.server, places.volume.clone(), token.clone())
+        HttpRemote::new(&arguments.server, places.volume.clone(), TokenSource::none())
             .map_err(|error| failed(USAGE, error))?;
     }
     let parent = if arguments.daemon { Some(daemon::detach()?) } else { None };
@@ -169,15 +170,12 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     Ok(())
 }
 
-fn read_token(file: Option<&Path>) -> anyhow::Result<Option<String>> {
-    use anyhow::Context;
-    match file {
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read the token file {}", path.display()))?;
-            Ok(Some(text.trim().to_owned()))
-        }
-        None => Ok(std::env::var("DFS_TOKEN").ok().filter(|token| !token.is_empty())),
+/// The token's file is read again when the server refuses its token.
+fn token_source(arguments: &Arguments) -> Result<TokenSource, TokenError> {
+    match (&arguments.token_file, std::env::var("DFS_TOKEN")) {
+        (Some(path), _) => TokenSource::file(std::path::absolute(path).unwrap_or_else(|_| path.clone())),
+        (None, Ok(text)) if !text.is_empty() => TokenSource::fixed(&text, "DFS_TOKEN"),
+        (None, _) => Ok(TokenSource::none()),
     }
 }
 
@@ -254,8 +252,8 @@ impl Mount {
             read_only,
             control: Some(control_path.clone()),
         })?;
-        let is_reachable = look_at_server(&engine, &remote, &places.volume)?;
         let is_first = tree.membership()?.volume.is_none();
+        let is_reachable = look_at_server(&engine, &remote, &places.volume, is_first)?;
         engine.start(Arc::clone(&fs) as _, Arc::clone(&fs) as _, &bus);
         if is_reachable {
             wait_for_first_sync(&engine, if is_first { FIRST_SYNC } else { FIRST_LOOK })?;
@@ -348,7 +346,14 @@ fn last_line(engine: &Engine, mount_point: &Path) -> String {
 }
 
 /// Looks whether the server has the volume. `false` when it cannot be reached, which is no reason not to mount.
-fn look_at_server(engine: &Engine, remote: &HttpRemote, volume: &VolumeName) -> Result<bool, Failed> {
+///
+/// A refused token ends only a first mount: later there are changes to keep and to go on with.
+fn look_at_server(
+    engine: &Engine,
+    remote: &HttpRemote,
+    volume: &VolumeName,
+    is_first: bool,
+) -> Result<bool, Failed> {
     let look = async { tokio::time::timeout(FIRST_LOOK, remote.merkle(Vec::new())).await };
     let why = match engine.runtime().block_on(look) {
         Ok(Ok(_)) => return Ok(true),
@@ -362,14 +367,23 @@ fn look_at_server(engine: &Engine, remote: &HttpRemote, volume: &VolumeName) -> 
                     ),
                 ));
             }
-            RemoteError::Refused { status: 401 | 403, ref message, .. } => {
+            RemoteError::Refused { status: 401 | 403, ref message, .. } if is_first => {
                 return Err(failed(
                     REFUSED,
                     anyhow::anyhow!(
-                        "cannot mount from {}: access refused: {message}; give --token-file",
+                        "cannot mount the volume {volume} of {}: access refused: {message}; give a token of this \
+                         volume with --token-file or DFS_TOKEN (`dfs-server token create` makes one)",
                         remote.name()
                     ),
                 ));
+            }
+            RemoteError::Refused { status: 401 | 403, ref message, .. } => {
+                eprintln!(
+                    "{} refuses the access token ({message}): mounting offline; changes are kept here and sent when \
+                     the token file holds a good one",
+                    remote.name()
+                );
+                return Ok(false);
             }
             RemoteError::VersionMismatch { .. } => return Err(error.into()),
             error => describe(&error.into()),

@@ -59,6 +59,7 @@ async fn commits(shared: &Arc<Shared>) {
         match round(shared).await {
             Ok(Round::Sent) => {
                 backoff.reset();
+                *shared.token_refused.lock() = None;
                 // In a burst of changes half of the time is for gathering: fewer and larger requests.
                 if shared.tree.pending(0, 1).is_ok_and(|more| !more.is_empty()) {
                     tokio::time::sleep(begun.elapsed().min(Duration::from_millis(GATHER_MS_MAX))).await;
@@ -80,13 +81,16 @@ async fn commits(shared: &Arc<Shared>) {
             Err(error) => {
                 let lost = match &error {
                     EngineError::Lost => true,
-                    EngineError::Remote(error) => error.is_unreachable(),
+                    EngineError::Remote(error) => {
+                        error.is_unreachable() || error.token_refused() == Some(true)
+                    }
                     _ => false,
                 };
                 if lost {
                     shared.broken.notify_one();
                     let _ = tokio::time::timeout(Duration::from_secs(1), shared.wait_lost()).await;
                 } else {
+                    shared.note_token(&error);
                     tracing::warn!(error = chain(&error), "changes cannot be sent; trying again");
                     tokio::time::sleep(backoff.next()).await;
                 }
@@ -186,6 +190,8 @@ async fn send(
     let commit = flight.notes.commit;
     match request(shared, &mut flight, only).await {
         Ok(reply) => outcome::settle(shared, flight, reply).await,
+        // A token that was revoked under way leaves open what became of the commit: it stays stored.
+        Err(EngineError::Remote(error)) if error.token_refused() == Some(true) => Err(error.into()),
         Err(EngineError::Remote(error)) if !error.is_retryable() => {
             tracing::error!(error = chain(&error), "the server refuses a commit; its changes are sent anew");
             shared.tree.store_in_flight(None)?;

@@ -38,6 +38,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             Err(error) => error,
             Ok(()) => EngineError::Lost,
         };
+        shared.note_token(&error);
         note_offline(&shared, &error);
         let pause = backoff.next();
         tokio::select! {
@@ -177,6 +178,7 @@ async fn go_online(
         if shared.tree.base_root()? == root {
             *base = (*base).max(revision);
             note_revision(shared, revision)?;
+            *shared.token_refused.lock() = None;
             shared.connection.send_replace(Connection::Online { client: client.clone() });
             shared.note_progress();
             return Ok(());

@@ -112,6 +112,8 @@ pub(super) struct Shared {
     pub(super) manifests: Manifests,
     /// By the first journal group of the change.
     pub(super) refused: parking_lot::Mutex<BTreeMap<u64, Refused>>,
+    /// Why the server does not accept the access token, while it does not.
+    pub(super) token_refused: parking_lot::Mutex<Option<String>>,
     pub(super) conflicts: parking_lot::Mutex<VecDeque<Conflict>>,
     pub(super) conflict_count: AtomicU64,
     membership: parking_lot::Mutex<()>,
@@ -148,6 +150,7 @@ impl Shared {
             downloads: Downloads::default(),
             manifests: Manifests::new(MANIFEST_CHUNKS_KEPT),
             refused: parking_lot::Mutex::default(),
+            token_refused: parking_lot::Mutex::default(),
             conflicts: parking_lot::Mutex::default(),
             conflict_count: AtomicU64::new(0),
             membership: parking_lot::Mutex::default(),
@@ -178,6 +181,16 @@ impl Shared {
 
     pub(super) fn is_offline(&self) -> bool {
         matches!(*self.connection.borrow(), Connection::Offline { .. } | Connection::Stopped { .. })
+    }
+
+    /// Keeps in mind whether an error was about the access token.
+    pub(super) fn note_token(&self, error: &EngineError) {
+        let refused = match error {
+            EngineError::Remote(remote) => remote.token_refused().map(|_| chain(error)),
+            EngineError::Tree(_) | EngineError::Cache(_) | EngineError::Diverged(_) => None,
+            EngineError::Stop(_) | EngineError::Lost => None,
+        };
+        *self.token_refused.lock() = refused;
     }
 
     /// Waits until the engine is online.

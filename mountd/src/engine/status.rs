@@ -13,7 +13,7 @@ use crate::tree::{SyncState, TreeError};
 /// How the mount stands to its server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// `online`, `reconciling`, `offline` or `stopped`.
+    /// `online`, `reconciling`, `offline`, `stopped`, or `refused: token` while the server does not accept the token.
     pub state: String,
     /// Why it is offline or stopped; empty otherwise.
     pub reason: String,
@@ -82,6 +82,10 @@ pub(super) fn snapshot(shared: &Shared) -> Result<Status, TreeError> {
         Connection::Reconciling => ("reconciling", String::new(), None),
         Connection::Online { .. } => ("online", String::new(), None),
         Connection::Stopped { why } => ("stopped", why.clone(), None),
+    };
+    let (state, reason) = match shared.token_refused.lock().clone() {
+        Some(why) if state != "stopped" => ("refused: token", why),
+        Some(_) | None => (state, reason),
     };
     let pending = count_pending(shared)?;
     Ok(Status {

@@ -25,6 +25,7 @@ use reqwest::{Body, Client, Method, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::token::{Token, TokenSource};
 use super::{ChunkStream, FrameStream, Remote, RemoteError, RemoteFuture};
 use crate::limits::{
     CONNECT_TIMEOUT_MS, ERROR_BODY_LEN_MAX, IDLE_CONNECTIONS_MAX, REQUEST_SILENCE_MS_MAX, UNSENT_MS_MAX,
@@ -57,9 +58,6 @@ pub enum AddressError {
         #[source]
         source: reqwest::Error,
     },
-    /// The token has characters that no header can hold.
-    #[error("the token has characters that are not allowed")]
-    Token,
 }
 
 /// A volume on a server that is reached over HTTP.
@@ -69,7 +67,7 @@ pub struct HttpRemote {
     servers: Vec<String>,
     current: AtomicUsize,
     volume: VolumeName,
-    token: Option<String>,
+    token: TokenSource,
 }
 
 /// Turns `host:port` or `http://host:port/` into the base of every URL.
@@ -97,14 +95,11 @@ impl HttpRemote {
     /// Prepares to talk to a volume; connects to nothing yet.
     ///
     /// # Errors
-    /// [`AddressError`] when a server's address or the token cannot be used.
-    pub fn new(servers: &[String], volume: VolumeName, token: Option<String>) -> Result<Self, AddressError> {
+    /// [`AddressError`] when a server's address cannot be used.
+    pub fn new(servers: &[String], volume: VolumeName, token: TokenSource) -> Result<Self, AddressError> {
         let urls = servers.iter().map(|server| base_url(server)).collect::<Result<Vec<_>, _>>()?;
         if urls.is_empty() {
             return Err(AddressError::Invalid { text: String::new() });
-        }
-        if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
-            return Err(AddressError::Token);
         }
         let client = Client::builder()
             .http1_only()
@@ -126,7 +121,8 @@ impl HttpRemote {
         (at, &self.servers[at])
     }
 
-    /// Sends a request to the first server that can be reached and returns its successful answer.
+    /// Sends a request and returns its successful answer. After a refused token once more, if the token's file
+    /// holds another one by now.
     async fn send(
         &self,
         method: Method,
@@ -134,6 +130,30 @@ impl HttpRemote {
         content_type: &'static str,
         len: u64,
         body: impl Fn() -> Body,
+    ) -> Result<Response, RemoteError> {
+        let token = self.token.get();
+        let sent = self.send_with(&token, method.clone(), route, content_type, len, &body).await;
+        match sent {
+            Err(error) if error.token_refused().is_some() => match self.token.renew(&token) {
+                Some(token) => {
+                    tracing::info!("the token file holds another token: trying that one");
+                    self.send_with(&Some(token), method, route, content_type, len, &body).await
+                }
+                None => Err(error),
+            },
+            sent => sent,
+        }
+    }
+
+    /// Sends a request to the first server that can be reached.
+    async fn send_with(
+        &self,
+        token: &Option<Token>,
+        method: Method,
+        route: &str,
+        content_type: &'static str,
+        len: u64,
+        body: &impl Fn() -> Body,
     ) -> Result<Response, RemoteError> {
         let mut tried = 0;
         loop {
@@ -146,8 +166,8 @@ impl HttpRemote {
                     .header(CONTENT_LENGTH, len)
                     .body(body());
             }
-            if let Some(token) = &self.token {
-                request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+            if let Some(token) = token {
+                request = request.header(AUTHORIZATION, token.header());
             }
             match request.send().await {
                 Ok(response) => return check_status(server, response).await,

@@ -9,7 +9,9 @@ use serde_json::json;
 
 use super::Api;
 use super::fields::{field, file_json, from_json, need, query, query_number, session_id, sha256};
+use super::session::check_session;
 use super::status::{ApiError, answer};
+use crate::access::Access;
 use crate::blocking::offload;
 use crate::files::FilePath;
 use crate::http::{Response, Status};
@@ -44,11 +46,14 @@ async fn try_upload_chunk(api: &Api, call: Call) -> Result<Response, ApiError> {
         let path = query_path(&call)?;
         let (number, total) = (query_number(&call, "chunk_index")?, query_number(&call, "total_chunks")?);
         let hash = sha256("chunk_hash", query(&call, "chunk_hash")?)?;
+        check_session(api, &call.grant, session, Access::Write).await?;
         let bytes = call.body.collect(UPLOAD_CHUNK_LEN_MAX).await?;
         ChunkUpload { session, path, number, total, hash, bytes }
     } else {
         let body = call.body.collect(UPLOAD_BODY_LEN_MAX).await?;
-        offload(move || read_chunk(&body)).await?
+        let chunk = offload(move || read_chunk(&body)).await?;
+        check_session(api, &call.grant, chunk.session, Access::Write).await?;
+        chunk
     };
     let (path, number) = (chunk.path.clone(), chunk.number);
     let received = api.sessions.upload_chunk(chunk).await?;
@@ -112,6 +117,7 @@ pub(super) async fn upload_complete(api: Arc<Api>, call: Call) -> Response {
 async fn try_upload_complete(api: &Api, call: Call) -> Result<Response, ApiError> {
     let request: Complete = from_json(&call.body.collect(SMALL_BODY_LEN_MAX).await?)?;
     let id = session_id(&need(request.session_id, "session_id")?)?;
+    check_session(api, &call.grant, id, Access::Write).await?;
     let path = json_path(&need(request.file_path, "file_path")?)?;
     let hash = sha256("expected_hash", &need(request.expected_hash, "expected_hash")?)?;
     let info = api.sessions.upload_complete(id, &path, hash).await?;

@@ -16,13 +16,14 @@ use tokio::sync::mpsc;
 use super::fields::{field, file_json, from_json, need, query, session_id};
 use super::status::{ApiError, answer};
 use super::{Api, volume_asked};
+use crate::access::{Access, Grant};
 use crate::blocking::{beside, offload};
 use crate::files::FilePath;
 use crate::http::{Body, Response, Status, StreamError, StreamItem};
 use crate::limits::{
     CHUNK_PIECE_LEN, CHUNK_PIECES_MAX, SMALL_BODY_LEN_MAX, SNAPSHOT_FILES_MAX, SNAPSHOT_LEN_MAX,
 };
-use crate::metadata::sessions::SessionRow;
+use crate::metadata::sessions::{SessionId, SessionRow};
 use crate::router::Call;
 use crate::sessions::diff::{Action, LocalFile, Plan};
 use crate::sessions::state::State;
@@ -38,6 +39,29 @@ struct Start {
 
 fn yes() -> bool {
     true
+}
+
+/// Checks that the caller's token is good for a session's volume. A session of another one looks as if it were not there.
+pub(super) async fn check_session(
+    api: &Api,
+    grant: &Grant,
+    id: SessionId,
+    access: Access,
+) -> Result<(), ApiError> {
+    let sessions = Arc::clone(&api.sessions);
+    let row = offload(move || sessions.status(&id)).await?;
+    if grant.allows(&row.volume, access) {
+        return Ok(());
+    }
+    tracing::warn!(
+        target: "dfs_server::audit",
+        token = grant.token().map(tracing::field::display),
+        session = %id,
+        reason = "session of another volume",
+        status = 404,
+        "refused"
+    );
+    Err(SessionError::NotFound { session: id.to_string() }.into())
 }
 
 /// `POST /api/sync/start?volume=NAME`
@@ -130,6 +154,7 @@ pub(super) async fn diff(api: Arc<Api>, call: Call) -> Response {
 async fn try_diff(api: &Api, call: Call) -> Result<Response, ApiError> {
     let body = call.body.collect(SNAPSHOT_LEN_MAX).await?;
     let (id, root, local) = offload(move || read_diff(&body)).await?;
+    check_session(api, &call.grant, id, Access::Read).await?;
     let diffed = api.sessions.diff(id, local, root).await?;
     let paths = |action| paths(&diffed.plan, action);
     let json = json!({
@@ -146,7 +171,7 @@ async fn try_diff(api: &Api, call: Call) -> Result<Response, ApiError> {
     Ok(Response::json(Status::OK, format!("{json}\n")))
 }
 
-type DiffRequest = (crate::metadata::sessions::SessionId, Option<MerkleHash>, BTreeMap<Vec<u8>, LocalFile>);
+type DiffRequest = (SessionId, Option<MerkleHash>, BTreeMap<Vec<u8>, LocalFile>);
 
 fn read_diff(body: &[u8]) -> Result<DiffRequest, ApiError> {
     let request: Diff<'_> = from_json(body)?;
@@ -211,6 +236,7 @@ pub(super) async fn status(api: Arc<Api>, call: Call) -> Response {
 
 async fn try_status(api: &Api, call: &Call) -> Result<Response, ApiError> {
     let id = session_id(query(call, "session_id")?)?;
+    check_session(api, &call.grant, id, Access::Read).await?;
     let sessions = Arc::clone(&api.sessions);
     let row = offload(move || sessions.status(&id)).await?;
     Ok(Response::json(Status::OK, format!("{}\n", status_json(&row))))

@@ -31,8 +31,12 @@ use writer::Writer;
 pub const DATABASE_FILE: &str = "metadata.sqlite";
 
 /// Migrations in order; the schema version is how many have run.
-const MIGRATIONS: [&str; 3] =
-    [include_str!("sql/01-init.sql"), include_str!("sql/02-files.sql"), include_str!("sql/03-sessions.sql")];
+const MIGRATIONS: [&str; 4] = [
+    include_str!("sql/01-init.sql"),
+    include_str!("sql/02-files.sql"),
+    include_str!("sql/03-sessions.sql"),
+    include_str!("sql/04-tokens.sql"),
+];
 
 /// The metadata store on SQLite.
 #[derive(Debug)]

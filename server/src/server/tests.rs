@@ -303,3 +303,63 @@ fn a_port_in_use_is_refused_by_name_and_frees_the_data() {
     assert!(error.to_string().contains(&server.addr().to_string()), "{error}");
     start(Config::new("127.0.0.1:0".parse().unwrap(), other)).unwrap();
 }
+
+#[test]
+fn an_address_beyond_loopback_is_refused_until_there_is_a_token_or_the_flag() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config::new("0.0.0.0:0".parse().unwrap(), dir.path().join("data"));
+    let error = start(config.clone()).expect_err("no tokens");
+    assert!(matches!(error, StartError::NoTokens { .. }), "{error}");
+    for wanted in ["--insecure-no-auth", "token create", "0.0.0.0:0"] {
+        assert!(error.to_string().contains(wanted), "{error}");
+    }
+    drop(start(Config { insecure_no_auth: true, ..config.clone() }).unwrap());
+    let token = crate::access::AccessToken {
+        id: crate::access::TokenId::from_bytes([1; 8]),
+        digest: [0; 32],
+        volume: default_volume(),
+        access: crate::access::Access::Read,
+        name: String::new(),
+        created: Timestamp::default(),
+        revoked: None,
+    };
+    let store: &dyn MetadataStore = &SqliteStore::open(&config.data_dir).unwrap();
+    store.write(1, move |tx| tx.put_token(&token)).wait().unwrap();
+    let server = start(config).unwrap();
+    let (status, _) = ask(&server, "GET", "/health", b"");
+    assert_eq!(status, 200);
+    let (status, _) = ask(&server, "GET", "/api/info", b"");
+    assert_eq!(status, 401);
+}
+
+#[test]
+fn every_route_has_a_row_in_the_table_of_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn MetadataStore> = Arc::new(SqliteStore::open(dir.path()).unwrap());
+    let chunks = Arc::new(DiskStore::open(&dir.path().join("chunks")).unwrap());
+    let bus = EventBus::new();
+    let sync = Arc::new(SyncService::new(Arc::clone(&store), chunks, bus.clone()));
+    let files = Arc::new(FileService::new(Arc::clone(&sync), Arc::clone(&store)));
+    let sessions = SessionService::open(Arc::clone(&files), Arc::clone(&store), dir.path(), bus.clone());
+    let api = Api {
+        sync,
+        files,
+        sessions: Arc::new(sessions.unwrap()),
+        feed: Arc::new(Feed::new(1)),
+        bus,
+        notifier: Arc::default(),
+        metrics: None,
+        access: Arc::new(Registry::insecure(store)),
+        engine: "test",
+        started: Instant::now(),
+    };
+    let router = api::router(Arc::new(api));
+    let missing: Vec<_> = router
+        .routes()
+        .filter(|(method, pattern)| crate::access::need::row(method.as_str(), pattern).is_none())
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "routes without a row in access::need, which only admin may use: {missing:?}"
+    );
+}

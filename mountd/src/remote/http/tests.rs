@@ -36,7 +36,7 @@ fn ok(body: &[u8]) -> Vec<u8> {
 }
 
 fn remote(servers: &[String]) -> HttpRemote {
-    HttpRemote::new(servers, volume(), None).expect("addresses")
+    HttpRemote::new(servers, volume(), TokenSource::none()).expect("addresses")
 }
 
 /// An address on which nobody listens.

@@ -11,7 +11,9 @@ use dfs_shared::ids::VolumeName;
 use dfs_shared::manifest::Manifest;
 use tokio::sync::mpsc;
 
+use crate::access::Access;
 use crate::api::fields::{field, query_number, session_id};
+use crate::api::session::check_session;
 use crate::api::status::{ApiError, answer};
 use crate::api::{Api, volume_asked};
 use crate::blocking::{beside, block_on, offload};
@@ -34,6 +36,9 @@ async fn try_download(api: &Arc<Api>, call: &Call) -> Result<Response, ApiError>
         .map_err(|error| field("path", error.to_string()))?;
     let version = call.request.query("version").map(|_| query_number(call, "version")).transpose()?;
     let session = call.request.query("session_id").map(session_id).transpose()?;
+    if let Some(id) = session {
+        check_session(api, &call.grant, id, Access::Read).await?;
+    }
     let (sessions, name, at) = (Arc::clone(&api.sessions), volume.clone(), path.clone());
     let (info, manifest) = offload(move || -> Result<_, ApiError> {
         if let Some(id) = session {

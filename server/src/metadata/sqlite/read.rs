@@ -10,6 +10,7 @@ use dfs_shared::wire::decode_plain;
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use super::{damaged, failed};
+use crate::metadata::token::{Access, AccessToken, TokenId};
 use crate::metadata::{ChunkPlace, Client, MetadataError, PastRecord, ReadMetadata, Volume, VolumeKey};
 
 /// The tables as one connection sees them, inside a transaction that the caller has begun.
@@ -132,6 +133,41 @@ pub(super) fn past(node: NodeId, row: PastRow) -> Result<PastRecord, MetadataErr
     })
 }
 
+struct TokenRow {
+    id: [u8; 8],
+    digest: [u8; 32],
+    volume: String,
+    access: i64,
+    name: String,
+    created: i64,
+    revoked: Option<i64>,
+}
+
+fn token_row(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
+    Ok(TokenRow {
+        id: row.get(0)?,
+        digest: row.get(1)?,
+        volume: row.get(2)?,
+        access: row.get(3)?,
+        name: row.get(4)?,
+        created: row.get(5)?,
+        revoked: row.get(6)?,
+    })
+}
+
+fn token(row: TokenRow) -> Result<AccessToken, MetadataError> {
+    let damaged = || MetadataError::Damaged { what: "access token", source: None };
+    Ok(AccessToken {
+        id: TokenId::from_bytes(row.id),
+        digest: row.digest,
+        volume: VolumeName::new(&row.volume).map_err(|_| damaged())?,
+        access: Access::from_code(row.access).ok_or_else(damaged)?,
+        name: row.name,
+        created: from_micros(row.created),
+        revoked: row.revoked.map(from_micros),
+    })
+}
+
 impl ReadMetadata for Tables<'_> {
     fn volume(&self, name: &VolumeName) -> Result<Option<Volume>, MetadataError> {
         let sql = "SELECT id, name, uuid, revision, root FROM volume WHERE name = ?1";
@@ -234,5 +270,10 @@ impl ReadMetadata for Tables<'_> {
     ) -> Result<Option<Vec<u8>>, MetadataError> {
         let sql = "SELECT reply FROM client_commit WHERE volume = ?1 AND client = ?2 AND number = ?3";
         self.one("read a kept reply", sql, (volume.0, client.as_str(), signed(number)), |row| row.get(0))
+    }
+
+    fn tokens(&self) -> Result<Vec<AccessToken>, MetadataError> {
+        let sql = "SELECT id, digest, volume, access, name, created, revoked FROM access_token ORDER BY created, id";
+        self.all("list the access tokens", sql, [], token_row)?.into_iter().map(token).collect()
     }
 }

@@ -5,11 +5,13 @@ use dfs_shared::ids::{ClientId, VolumeId, VolumeName};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::{Record, RecordKey};
 use dfs_shared::revision::Revision;
+use dfs_shared::time::Timestamp;
 use dfs_shared::wire::encode_plain;
 use rusqlite::Params;
 
 use super::failed;
 use super::read::{Tables, micros, signed};
+use crate::metadata::token::{AccessToken, TokenId};
 use crate::metadata::{Client, MetadataError, PastRecord, ReadMetadata, Volume, VolumeKey, WriteMetadata};
 
 impl Tables<'_> {
@@ -150,5 +152,29 @@ impl WriteMetadata for Tables<'_> {
         self.execute("keep a reply", put, (volume.0, client.as_str(), signed(number), reply))?;
         let drop = "DELETE FROM client_commit WHERE volume = ?1 AND client = ?2 AND number <= ?3";
         self.execute("drop old replies", drop, (volume.0, client.as_str(), signed(number) - signed(keep)))
+    }
+
+    fn put_token(&mut self, token: &AccessToken) -> Result<(), MetadataError> {
+        let sql = "INSERT INTO access_token (id, digest, volume, access, name, created, revoked) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let params = (
+            token.id.as_bytes(),
+            token.digest,
+            token.volume.as_str(),
+            token.access.code(),
+            &token.name,
+            micros(token.created),
+            token.revoked.map(micros),
+        );
+        self.execute("keep an access token", sql, params)
+    }
+
+    fn revoke_token(&mut self, id: &TokenId, at: Timestamp) -> Result<bool, MetadataError> {
+        let sql = "UPDATE access_token SET revoked = coalesce(revoked, ?2) WHERE id = ?1";
+        let changed = self
+            .connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute((id.as_bytes(), micros(at))));
+        changed.map(|rows| rows > 0).map_err(failed("revoke an access token"))
     }
 }
