@@ -271,15 +271,16 @@ impl Shared {
             if queue.closed || queue.hurries {
                 return false;
             }
+            // Also a task that is ready all the time, a fast download, gives way then.
+            if Instant::now() >= until {
+                return false;
+            }
             if task.state.load(Ordering::Acquire) == QUEUED {
                 let position = queue.ready.iter().position(|other| Arc::ptr_eq(other, task));
                 if let Some(position) = position {
                     queue.ready.remove(position);
                     return true;
                 }
-            }
-            if Instant::now() >= until {
-                return false;
             }
             // Only engines with one thread have patience: nobody else leads.
             queue.has_leader = true;
