@@ -5,7 +5,7 @@
 //!   (open, on loopback only)                 (also on loopback)
 //! ```
 //!
-//! Owns the form of a token ([`token`]), the table of needs ([`need`]), the decision ([`Registry`]) and hearing of
+//! Owns the form of a token ([`token`]), the table of needs ([`mod@need`]), the decision ([`Registry`]) and hearing of
 //! changes that another process made ([`watch`]). Leaves answers and log lines to `api`, rows to `metadata`.
 //! Invariant: a decision is made in memory and for each request anew; a [`Grant`] ends when its token is revoked.
 

@@ -10,7 +10,7 @@
 //! | `/api/metadata/add`, `update`, `get`, `list`, `delete`, `history` | files by path, JSON or the metadata language |
 //! | `GET /api/info`, `/health`, `/ready`, `/metrics` | for people and their tools |
 //!
-//! Every route has a row in `access::need`, and [`auth`] lets requests in by it. Leaves every
+//! Every route has a row in `access::need`, and `auth` lets requests in by it. Leaves every
 //! rule to `sync` and `files`. Invariant: an error leaves as JSON with the status of [`status`].
 
 use std::sync::Arc;
