@@ -197,10 +197,6 @@ impl Arguments {
                 .map_err(|error| ConfigError::Malformed { path, reason: error.to_string() })?;
             self.merge(file);
         }
-        if self.ca.is_some() {
-            let instead = "reach the server through a tunnel or a private network";
-            return Err(ConfigError::NotBuilt { flag: "ca".to_owned(), instead });
-        }
         if let Some(policy) = self.on_conflict.filter(|policy| *policy != OnConflict::KeepBoth) {
             let name =
                 policy.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
@@ -304,7 +300,6 @@ mod tests {
     fn what_is_not_built_is_refused_by_name() {
         let error = parse(&["/m", "--on-conflict", "manual"]).complete().expect_err("not built");
         assert!(error.to_string().contains("on-conflict=manual"), "{error}");
-        assert!(parse(&["/m", "--ca", "x"]).complete().is_err());
         assert!(parse(&["/m", "--on-conflict", "keep-both"]).complete().is_ok());
     }
 }

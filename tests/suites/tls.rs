@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use dfs_tests::engine::on_every_engine_with;
 use dfs_tests::machine::{Need, skip_for};
+use dfs_tests::mount::Mount;
 use dfs_tests::server::{Server, isolate};
 use dfs_tests::{binaries, eventually, http, process};
 use rustix::process::Signal;
@@ -164,4 +165,44 @@ fn files_that_cannot_be_used_are_refused_by_name() -> Result<()> {
         ensure!(output.status.code() == Some(1) && said.contains(named), "{certificate} {key}: {output:?}");
     }
     Ok(())
+}
+
+#[test]
+fn a_mount_that_knows_the_certificate_works_and_one_that_does_not_says_why() {
+    const NEEDS: [Need; 2] = [Need::Program("openssl"), Need::Fuse];
+    let arguments = |directory: &Path| {
+        make_certificate(directory, "used", 7)?;
+        make_certificate(directory, "other", 8)?;
+        let path = |name: &str| directory.join(name).display().to_string();
+        Ok(vec!["--tls-cert".into(), path("used.pem"), "--tls-key".into(), path("used.key")])
+    };
+    on_every_engine_with(
+        "a_mount_that_knows_the_certificate_works",
+        &NEEDS,
+        arguments,
+        |server, directory| {
+            let address = format!("https://127.0.0.1:{}", server.port());
+            let ca = |name: &str| vec!["--ca".to_owned(), directory.join(name).display().to_string()];
+            let mut mount = Mount::new(directory, "m", Some(address.clone()));
+            mount.arguments = ca("used.pem");
+            mount.start()?;
+            fs::write(mount.path("file"), b"over TLS")?;
+            mount.wait_synced()?;
+            mount.stop()?;
+
+            let mut stranger = Mount::new(directory, "stranger", Some(address.clone()));
+            stranger.arguments = ca("other.pem");
+            stranger.start()?;
+            let reason = stranger.status()?["reason"].to_string();
+            ensure!(reason.contains("certificate"), "{reason}");
+            stranger.stop()?;
+
+            let mut wrong = Mount::new(directory, "wrong", Some(address));
+            wrong.arguments = ca("used.key");
+            let output = wrong.start_refused()?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.code() == Some(2) && said.contains("used.key"), "{output:?}");
+            Ok(())
+        },
+    );
 }

@@ -114,12 +114,14 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     let volume = volume.map_err(|error| failed(USAGE, error))?;
     let cache_size = arguments.cache_size_bytes().map_err(|error| failed(USAGE, error))?;
     let token = token_source(&arguments).map_err(|error| failed(REFUSED, error))?;
+    let ca = arguments.ca.as_deref().map(std::path::absolute).transpose()?;
     let mount_point = std::path::absolute(&arguments.mountpoint)?;
     let environment = Environment::read();
     let state_dir =
         arguments.state_dir.clone().unwrap_or_else(|| environment.state_dir(&mount_point, volume.as_str()));
     let cache_dir =
         arguments.cache_dir.clone().unwrap_or_else(|| environment.cache_dir(&mount_point, volume.as_str()));
+    let ca = ca.as_deref();
     let places = Places {
         volume,
         mount_point,
@@ -128,7 +130,7 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     };
     // Addresses are checked before anything is made or forked.
     if !arguments.server.is_empty() {
-        HttpRemote::new(&arguments.server, places.volume.clone(), TokenSource::none())
+        HttpRemote::new(&arguments.server, places.volume.clone(), TokenSource::none(), ca)
             .map_err(|error| failed(USAGE, error))?;
     }
     let parent = if arguments.daemon { Some(daemon::detach()?) } else { None };
@@ -143,7 +145,7 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
         None => arguments.server.clone(),
     };
     let remote =
-        HttpRemote::new(&servers, places.volume.clone(), token).map_err(|error| failed(USAGE, error))?;
+        HttpRemote::new(&servers, places.volume.clone(), token, ca).map_err(|error| failed(USAGE, error))?;
     let mount = Mount::start(&arguments, &places, Arc::new(remote), cache_size)?;
     // Before the ready line: a signal that comes right after it must unmount cleanly.
     let signals = {

@@ -3,6 +3,7 @@
 //! Several servers of one volume are tried in turn: a request goes to the one that answered last and moves on
 //! when no connection can be made. Requests are safe to repeat, so moving on needs no care.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use dfs_shared::wire::messages::{
 use dfs_shared::wire::{CHUNKS_CONTENT_TYPE, CONTENT_TYPE, WireError, decode, encode};
 use futures_util::{FutureExt, StreamExt, stream};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE as CONTENT_TYPE_HEADER};
-use reqwest::{Body, Client, Method, Response, StatusCode};
+use reqwest::{Body, Certificate, Client, Method, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -40,16 +41,19 @@ mod tests;
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
     /// The text is no address.
-    #[error("`{text}` is no server: give HOST:PORT or http://HOST:PORT")]
+    #[error("`{text}` is no server: give HOST:PORT, http://HOST:PORT or https://HOST:PORT")]
     Invalid {
         /// The text.
         text: String,
     },
-    /// The address asks for something that is not built in.
-    #[error("`{text}`: https is not built in yet; give http:// or a tunnel's address")]
-    Https {
-        /// The text.
-        text: String,
+    /// The certificates that are to be trusted cannot be read.
+    #[error("cannot read the certificates in {}", path.display())]
+    Ca {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The HTTP client cannot be made.
     #[error("cannot make the HTTP client")]
@@ -70,19 +74,18 @@ pub struct HttpRemote {
     token: TokenSource,
 }
 
-/// Turns `host:port` or `http://host:port/` into the base of every URL.
+/// Turns `host:port`, `http://host:port/` or `https://host:port/` into the base of every URL.
 ///
 /// # Errors
-/// [`AddressError`] when the text is no address or asks for TLS.
+/// [`AddressError`] when the text is no address.
 pub fn base_url(text: &str) -> Result<String, AddressError> {
     let invalid = || AddressError::Invalid { text: text.to_owned() };
-    let rest = match text.split_once("://") {
-        Some(("http", rest)) => rest,
-        Some(("https", _)) => return Err(AddressError::Https { text: text.to_owned() }),
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
         Some(_) => return Err(invalid()),
-        None => text,
+        None => ("http", text),
     };
-    let url = format!("http://{}", rest.trim_end_matches('/'));
+    let url = format!("{scheme}://{}", rest.trim_end_matches('/'));
     let parsed = reqwest::Url::parse(&url).map_err(|_| invalid())?;
     let plain = parsed.host_str().is_some() && parsed.path() == "/" && parsed.query().is_none();
     if !plain || rest.is_empty() || parsed.username() != "" {
@@ -91,17 +94,40 @@ pub fn base_url(text: &str) -> Result<String, AddressError> {
     Ok(url)
 }
 
+/// Reads the certificates that a server's may be signed by.
+fn certificates(path: &Path) -> Result<Vec<Certificate>, AddressError> {
+    let failed = |source| AddressError::Ca { path: path.to_owned(), source };
+    let pem = std::fs::read(path).map_err(|error| failed(error.into()))?;
+    let found = Certificate::from_pem_bundle(&pem).map_err(|error| failed(error.into()))?;
+    if found.is_empty() {
+        return Err(failed("it holds no certificate in PEM form".into()));
+    }
+    Ok(found)
+}
+
 impl HttpRemote {
-    /// Prepares to talk to a volume; connects to nothing yet.
+    /// Prepares to talk to a volume; connects to nothing yet. Over TLS the server needs a certificate that one of those in the PEM
+    /// file `ca` has signed, or the system's if there is none. Blocks for the time of reading it.
     ///
     /// # Errors
-    /// [`AddressError`] when a server's address cannot be used.
-    pub fn new(servers: &[String], volume: VolumeName, token: TokenSource) -> Result<Self, AddressError> {
+    /// [`AddressError`] when a server's address or the certificates cannot be used.
+    pub fn new(
+        servers: &[String],
+        volume: VolumeName,
+        token: TokenSource,
+        ca: Option<&Path>,
+    ) -> Result<Self, AddressError> {
         let urls = servers.iter().map(|server| base_url(server)).collect::<Result<Vec<_>, _>>()?;
         if urls.is_empty() {
             return Err(AddressError::Invalid { text: String::new() });
         }
-        let client = Client::builder()
+        // An error means that it is chosen already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = Client::builder();
+        if let Some(path) = ca {
+            builder = builder.tls_certs_only(certificates(path)?);
+        }
+        let client = builder
             .http1_only()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
