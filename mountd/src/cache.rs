@@ -240,12 +240,16 @@ impl Cache {
         if !inner.attached {
             return false;
         }
-        if node.dirty_content.is_some() || inner.touched || inner.content == content {
+        if node.dirty_content.is_some() || inner.touched {
             return true;
         }
-        // Hashing changes a row's content without anybody here.
+        // Hashing changes a row's content without anybody here, so a row of ours knows better: a content that was
+        // replaced by a write here may come back from the server.
         let row = self.tree.content_state(inner.node).ok().flatten();
-        row.is_some_and(|row| row.file == backing.id() && row.content == content)
+        match row.filter(|row| row.file == backing.id()) {
+            Some(row) => row.content == content,
+            None => inner.content == content,
+        }
     }
 
     /// Another backing takes the place of this one. Its row stays as a source of chunks until the other has its own.

@@ -273,6 +273,25 @@ fn a_new_version_of_a_file_that_was_here_is_fetched_ahead() {
 }
 
 #[test]
+fn a_content_that_comes_back_is_not_taken_for_the_bytes_that_were_written_between() {
+    let server = MemoryRemote::new();
+    let (one, other) = (Rig::new(&server), Rig::new(&server));
+    one.online();
+    other.online();
+    one.write("f", b"first");
+    one.flush();
+    until("it is there", || other.here("f").as_deref() == Some(b"first"));
+    // Somebody has it open from now on.
+    let _open = other.backing("f");
+    other.write("f", b"other");
+    other.flush();
+    until("it is there", || one.here("f").as_deref() == Some(b"other"));
+    one.write("f", b"first");
+    one.flush();
+    until("the first content is there again", || other.here("f").as_deref() == Some(b"first"));
+}
+
+#[test]
 fn another_volume_stops_the_engine_and_touches_nothing() {
     let (server, stranger) = (MemoryRemote::new(), MemoryRemote::new());
     let mut one = Rig::new(&server);

@@ -13,7 +13,7 @@ use dfs_shared::record::{NodeKind, Record};
 use dfs_shared::time::Timestamp;
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::cache::{Cache, CacheOptions, Fetch, FetchError, HoldGuard, OpenFiles};
+use crate::cache::{Backing, Cache, CacheOptions, Fetch, FetchError, HoldGuard, OpenFiles};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::{Connection, Engine, Parts, Status, Wake};
 use crate::remote::memory::MemoryRemote;
@@ -288,6 +288,11 @@ impl Rig {
         let name = Name::new(name.as_bytes()).expect("a name");
         let removed = self.live().tree.unlink(Ino::ROOT, &name, SystemClock.now()).expect("it exists");
         self.live().cache.discard(removed.node.id);
+    }
+
+    /// Opens a file's bytes.
+    pub(super) fn backing(&self, name: &str) -> Arc<Backing> {
+        self.live().cache.backing(&self.find(name).expect("a file")).expect("a disk")
     }
 
     /// Returns a file's bytes if all of them are here.
