@@ -2,13 +2,10 @@
 //!
 //! Invariant: a refusal names the field.
 
-use dfs_shared::ddl::{FileHash, ModifiedAt};
 use dfs_shared::hash::ChunkHash;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::status::ApiError;
-use crate::files::FileInfo;
 use crate::metadata::sessions::SessionId;
 use crate::router::Call;
 
@@ -46,23 +43,4 @@ pub(super) fn sha256(name: &'static str, text: &str) -> Result<ChunkHash, ApiErr
 /// Says what is wrong with a field.
 pub(super) fn field(name: &'static str, why: impl Into<String>) -> ApiError {
     ApiError::BadField { name, why: why.into() }
-}
-
-/// Writes a file as the API's FileMetadata; `null` for a hash that cannot be had.
-pub(super) fn file_json(info: &FileInfo, hash: Option<ChunkHash>) -> Value {
-    let replicas: Vec<_> = info
-        .replicas
-        .iter()
-        .map(|replica| json!({ "node": replica.node, "version": replica.version }))
-        .collect();
-    json!({
-        "file_path": info.path.to_string(),
-        "hash": hash.map(|hash| FileHash::from(hash).as_str().to_owned()),
-        "size": info.size(),
-        "version": info.version,
-        "last_modified": ModifiedAt::from(info.mtime()).to_string(),
-        "owner": info.owner(),
-        "sync_state": info.status.as_str(),
-        "replicas": replicas,
-    })
 }

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Api;
-use super::fields::{field, file_json, from_json, need, query, query_number, session_id, sha256};
+use super::fields::{field, from_json, need, query, query_number, session_id, sha256};
+use super::json::{Told, file};
 use super::session::check_session;
 use super::status::{ApiError, answer};
 use crate::access::Access;
@@ -121,7 +122,7 @@ async fn try_upload_complete(api: &Api, call: Call) -> Result<Response, ApiError
     let path = json_path(&need(request.file_path, "file_path")?)?;
     let hash = sha256("expected_hash", &need(request.expected_hash, "expected_hash")?)?;
     let info = api.sessions.upload_complete(id, &path, hash).await?;
-    Ok(Response::json(Status::OK, format!("{}\n", file_json(&info, Some(hash)))))
+    Ok(Response::json(Status::OK, format!("{}\n", file(&Told::new(info, Some(hash))))))
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 //! `curl -d` labels everything as a form and takes the line breaks out, so what a body is shows its first character, not
 //! its label. The metadata language reads a text without line breaks by its spaces.
 
-use dfs_shared::ddl::{self, Diagnostic, FileHash, FileMetadata, ModifiedAt};
+use dfs_shared::ddl::{self, Diagnostic, FileHash, FileMetadata, ModifiedAt, SyncState};
+use dfs_shared::hash::ChunkHash;
 use serde_json::{Map, Value, json};
 
 use super::status::ApiError;
-use crate::files::FilePath;
+use crate::files::{FileInfo, FilePath};
 use crate::http::Request;
 
 /// The media type of the metadata language.
@@ -111,6 +112,22 @@ pub(super) struct Told {
     pub(super) metadata: FileMetadata,
     /// Whether the hash is known.
     pub(super) is_hashed: bool,
+}
+
+impl Told {
+    /// Describes a version; `None` for a hash that cannot be had.
+    pub(super) fn new(info: FileInfo, hash: Option<ChunkHash>) -> Self {
+        let metadata = FileMetadata {
+            name: info.path.to_bytes(),
+            version: info.version,
+            size: info.size(),
+            hash: FileHash::from(hash.unwrap_or(ChunkHash::HOLE)),
+            last_modified: ModifiedAt::from(info.mtime()),
+            owner: info.owner(),
+            sync_state: SyncState { status: info.status, replicas: info.replicas },
+        };
+        Self { metadata, is_hashed: hash.is_some() }
+    }
 }
 
 /// Writes a file's metadata.

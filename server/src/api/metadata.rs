@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dfs_shared::ddl::{FileHash, FileMetadata, ModifiedAt, SyncState, SyncStatus};
+use dfs_shared::ddl::{FileHash, FileMetadata, ModifiedAt, SyncStatus};
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::ids::{ClientId, VolumeName};
 use serde_json::{Value, json};
@@ -296,17 +296,7 @@ pub(super) fn describe(files: &FileService, info: FileInfo) -> Told {
     let hash = files.file_hash(&info).inspect_err(|error| {
         tracing::warn!(path = %info.path, error = %crate::report::chain(error), "a file's hash is not known");
     });
-    let hash = hash.ok();
-    let metadata = FileMetadata {
-        name: info.path.to_bytes(),
-        version: info.version,
-        size: info.size(),
-        hash: FileHash::from(hash.unwrap_or(ChunkHash::HOLE)),
-        last_modified: ModifiedAt::from(info.mtime()),
-        owner: info.owner(),
-        sync_state: SyncState { status: info.status, replicas: info.replicas },
-    };
-    Told { metadata, is_hashed: hash.is_some() }
+    Told::new(info, hash.ok())
 }
 
 /// One file as it is, several as a list.

@@ -13,7 +13,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::fields::{field, file_json, from_json, need, query, session_id};
+use super::fields::{field, from_json, need, query, session_id};
+use super::json::{Told, file};
 use super::status::{ApiError, answer};
 use super::{Api, volume_asked};
 use crate::access::{Access, Grant};
@@ -106,7 +107,7 @@ fn send_snapshot(
         let hash = sessions.hash(&info)?;
         piece.extend_from_slice(if is_first { b"\n" } else { b",\n" });
         is_first = false;
-        piece.extend_from_slice(file_json(&info, hash).to_string().as_bytes());
+        piece.extend_from_slice(file(&Told::new(info, hash)).to_string().as_bytes());
         if piece.len() < CHUNK_PIECE_LEN {
             return Ok(ControlFlow::Continue(()));
         }

@@ -11,7 +11,7 @@ use dfs_shared::time::Timestamp;
 
 use super::{MetadataError, VolumeKey};
 
-/// Names a sync session: 128 bits that nobody can guess, in hexadecimal digits.
+/// Names a sync session, as a node's id names a node: the time and 74 random bits, in hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId([u8; 16]);
 
@@ -37,14 +37,13 @@ impl SessionId {
     /// Parses 32 hexadecimal digits.
     #[must_use]
     pub fn from_hex(text: &str) -> Option<Self> {
-        let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_hex.then(|| u128::from_str_radix(text, 16).ok()).flatten().map(|bits| Self(bits.to_be_bytes()))
+        NodeId::from_hex(text).map(|id| Self(*id.as_bytes()))
     }
 }
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+        NodeId::from_bytes(self.0).fmt(f)
     }
 }
 
