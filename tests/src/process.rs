@@ -5,7 +5,7 @@
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::log::Log;
@@ -96,7 +96,7 @@ impl Drop for Daemon {
 /// Runs a program to its end within `deadline` and returns its output whatever its exit code.
 ///
 /// # Errors
-/// When it can't be started or does not end in time (it is killed then).
+/// When it can't be started, does not end in time (it is killed then), or leaves something behind that holds its output.
 pub fn output(command: &mut Command, deadline: Duration) -> Result<Output> {
     let (out, err) = (Log::default(), Log::default());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -109,7 +109,8 @@ pub fn output(command: &mut Command, deadline: Duration) -> Result<Output> {
     }
     let mut daemon = Daemon { name: format!("{command:?}"), child, log: err.clone() };
     let status = daemon.wait_exit(deadline).with_context(|| format!("it said:\n{}", err.tail(20)))?;
-    let _end = (out.wait_end(deadline), err.wait_end(deadline));
+    let ended = out.wait_end(deadline) && err.wait_end(deadline);
+    ensure!(ended, "{command:?} ended, but something that it started keeps its output open");
     Ok(Output { status, stdout: out.text().into_bytes(), stderr: err.text().into_bytes() })
 }
 

@@ -132,18 +132,27 @@ fn list_all(mount_point: &CString, paths: &Receiver<Vec<u8>>, opened: &SyncSende
     }
     let mut buffer = vec![0_u8; LISTING_LEN];
     for path in paths {
-        if let Err(error) = list(&root, &path, &mut buffer) {
-            tracing::debug!(path = %String::from_utf8_lossy(&path), %error, "a directory was not listed");
-        }
+        // Whatever is not listed ahead is asked for when it is needed.
+        let _ = list(&root, &path, &mut buffer);
     }
 }
 
-/// Gives this thread a table of descriptors of its own with only the standard ones.
+/// Gives this thread a table of descriptors of its own, with nothing behind the standard ones: whoever started a daemon
+/// waits for its output to end. So this thread does not log.
 fn part_with_descriptors() -> io::Result<()> {
     // SAFETY: the closed descriptors are copies in a table that only this thread has; it uses none of the originals.
     let done =
-        unsafe { libc::syscall(libc::SYS_close_range, 3_u32, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        unsafe { libc::syscall(libc::SYS_close_range, 0_u32, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for _standard in 0..3 {
+        // SAFETY: the path ends with NUL. The lowest free descriptor is taken, which is the next standard one.
+        if unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 fn clone_mount(path: &CString) -> io::Result<OwnedFd> {
