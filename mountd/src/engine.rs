@@ -23,6 +23,7 @@ mod commit;
 mod connection;
 mod download;
 mod hash;
+mod lineage;
 mod manifests;
 mod outcome;
 mod pending;

@@ -79,6 +79,8 @@ pub const FETCH_WAITERS_MAX: usize = 4096;
 pub const BARRIER_DEADLINE_MS: u64 = 60_000;
 /// Conflicts that `dfs status` can list.
 pub const CONFLICTS_KEPT: usize = 1_000;
+/// Notices that `dfs status` shows: the newest.
+pub const NOTICES_KEPT: usize = 16;
 /// Longest line on the control socket in bytes: a path and a few words.
 pub const CONTROL_LINE_LEN_MAX: usize = 64 * 1024;
 /// Files up to this many bytes are served by the daemon when they are only read: their pages stay in the kernel over

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dfs_shared::hash::{ChunkHash, ContentId};
 use dfs_shared::ids::ClientId;
+use dfs_shared::lineage::{Known, State};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::RecordKey;
 use dfs_shared::wire::messages::{
@@ -33,6 +34,8 @@ pub type FrameStream = Pin<Box<dyn Stream<Item = Result<StreamFrame, RemoteError
 pub trait Remote: Send + Sync {
     /// Introduces this mount.
     fn register(&self, request: RegisterRequest) -> RemoteFuture<'_, RegisterReply>;
+    /// Asks which of these states the volume had; at most `STATES_SEEN_MAX`.
+    fn lineage(&self, seen: Vec<State>) -> RemoteFuture<'_, Known>;
     /// Sends an encoded [`CommitRequest`](dfs_shared::wire::messages::CommitRequest): encoded, so that what is
     /// repeated after a crash is the same to the byte.
     fn commit(&self, request: Bytes) -> RemoteFuture<'_, CommitReply>;

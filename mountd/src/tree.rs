@@ -37,6 +37,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dfs_shared::hash::MerkleHash;
 use dfs_shared::ids::{ClientId, NodeId, VolumeId};
+use dfs_shared::lineage::Seen;
 use dfs_shared::merkle::NodeStore;
 use dfs_shared::name::Name;
 use dfs_shared::record::{NodeKind, NodeRecord};
@@ -94,6 +95,7 @@ pub struct Tree {
 }
 
 const MEMBERSHIP_KEY: &[u8] = b"membership";
+const SEEN_KEY: &[u8] = b"seen";
 
 impl Tree {
     /// Opens the tree in a store; an empty store gets a root directory that belongs to the calling user.
@@ -220,6 +222,22 @@ impl Tree {
     /// [`TreeError`] when the store fails.
     pub fn set_membership(&self, membership: &Membership) -> Result<(), TreeError> {
         self.store.commit(vec![Write::put(Space::Meta, MEMBERSHIP_KEY, membership)])
+    }
+
+    /// Returns the states of the volume that the server told.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn seen(&self) -> Result<Seen, TreeError> {
+        Ok(self.store.read(Space::Meta, SEEN_KEY)?.unwrap_or_default())
+    }
+
+    /// Remembers states of the volume.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn set_seen(&self, seen: &Seen) -> Result<(), TreeError> {
+        self.store.commit(vec![Write::put(Space::Meta, SEEN_KEY, seen)])
     }
 
     /// Returns the Merkle root over the base: what the server is known to have.

@@ -2,7 +2,7 @@
 //!
 //! | route | |
 //! |---|---|
-//! | `POST /sync/{volume}/register`, `commit`, `missing`, `contents`, `records`, `merkle` | one message in, one out |
+//! | `POST /sync/{volume}/register`, `lineage`, `commit`, `missing`, `contents`, `records`, `merkle` | one message in, one out |
 //! | `PUT /sync/{volume}/chunks`, `POST /sync/{volume}/chunks/get` | batches of chunk frames |
 //! | `GET /sync/{volume}/stream` | the event stream |
 //! | `POST /api/register`, `/api/sync/*`, `/api/file/*` | sync sessions and files, for clients without a mount |
@@ -76,6 +76,7 @@ pub fn router(api: Arc<Api>) -> Router<Api> {
     let router = Router::new(api)
         .guard(guard)
         .route(Method::Post, "/sync/{volume}/register", messages::register)
+        .route(Method::Post, "/sync/{volume}/lineage", messages::lineage)
         .route(Method::Post, "/sync/{volume}/commit", messages::commit)
         .route(Method::Post, "/sync/{volume}/missing", messages::missing)
         .route(Method::Post, "/sync/{volume}/contents", messages::contents)

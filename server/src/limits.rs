@@ -12,6 +12,9 @@ pub const WRITE_QUEUE_MAX: usize = 1024;
 pub const WRITE_BATCH_WEIGHT: usize = 4096;
 /// Pages in the write-ahead log at which the writer stops for a checkpoint: 64 MiB, half a second of disk at worst.
 pub const LOG_PAGES_MAX: i64 = 16_384;
+/// Revisions whose Merkle root is kept for each volume, to recognise a volume that went back: a mount that was away for longer is
+/// believed to have seen the same. About 60 bytes each.
+pub const ROOTS_KEPT: u64 = 65_536;
 /// Rows after which the write-ahead log is moved into the database: a few MiB of log.
 pub const CHECKPOINT_WEIGHT: usize = 2048;
 

@@ -202,6 +202,18 @@ pub trait ReadMetadata: ReadFiles + ReadSessions {
     /// [`MetadataError`] when the database fails.
     fn volumes(&self) -> Result<Vec<Volume>, MetadataError>;
 
+    /// Reads the Merkle root of a volume at an earlier revision, if it is kept.
+    ///
+    /// # Errors
+    /// [`MetadataError`] when the database fails.
+    fn root_at(&self, volume: VolumeKey, revision: Revision) -> Result<Option<MerkleHash>, MetadataError>;
+
+    /// Tells the oldest revision whose Merkle root is kept.
+    ///
+    /// # Errors
+    /// [`MetadataError`] when the database fails.
+    fn oldest_root(&self, volume: VolumeKey) -> Result<Option<Revision>, MetadataError>;
+
     /// Reads a record.
     ///
     /// # Errors
@@ -297,7 +309,7 @@ pub trait WriteMetadata: ReadMetadata + WriteFiles + WriteSessions {
     /// [`MetadataError`] when the database fails or the name is taken.
     fn create_volume(&mut self, name: &VolumeName, id: VolumeId) -> Result<Volume, MetadataError>;
 
-    /// Advances a volume.
+    /// Advances a volume, and keeps the roots of its newest `limits::ROOTS_KEPT` revisions.
     ///
     /// # Errors
     /// [`MetadataError`] when the database fails.

@@ -10,11 +10,14 @@ use std::time::{Instant, SystemTime};
 use dfs_shared::event::EventBus;
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::ids::{VolumeId, VolumeName};
+use dfs_shared::limits::STATES_SEEN_MAX;
+use dfs_shared::lineage::Known;
 use dfs_shared::record::Versioned;
 use dfs_shared::time::Timestamp;
 use dfs_shared::wire::messages::{
-    CommitReply, CommitRequest, ContentsReply, ContentsRequest, CurrentRecord, MerkleReply, MerkleRequest,
-    MissingReply, MissingRequest, RecordsReply, RecordsRequest, RegisterReply, RegisterRequest,
+    CommitReply, CommitRequest, ContentsReply, ContentsRequest, CurrentRecord, LineageReply, LineageRequest,
+    MerkleReply, MerkleRequest, MissingReply, MissingRequest, RecordsReply, RecordsRequest, RegisterReply,
+    RegisterRequest,
 };
 use tokio::sync::oneshot;
 
@@ -39,7 +42,7 @@ pub use event::{ChunkCorrupt, ChunksMoved, CommitAnswered};
 use commit::CommitJob;
 use register::{RegisterJob, new_client_id, root_record};
 pub use request::CheckedRequest;
-use request::check_query;
+use request::{at_most, check_query};
 
 /// What the public API tells about a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,6 +151,28 @@ impl SyncService {
             revision: volume.revision,
             root: volume.root,
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+
+    /// Tells which of the states that a mount has seen the volume had. Blocks.
+    ///
+    /// # Errors
+    /// As [`SyncService::missing`].
+    pub fn lineage(&self, name: &VolumeName, request: &LineageRequest) -> Result<LineageReply, SyncError> {
+        at_most("states", request.seen.len(), STATES_SEEN_MAX)?;
+        self.read(name, |snapshot, volume| {
+            let mut common = None;
+            for state in &request.seen {
+                let root = match state.revision == volume.revision {
+                    true => Some(volume.root),
+                    false => snapshot.root_at(volume.key, state.revision)?,
+                };
+                if root == Some(state.root) {
+                    common = common.max(Some(state.revision));
+                }
+            }
+            let kept_from = snapshot.oldest_root(volume.key)?.unwrap_or(volume.revision);
+            Ok(LineageReply { known: Known { common, kept_from } })
         })
     }
 

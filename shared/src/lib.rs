@@ -11,6 +11,7 @@ pub mod event;
 pub mod hash;
 pub mod ids;
 pub mod limits;
+pub mod lineage;
 pub mod manifest;
 pub mod merkle;
 pub mod name;

@@ -35,6 +35,9 @@ pub const MESSAGE_LEN_MAX: usize = 256 << 20;
 pub const COMMIT_CHANGES_MAX: usize = 20_000;
 /// Most bytes of small contents that a mount puts into one commit.
 pub const COMMIT_SMALL_BYTES_MAX: usize = 8 << 20;
+/// Most states of a volume that a mount remembers and asks the server about: every few revisions of late, and twice as far apart for
+/// each age.
+pub const STATES_SEEN_MAX: usize = 64;
 /// Most hashes in one question for missing chunks, keys in one request for records, or prefixes in one walk step.
 pub const QUERY_ITEMS_MAX: usize = 16_384;
 /// Most bytes of chunks in one upload or download request.

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use dfs_tests::mount::Mount;
 use dfs_tests::random::Random;
-use dfs_tests::{Cluster, Setup, eventually, fixture, ops, run};
+use dfs_tests::{Cluster, Setup, eventually, fixture, ops, process, run};
 
 fn apart(test: impl FnOnce(&mut Cluster) -> Result<()>) {
     run(&Setup::mounts(2).through_proxies(), test);
@@ -296,5 +299,50 @@ fn a_whole_tree_made_offline_over_several_restarts_arrives_in_full() {
         cluster.server.start()?;
         cluster.expect_equal_trees()?;
         Ok(())
+    });
+}
+
+// S29
+#[test]
+fn a_server_restored_from_an_older_backup_gets_back_what_the_mounts_have() {
+    run(&Setup::mounts(2), |cluster| {
+        fs::write(cluster.a().join("edited"), b"before")?;
+        fs::write(cluster.a().join("moved"), b"moved")?;
+        let large = Random::new(71).bytes(300_000);
+        cluster.settle()?;
+        cluster.server.stop()?;
+        let (data, backup) = (cluster.server.data().to_owned(), cluster.directory().join("backup"));
+        let copy = |from: &Path, to: &Path| -> Result<()> {
+            process::succeed(Command::new("cp").arg("-a").arg(from).arg(to), Duration::from_secs(30))
+                .map(drop)
+        };
+        copy(&data, &backup)?;
+        cluster.server.start()?;
+        fs::write(cluster.a().join("edited"), b"after the backup")?;
+        fs::create_dir(cluster.a().join("directory"))?;
+        fs::rename(cluster.a().join("moved"), cluster.a().join("directory/moved"))?;
+        fs::write(cluster.a().join("directory/large"), &large)?;
+        cluster.expect_equal_trees()?;
+        cluster.server.stop()?;
+        fs::remove_dir_all(&data)?;
+        copy(&backup, &data)?;
+        cluster.server.start()?;
+        for mount in &cluster.mounts {
+            eventually("the mount says what happened", || {
+                Ok(mount.status()?["notices"].to_string().contains("older backup"))
+            })?;
+        }
+        cluster.expect_equal_trees()?;
+        for root in [cluster.a(), cluster.b()] {
+            ensure!(fs::read(root.join("edited"))? == b"after the backup");
+            ensure!(fs::read(root.join("directory/moved"))? == b"moved");
+            ensure!(fs::read(root.join("directory/large"))? == large);
+            ensure!(ops::names(root)?.len() == 2, "{:?}", ops::names(root)?);
+        }
+        let mut fresh =
+            Mount::new(cluster.directory(), "fresh", Some(format!("127.0.0.1:{}", cluster.server.port())));
+        fresh.start()?;
+        ensure!(fs::read(fresh.path("directory/large"))? == large, "the server has the bytes again");
+        fresh.stop()
     });
 }

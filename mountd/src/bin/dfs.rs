@@ -222,6 +222,7 @@ fn describe(status: &MountStatus) -> String {
     for stuck in &sync.stuck {
         lines.push(format!("  stuck      {}: {}", stuck.path, stuck.reason));
     }
+    lines.extend(sync.notices.iter().map(|notice| format!("  note       {notice}")));
     lines.push(format!("  conflicts  {}", sync.conflicts));
     lines.push(format!(
         "  traffic    {} up, {} down",

@@ -7,6 +7,7 @@ use dfs_shared::hash::{ChunkHash, ContentId};
 use dfs_shared::ids::NodeId;
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::{Record, RecordKey};
+use dfs_shared::revision::Revision;
 use dfs_shared::wire::messages::{Committed, CurrentRecord, SmallChunk};
 
 use super::hash::hash_node;
@@ -22,13 +23,15 @@ pub(super) struct Incoming {
     records: BTreeMap<RecordKey, CurrentRecord>,
     small: HashMap<ChunkHash, Vec<u8>>,
     manifests: HashMap<ContentId, Manifest>,
+    lost_after: Option<Revision>,
 }
 
 impl Incoming {
-    /// Takes records as they are; of one record the last state counts.
-    pub(super) fn of(records: Vec<CurrentRecord>) -> Self {
+    /// Takes records as they are; of one record the last state counts. A server that went back lacks what was committed
+    /// after `lost_after`.
+    pub(super) fn of(records: Vec<CurrentRecord>, lost_after: Option<Revision>) -> Self {
         let records = records.into_iter().map(|record| (record.key.clone(), record)).collect();
-        Self { records, ..Self::default() }
+        Self { records, lost_after, ..Self::default() }
     }
 
     /// Adds an event; of one record the last state counts.
@@ -78,7 +81,7 @@ fn apply_blocking(shared: &Arc<Shared>, mut incoming: Incoming) -> Result<usize,
     incoming.manifests.values().for_each(|manifest| shared.manifests.put(manifest.clone()));
     let mut news = 0;
     for batch in batches(std::mem::take(&mut incoming.records)) {
-        news += apply_batch(shared, &batch)?;
+        news += apply_batch(shared, &batch, incoming.lost_after)?;
     }
     // Only now: those who cache the tree have let go of the versions before.
     if let Err(error) = store_small(shared, &incoming, &pushed) {
@@ -110,7 +113,11 @@ fn batches(records: BTreeMap<RecordKey, CurrentRecord>) -> Vec<Vec<CurrentRecord
 }
 
 /// Applies one batch and tells those who cache the tree.
-fn apply_batch(shared: &Arc<Shared>, records: &[CurrentRecord]) -> Result<usize, EngineError> {
+fn apply_batch(
+    shared: &Arc<Shared>,
+    records: &[CurrentRecord],
+    lost_after: Option<Revision>,
+) -> Result<usize, EngineError> {
     let open = shared.open_files();
     let files: Vec<NodeId> = records
         .iter()
@@ -124,7 +131,7 @@ fn apply_batch(shared: &Arc<Shared>, records: &[CurrentRecord]) -> Result<usize,
             open.notice(&files);
         }
         let hold = open.map(|open| open.hold());
-        let options = ApplyOptions { at: shared.clock.now(), force_conflicts: attempt > 1 };
+        let options = ApplyOptions { at: shared.clock.now(), force_conflicts: attempt > 1, lost_after };
         match shared.tree.apply(records, options) {
             Ok(Applied { effects, conflicts, news }) => {
                 if let Some(sink) = shared.sink() {

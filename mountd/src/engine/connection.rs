@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_shared::hash::MerkleHash;
 use dfs_shared::ids::ClientId;
+use dfs_shared::lineage::State;
 use dfs_shared::revision::Revision;
 use dfs_shared::wire::messages::{Committed, RegisterReply, RegisterRequest, StreamFrame};
 use futures_util::{FutureExt, StreamExt};
@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::apply::{Incoming, apply};
 use super::commit;
+use super::lineage;
 use super::reconcile::reconcile;
 use super::retry::Backoff;
 use super::shared::{Connection, EngineError, Shared, chain};
@@ -72,6 +73,7 @@ async fn session(shared: &Arc<Shared>, backoff: &mut Backoff) -> Result<(), Engi
     // What another task found broken was the connection before.
     let _ = shared.broken.notified().now_or_never();
     let reply = register(shared).await?;
+    let lost_after = lineage::went_back(shared, &reply).await?;
     let client = reply.client;
     shared.refused.lock().clear();
     commit::settle(shared).await?;
@@ -81,7 +83,7 @@ async fn session(shared: &Arc<Shared>, backoff: &mut Backoff) -> Result<(), Engi
         StreamFrame::Hello { volume, revision, root } if volume == reply.volume => (revision, root),
         frame => return Err(EngineError::Diverged(format!("the event stream began with {frame:?}"))),
     };
-    go_online(shared, &client, &mut frames, revision, root).await?;
+    go_online(shared, &client, &mut frames, State { revision, root }, lost_after).await?;
     backoff.reset();
     tracing::info!(server = shared.remote.name(), %client, %revision, "in step with the server");
     loop {
@@ -94,7 +96,7 @@ async fn session(shared: &Arc<Shared>, backoff: &mut Backoff) -> Result<(), Engi
             batch.push(frame?);
         }
         if let Some(lost) = take(shared, &client, batch).await? {
-            go_online(shared, &client, &mut frames, lost.0, lost.1).await?;
+            go_online(shared, &client, &mut frames, lost, None).await?;
         }
     }
 }
@@ -146,8 +148,8 @@ async fn go_online(
     shared: &Arc<Shared>,
     client: &ClientId,
     frames: &mut Frames,
-    mut revision: Revision,
-    mut root: MerkleHash,
+    mut state: State,
+    lost_after: Option<Revision>,
 ) -> Result<(), EngineError> {
     shared.connection.send_replace(Connection::Reconciling);
     {
@@ -157,15 +159,18 @@ async fn go_online(
             return Err(EngineError::Lost);
         }
     }
-    let mut backoff = Backoff::new(revision.0);
+    if lost_after.is_some() {
+        *shared.base.lock().await = Revision::ZERO;
+    }
+    let mut backoff = Backoff::new(state.revision.0);
     for attempt in 0..RECONCILE_ATTEMPTS_MAX {
         let mut base = shared.base.lock().await;
-        reconcile(shared, root).await?;
+        reconcile(shared, state.root, lost_after).await?;
         let mut incoming = Incoming::default();
         while let Ok(frame) = frames.try_recv() {
             match frame? {
                 StreamFrame::Committed(event) => {
-                    (revision, root) = (event.revision, event.root);
+                    state = State { revision: event.revision, root: event.root };
                     incoming.add(event);
                 }
                 StreamFrame::Lagged => {
@@ -175,9 +180,13 @@ async fn go_online(
             }
         }
         apply(shared, incoming)?;
-        if shared.tree.base_root()? == root {
-            *base = (*base).max(revision);
-            note_revision(shared, revision)?;
+        if shared.tree.base_root()? == state.root {
+            *base = (*base).max(state.revision);
+            if lost_after.is_some() {
+                shared.update_membership(|membership| membership.revision = state.revision)?;
+                lineage::begin_anew(shared, state)?;
+            }
+            note_state(shared, state)?;
             *shared.token_refused.lock() = None;
             shared.connection.send_replace(Connection::Online { client: client.clone() });
             shared.note_progress();
@@ -190,25 +199,31 @@ async fn go_online(
     Err(EngineError::Diverged("this mount and the server cannot be brought to the same state".to_owned()))
 }
 
+/// Notes a state that the server told and that the base agrees with.
+fn note_state(shared: &Shared, state: State) -> Result<(), EngineError> {
+    lineage::note(shared, state)?;
+    note_revision(shared, state.revision)
+}
+
 fn note_revision(shared: &Shared, revision: Revision) -> Result<(), EngineError> {
     shared.update_membership(|membership| membership.revision = membership.revision.max(revision))?;
     shared.applied.send_replace(revision);
     Ok(())
 }
 
-/// Applies a batch of frames. Returns revision and root to reconcile with if something is missing.
+/// Applies a batch of frames. Returns the state to reconcile with if something is missing.
 async fn take(
     shared: &Arc<Shared>,
     client: &ClientId,
     frames: Vec<StreamFrame>,
-) -> Result<Option<(Revision, MerkleHash)>, EngineError> {
+) -> Result<Option<State>, EngineError> {
     let mut incoming = Incoming::default();
-    let mut last: Option<(Revision, MerkleHash)> = None;
+    let mut last = None;
     for frame in frames {
         match frame {
             StreamFrame::Committed(event) => {
                 wait_for_own(shared, client, &event).await?;
-                last = Some((event.revision, event.root));
+                last = Some(State { revision: event.revision, root: event.root });
                 incoming.add(event);
             }
             StreamFrame::Heartbeat { .. } => {}
@@ -220,16 +235,20 @@ async fn take(
             StreamFrame::Hello { .. } => return Err(EngineError::Diverged("a second hello".to_owned())),
         }
     }
-    let Some((revision, root)) = last else { return Ok(None) };
+    let Some(state) = last else { return Ok(None) };
     let base = shared.base.lock().await;
     apply(shared, incoming)?;
     // What was acknowledged after this event is in the base already; its own event will tell.
-    if *base > revision || shared.tree.base_root()? == root {
-        note_revision(shared, revision)?;
+    if *base > state.revision {
+        note_revision(shared, state.revision)?;
         return Ok(None);
     }
-    tracing::warn!(%revision, "the roots differ after an event; reconciling");
-    Ok(Some((revision, root)))
+    if shared.tree.base_root()? == state.root {
+        note_state(shared, state)?;
+        return Ok(None);
+    }
+    tracing::warn!(revision = %state.revision, "the roots differ after an event; reconciling");
+    Ok(Some(state))
 }
 
 /// Waits until the reply to an own commit has been dealt with: its event must not be taken for somebody else's.

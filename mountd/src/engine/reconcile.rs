@@ -6,14 +6,20 @@ use dfs_shared::hash::MerkleHash;
 use dfs_shared::limits::QUERY_ITEMS_MAX;
 use dfs_shared::merkle::Walk;
 use dfs_shared::record::RecordKey;
+use dfs_shared::revision::Revision;
 
 use super::apply::{Incoming, apply};
 use super::shared::{EngineError, Shared, blocking};
 use crate::limits::WALK_PREFIXES_AT_ONCE;
 
 /// Compares the base with the server's tree, whose root is `root`, and applies what differs. The caller holds
-/// `Shared::base`. The server's tree may move on meanwhile: compare again afterwards.
-pub(super) async fn reconcile(shared: &Arc<Shared>, root: MerkleHash) -> Result<(), EngineError> {
+/// `Shared::base`. The server's tree may move on meanwhile: compare again afterwards. A server that went back lacks what was
+/// committed after `lost_after`.
+pub(super) async fn reconcile(
+    shared: &Arc<Shared>,
+    root: MerkleHash,
+    lost_after: Option<Revision>,
+) -> Result<(), EngineError> {
     if shared.tree.base_root()? == root {
         return Ok(());
     }
@@ -23,7 +29,7 @@ pub(super) async fn reconcile(shared: &Arc<Shared>, root: MerkleHash) -> Result<
     for keys in differences.chunks(QUERY_ITEMS_MAX) {
         records.extend(shared.remote.records(keys.to_vec()).await?.records);
     }
-    apply(shared, Incoming::of(records))?;
+    apply(shared, Incoming::of(records, lost_after))?;
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use super::upload::Uploads;
 use super::{Parts, Wake};
 use crate::cache::{Cache, CacheError, OpenFiles};
 use crate::clock::Clock;
-use crate::limits::{CONFLICTS_KEPT, MANIFEST_CHUNKS_KEPT};
+use crate::limits::{CONFLICTS_KEPT, MANIFEST_CHUNKS_KEPT, NOTICES_KEPT};
 use crate::remote::{Remote, RemoteError};
 use crate::tree::apply::Conflict;
 use crate::tree::{EffectSink, Membership, Tree, TreeError};
@@ -116,6 +116,8 @@ pub(super) struct Shared {
     pub(super) token_refused: parking_lot::Mutex<Option<String>>,
     pub(super) conflicts: parking_lot::Mutex<VecDeque<Conflict>>,
     pub(super) conflict_count: AtomicU64,
+    /// What happened that people should know of, the newest last.
+    pub(super) notices: parking_lot::Mutex<VecDeque<String>>,
     membership: parking_lot::Mutex<()>,
 }
 
@@ -153,6 +155,7 @@ impl Shared {
             token_refused: parking_lot::Mutex::default(),
             conflicts: parking_lot::Mutex::default(),
             conflict_count: AtomicU64::new(0),
+            notices: parking_lot::Mutex::default(),
             membership: parking_lot::Mutex::default(),
         }))
     }
@@ -236,6 +239,19 @@ impl Shared {
             if kept.len() > CONFLICTS_KEPT {
                 kept.pop_front();
             }
+        }
+    }
+
+    /// Says something that people should know of, in the log and in `dfs status`.
+    pub(super) fn notice(&self, text: String) {
+        tracing::warn!("{text}");
+        let mut notices = self.notices.lock();
+        if notices.back() == Some(&text) {
+            return;
+        }
+        notices.push_back(text);
+        if notices.len() > NOTICES_KEPT {
+            notices.pop_front();
         }
     }
 

@@ -49,6 +49,8 @@ pub struct Status {
     pub conflicts: u64,
     /// Changes that the server does not take, with the reason.
     pub stuck: Vec<StuckStatus>,
+    /// What happened since the start that people should know of, the newest last.
+    pub notices: Vec<String>,
     /// Bytes that backing files take on the disk.
     pub cache_bytes: u64,
 }
@@ -107,6 +109,7 @@ pub(super) fn snapshot(shared: &Shared) -> Result<Status, TreeError> {
         downloaded_bytes: shared.downloads.bytes(),
         conflicts: shared.conflict_count.load(Ordering::Relaxed),
         stuck: stuck(shared),
+        notices: shared.notices.lock().iter().cloned().collect(),
         cache_bytes: shared.cache.bytes_used(),
     })
 }

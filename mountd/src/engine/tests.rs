@@ -1,6 +1,7 @@
 //! The engine with a real tree and cache against the server in memory.
 
 mod rig;
+mod went_back;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,12 +12,14 @@ use bytes::{Bytes, BytesMut};
 use dfs_shared::hash::{ChunkHash, ContentId};
 use dfs_shared::ids::{ClientId, VolumeName};
 use dfs_shared::limits::{CHUNK_BATCH_LEN_MAX, MESSAGE_LEN_MAX, QUERY_ITEMS_MAX};
+use dfs_shared::lineage::{Known, State};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::RecordKey;
 use dfs_shared::wire::chunks::{ChunkBody, ChunkHeader};
 use dfs_shared::wire::messages::{
-    ChunksRequest, CommitReply, ContentsReply, ContentsRequest, MerkleReply, MerkleRequest, MissingReply,
-    MissingRequest, RecordsReply, RecordsRequest, RegisterReply, RegisterRequest,
+    ChunksRequest, CommitReply, ContentsReply, ContentsRequest, LineageReply, LineageRequest, MerkleReply,
+    MerkleRequest, MissingReply, MissingRequest, RecordsReply, RecordsRequest, RegisterReply,
+    RegisterRequest,
 };
 use dfs_shared::wire::{CHUNKS_CONTENT_TYPE, CONTENT_TYPE, WireError, decode, encode};
 use futures_util::{FutureExt, StreamExt, stream};
@@ -238,6 +240,14 @@ impl HttpRemote {
 impl Remote for HttpRemote {
     fn register(&self, request: RegisterRequest) -> RemoteFuture<'_, RegisterReply> {
         async move { self.ask("register", "registration", &request).await }.boxed()
+    }
+
+    fn lineage(&self, seen: Vec<State>) -> RemoteFuture<'_, Known> {
+        async move {
+            let reply: LineageReply = self.ask("lineage", "lineage", &LineageRequest { seen }).await?;
+            Ok(reply.known)
+        }
+        .boxed()
     }
 
     fn commit(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dfs_shared::hash::{ChunkHash, ContentId};
+use dfs_shared::hash::{ChunkHash, ContentId, MerkleHash};
 use dfs_shared::ids::{ClientId, NodeId, VolumeId};
+use dfs_shared::lineage::{self, Known};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::merkle::{self, MemoryNodes};
 use dfs_shared::record::{ChangeGroup, NodeKind, NodeRecord, Record, RecordKey, Versioned};
@@ -25,6 +26,17 @@ use tokio::sync::mpsc;
 
 use super::{ChunkStream, FrameStream, Remote, RemoteError, RemoteFuture};
 
+/// What a server had at some moment, for [`MemoryRemote::restore`].
+#[derive(Debug, Clone)]
+pub struct Backup {
+    revision: Revision,
+    records: BTreeMap<RecordKey, Versioned>,
+    nodes: MemoryNodes,
+    roots: BTreeMap<Revision, MerkleHash>,
+    contents: HashMap<ContentId, Manifest>,
+    chunks: HashMap<ChunkHash, Bytes>,
+}
+
 /// The server. Clones are the same server.
 #[derive(Debug, Clone)]
 pub struct MemoryRemote {
@@ -37,6 +49,7 @@ struct State {
     revision: Revision,
     records: BTreeMap<RecordKey, Versioned>,
     nodes: MemoryNodes,
+    roots: BTreeMap<Revision, MerkleHash>,
     chunks: HashMap<ChunkHash, Bytes>,
     corrupt: HashSet<ChunkHash>,
     contents: HashMap<ContentId, Manifest>,
@@ -64,6 +77,7 @@ impl MemoryRemote {
             revision: Revision::ZERO,
             records: BTreeMap::new(),
             nodes: MemoryNodes::default(),
+            roots: BTreeMap::new(),
             chunks: HashMap::new(),
             corrupt: HashSet::new(),
             contents: HashMap::new(),
@@ -109,6 +123,30 @@ impl MemoryRemote {
     /// Forgets a chunk, as a server does that was restored from an older backup.
     pub fn forget_chunk(&self, hash: ChunkHash) {
         self.state.lock().chunks.remove(&hash);
+    }
+
+    /// Returns what a backup taken now holds.
+    #[must_use]
+    pub fn backup(&self) -> Backup {
+        let state = self.state.lock();
+        Backup {
+            revision: state.revision,
+            records: state.records.clone(),
+            nodes: state.nodes.clone(),
+            roots: state.roots.clone(),
+            contents: state.contents.clone(),
+            chunks: state.chunks.clone(),
+        }
+    }
+
+    /// Goes back to what a backup holds, and ends every stream.
+    pub fn restore(&self, backup: Backup) {
+        let mut state = self.state.lock();
+        let Backup { revision, records, nodes, roots, contents, chunks } = backup;
+        (state.revision, state.records, state.nodes, state.roots) = (revision, records, nodes, roots);
+        (state.contents, state.chunks) = (contents, chunks);
+        state.replies.clear();
+        state.streams.clear();
     }
 
     /// Returns how many commit requests arrived, repeated ones included.
@@ -178,7 +216,7 @@ fn root() -> NodeRecord {
 }
 
 impl State {
-    fn root(&self) -> dfs_shared::hash::MerkleHash {
+    fn root(&self) -> MerkleHash {
         merkle::root(&self.nodes).expect("memory does not fail")
     }
 
@@ -200,6 +238,8 @@ impl State {
         }
         let current = hashes.iter().map(|(key, _)| self.current(key)).collect();
         merkle::apply(&mut self.nodes, hashes).expect("memory does not fail");
+        let root = self.root();
+        self.roots.insert(self.revision, root);
         current
     }
 
@@ -311,6 +351,14 @@ impl Remote for MemoryRemote {
             };
             let (volume, revision, root) = (state.volume, state.revision, state.root());
             Ok(RegisterReply { client, volume, revision, root, server_version: "memory".to_owned() })
+        })
+    }
+
+    fn lineage(&self, seen: Vec<lineage::State>) -> RemoteFuture<'_, Known> {
+        self.call(move |state| {
+            let had = |seen: &&lineage::State| state.roots.get(&seen.revision) == Some(&seen.root);
+            let common = seen.iter().filter(had).map(|seen| seen.revision).max();
+            Ok(Known { common, kept_from: Revision::ZERO })
         })
     }
 

@@ -40,6 +40,8 @@ pub struct ApplyOptions {
     pub at: Timestamp,
     /// Takes contents that are not hashed yet for different ones, instead of asking for their hash.
     pub force_conflicts: bool,
+    /// The server went back: it lacks what was committed after this revision, and the records are all of what differs now.
+    pub lost_after: Option<Revision>,
 }
 
 /// A conflict that left two versions side by side.
@@ -182,6 +184,10 @@ impl Apply<'_, '_> {
     }
 
     fn is_news(&mut self, current: &CurrentRecord) -> Result<bool, TreeError> {
+        if self.options.lost_after.is_some() {
+            // Revisions of a server that went back say nothing about which state is newer.
+            return Ok(true);
+        }
         let known = match &current.key {
             RecordKey::Node(id) => self.txn.node(*id)?.and_then(|node| node.sync.base_revision()),
             RecordKey::Entry { parent, name } => {
@@ -211,14 +217,32 @@ impl Apply<'_, '_> {
             SyncState::New => None,
             SyncState::Changed { base, .. } => Some(base),
         };
-        let verdict = if node.sync.is_dirty() {
-            let local =
-                LocalView { record: node.record.as_ref(), dirty_content: node.dirty_content.is_some() };
-            resolve::node(base, local, remote.map(|(record, _)| record), self.options.force_conflicts)
+        let local = LocalView { record: node.record.as_ref(), dirty_content: node.dirty_content.is_some() };
+        let there = remote.map(|(record, _)| record);
+        let verdict = if let Some(replaced) = self.lost(&node.sync, remote.map(|(_, revision)| revision)) {
+            resolve::lost_node(local, there, replaced)
+        } else if node.sync.is_dirty() {
+            resolve::node(base, local, there, self.options.force_conflicts)
         } else {
             NodeVerdict::TakeRemote
         };
         self.carry_out(&node, remote, verdict)
+    }
+
+    /// Tells whether the server lost what it had of a record, and if so whether it has something newer in its place.
+    fn lost<B>(&self, sync: &SyncState<B>, there: Option<Revision>) -> Option<bool> {
+        let after = self.options.lost_after?;
+        let known = sync.base_revision()?;
+        (known > after).then(|| there.is_some_and(|revision| revision > after))
+    }
+
+    /// Tells whether a name that a server which went back has again led to a node that only has other names here: its removal was
+    /// lost, and stands, since nothing but the name goes.
+    fn has_moved(&mut self, there: Option<(NodeId, Revision)>) -> Result<bool, TreeError> {
+        let (Some((node, revision)), Some(after)) = (there, self.options.lost_after) else {
+            return Ok(false);
+        };
+        Ok(revision <= after && !self.txn.live_names_of(node)?.is_empty())
     }
 
     fn add_node(&mut self, record: &NodeRecord, revision: Revision) -> Result<(), TreeError> {
@@ -329,7 +353,11 @@ impl Apply<'_, '_> {
             Some(SyncState::New) | None => None,
         };
         let there = remote.map(|(node, _)| node);
-        if let (Some(base), None) = (base, there) {
+        let lost = match &entry {
+            Some(entry) => self.lost(&entry.sync, remote.map(|(_, revision)| revision)),
+            None => self.has_moved(remote)?.then_some(false),
+        };
+        if let (Some(base), None, None) = (base, there, lost) {
             self.removed_names.entry(base).or_default().push((parent, name.clone()));
             if here != Some(base) {
                 self.moved_by_both.insert(base);
@@ -339,7 +367,10 @@ impl Apply<'_, '_> {
             Some((base, revision)) => SyncState::Changed { revision, base },
             None => SyncState::New,
         };
-        let verdict = resolve::entry(base, here, there);
+        let verdict = match lost {
+            Some(replaced) => resolve::lost_entry(here, there, replaced),
+            None => resolve::entry(base, here, there),
+        };
         self.txn.set_entry_sync(parent, name, sync)?;
         if let Some(node) = there {
             self.set_entries.push((parent, name.clone(), node));

@@ -142,6 +142,33 @@ fn merge_attributes(base: &NodeRecord, here: &NodeRecord, remote: &NodeRecord) -
     merged
 }
 
+/// Decides about a node that a server which went back to an older state has lost. What is here goes on top of what the
+/// server has, unless somebody `replaced` that since; then both contents stay.
+#[must_use]
+pub fn lost_node(local: LocalView<'_>, remote: Option<&NodeRecord>, replaced: bool) -> NodeVerdict {
+    match (local.record, remote) {
+        (None, None) => NodeVerdict::TakeRemote,
+        (None, Some(_)) if replaced => NodeVerdict::Undelete,
+        (None | Some(_), Some(_)) if !replaced => NodeVerdict::KeepLocal,
+        (Some(_), None) => NodeVerdict::Resurrect,
+        (Some(here), Some(remote)) if local.dirty_content || content_differs(here, remote) => {
+            NodeVerdict::Fork(remote.clone())
+        }
+        (None | Some(_), Some(_)) => NodeVerdict::TakeRemote,
+    }
+}
+
+/// Decides about an entry that a server which went back to an older state has lost, as [`lost_node`] does.
+#[must_use]
+pub fn lost_entry(local: Option<NodeId>, remote: Option<NodeId>, replaced: bool) -> EntryVerdict {
+    match (local, remote) {
+        _ if local == remote => EntryVerdict::TakeRemote,
+        (Some(_), Some(_)) if replaced => EntryVerdict::Collide,
+        (None, Some(_)) if replaced => EntryVerdict::TakeRemote,
+        (Some(_), _) | (None, _) => EntryVerdict::KeepLocal,
+    }
+}
+
 /// Decides about an entry; each side is where the name leads, if anywhere.
 #[must_use]
 pub fn entry(base: Option<NodeId>, local: Option<NodeId>, remote: Option<NodeId>) -> EntryVerdict {

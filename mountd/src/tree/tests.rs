@@ -127,7 +127,7 @@ impl Mount {
         for key in self.seen.keys().filter(|key| !server.records.contains_key(key)) {
             news.push(CurrentRecord { key: key.clone(), value: None });
         }
-        let options = ApplyOptions { at: at(1_700_000_000), force_conflicts: false };
+        let options = ApplyOptions { at: at(1_700_000_000), force_conflicts: false, lost_after: None };
         let applied = self.tree.apply(&news, options).expect("applied");
         self.seen = server.records.iter().map(|(key, v)| (key.clone(), v.revision)).collect();
         self.check(server, true);
@@ -476,7 +476,7 @@ fn unhashed_bytes_are_hashed_before_a_conflict_is_declared() {
         .iter()
         .map(|(key, value)| CurrentRecord { key: key.clone(), value: Some(value.clone()) })
         .collect();
-    let options = ApplyOptions { at: at(1), force_conflicts: false };
+    let options = ApplyOptions { at: at(1), force_conflicts: false, lost_after: None };
     let before = two.listing();
     match two.tree.apply(&news, options) {
         Err(TreeError::HashFirst { nodes }) => assert_eq!(nodes, [file.id]),
@@ -576,7 +576,7 @@ fn records_that_were_read_while_the_server_went_on_wait_for_what_belongs_to_them
         .iter()
         .map(|(key, value)| CurrentRecord { key: key.clone(), value: Some(value.clone()) })
         .collect();
-    let options = ApplyOptions { at: at(1), force_conflicts: false };
+    let options = ApplyOptions { at: at(1), force_conflicts: false, lost_after: None };
     let node = one.find("f").id;
     let (nodes, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|r| r.key == RecordKey::Node(node));
     two.tree.apply(&rest, options).expect("an entry without its node");

@@ -28,6 +28,7 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("GET", "/metrics", Need::Server(Read)),
     ("GET", "/api/info", Need::Volume(Read)),
     ("POST", "/sync/{volume}/register", Need::Volume(Read)),
+    ("POST", "/sync/{volume}/lineage", Need::Volume(Read)),
     ("POST", "/sync/{volume}/commit", Need::Volume(Write)),
     ("POST", "/sync/{volume}/missing", Need::Volume(Read)),
     ("POST", "/sync/{volume}/contents", Need::Volume(Read)),

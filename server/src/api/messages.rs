@@ -59,6 +59,10 @@ macro_rules! query {
 }
 
 query! {
+    /// `POST /sync/{volume}/lineage`
+    lineage
+}
+query! {
     /// `POST /sync/{volume}/missing`
     missing
 }

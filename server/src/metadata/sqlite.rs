@@ -31,11 +31,12 @@ use writer::Writer;
 pub const DATABASE_FILE: &str = "metadata.sqlite";
 
 /// Migrations in order; the schema version is how many have run.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("sql/01-init.sql"),
     include_str!("sql/02-files.sql"),
     include_str!("sql/03-sessions.sql"),
     include_str!("sql/04-tokens.sql"),
+    include_str!("sql/07-lineage.sql"),
 ];
 
 /// The metadata store on SQLite.

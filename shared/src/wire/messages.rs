@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::{ChunkHash, ContentId, MerkleHash, RecordHash};
 use crate::ids::{ClientId, VolumeId};
+use crate::lineage::{Known, State};
 use crate::manifest::Manifest;
 use crate::record::{ChangeGroup, RecordKey, Versioned};
 use crate::revision::Revision;
@@ -34,6 +35,20 @@ pub struct RegisterReply {
     pub root: MerkleHash,
     /// The server's version, for people.
     pub server_version: String,
+}
+
+/// Asks whether the volume goes on from what the mount saw of it: `POST /sync/{volume}/lineage`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineageRequest {
+    /// States that the server told, the oldest first, at most `limits::STATES_SEEN_MAX`.
+    pub seen: Vec<State>,
+}
+
+/// Answers [`LineageRequest`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineageReply {
+    /// What the server knows about those states.
+    pub known: Known,
 }
 
 /// A content that a commit refers to and the server may not know yet.

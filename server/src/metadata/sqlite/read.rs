@@ -179,6 +179,19 @@ impl ReadMetadata for Tables<'_> {
         self.all("list the volumes", sql, [], volume_row)?.into_iter().map(volume).collect()
     }
 
+    fn root_at(&self, volume: VolumeKey, revision: Revision) -> Result<Option<MerkleHash>, MetadataError> {
+        let sql = "SELECT root FROM past_root WHERE volume = ?1 AND revision = ?2";
+        let root = self.one("read a past root", sql, (volume.0, signed(revision.0)), |row| row.get(0))?;
+        Ok(root.map(MerkleHash::from_bytes))
+    }
+
+    fn oldest_root(&self, volume: VolumeKey) -> Result<Option<Revision>, MetadataError> {
+        let sql = "SELECT min(revision) FROM past_root WHERE volume = ?1";
+        let oldest: Option<Option<i64>> =
+            self.one("read the oldest root", sql, (volume.0,), |row| row.get(0))?;
+        Ok(oldest.flatten().map(|revision| Revision(unsigned(revision))))
+    }
+
     fn record(&self, volume: VolumeKey, key: &RecordKey) -> Result<Option<Versioned>, MetadataError> {
         let sql = "SELECT revision, value FROM record WHERE volume = ?1 AND key = ?2";
         self.one("read a record", sql, (volume.0, key.to_bytes()), versioned_row)?.map(versioned).transpose()

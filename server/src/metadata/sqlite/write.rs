@@ -11,6 +11,7 @@ use rusqlite::Params;
 
 use super::failed;
 use super::read::{Tables, micros, signed};
+use crate::limits::ROOTS_KEPT;
 use crate::metadata::token::{AccessToken, TokenId};
 use crate::metadata::{Client, MetadataError, PastRecord, ReadMetadata, Volume, VolumeKey, WriteMetadata};
 
@@ -44,7 +45,11 @@ impl WriteMetadata for Tables<'_> {
         root: MerkleHash,
     ) -> Result<(), MetadataError> {
         let sql = "UPDATE volume SET revision = ?2, root = ?3 WHERE id = ?1";
-        self.execute("advance a volume", sql, (volume.0, signed(revision.0), root.as_bytes()))
+        self.execute("advance a volume", sql, (volume.0, signed(revision.0), root.as_bytes()))?;
+        let sql = "INSERT OR REPLACE INTO past_root (volume, revision, root) VALUES (?1, ?2, ?3)";
+        self.execute("keep a root", sql, (volume.0, signed(revision.0), root.as_bytes()))?;
+        let sql = "DELETE FROM past_root WHERE volume = ?1 AND revision <= ?2";
+        self.execute("drop old roots", sql, (volume.0, signed(revision.0.saturating_sub(ROOTS_KEPT))))
     }
 
     fn put_record(
