@@ -15,6 +15,7 @@ use dfs_shared::limits::{CHUNK_BATCH_LEN_MAX, MESSAGE_LEN_MAX, QUERY_ITEMS_MAX};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::RecordKey;
 use dfs_shared::wire::chunks::{ChunkBody, ChunkHeader};
+use dfs_shared::wire::history::{HistoryReply, HistoryRequest};
 use dfs_shared::wire::messages::{
     ChunksRequest, CommitReply, ContentsReply, ContentsRequest, MerkleReply, MerkleRequest, MissingReply,
     MissingRequest, RecordsReply, RecordsRequest, RegisterReply, RegisterRequest,
@@ -319,6 +320,10 @@ impl Remote for HttpRemote {
             Ok(reply)
         }
         .boxed()
+    }
+
+    fn history(&self, request: HistoryRequest) -> RemoteFuture<'_, HistoryReply> {
+        async move { self.ask("history", "history", &request).await }.boxed()
     }
 
     fn stream(&self, client: ClientId) -> RemoteFuture<'_, FrameStream> {

@@ -14,6 +14,9 @@ use crate::chunk_store::{ChunkStore, DiskStore};
 use crate::gc::Progress;
 use crate::metadata::sqlite::DATABASE_FILE;
 
+/// An entry and its name.
+type Named<'a> = (String, tar::Entry<'a, BufReader<File>>);
+
 /// Longest JSON entry in bytes.
 const JSON_LEN_MAX: u64 = 1 << 20;
 
@@ -67,7 +70,7 @@ fn unpack(
     let archive = File::open(file).map_err(io_error("open", file))?;
     let mut archive = tar::Archive::new(BufReader::with_capacity(1 << 20, archive));
     let mut entries = archive.entries().map_err(unreadable)?;
-    let mut next = || -> Result<Option<(String, tar::Entry<'_, BufReader<File>>)>, BackupError> {
+    let mut next = || -> Result<Option<Named<'_>>, BackupError> {
         let Some(entry) = entries.next().transpose().map_err(unreadable)? else { return Ok(None) };
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         Ok(Some((name, entry)))
