@@ -6,15 +6,22 @@
 //! | `{"command":"wait","timeout_ms":N}` | `{"reached":true}` when all that was changed before is on the server |
 //! | `{"command":"explain","path":[bytes]}` | [`Explanation`] |
 //! | `{"command":"evict","path":[bytes]}` | `{}` |
+//! | `{"command":"history","path":[bytes]}` | [`HistoryPage`] with versions, newest first |
+//! | `{"command":"removed","path":[bytes],"after":[bytes]}` | [`HistoryPage`] with removed names |
+//! | `{"command":"version","path":[bytes],"version":…}` | [`Version`], then its bytes in frames, see `history` |
 //! | `{"command":"unmount","flush":bool}` | `{}`, then the mount ends and the socket closes |
 //!
 //! A failure is `{"error":{"code":…,"message":…}}`; the codes are those of [`Code`].
+
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Status;
 
 pub mod client;
+mod history;
 pub mod server;
 
 /// Name of the extended attribute of a mount's root that holds the socket's path.
@@ -40,6 +47,25 @@ pub enum Request {
     Evict {
         /// Its path under the mount point.
         path: Vec<u8>,
+    },
+    /// List the versions of a file.
+    History {
+        /// Its path under the mount point.
+        path: Vec<u8>,
+    },
+    /// List what was removed from a directory.
+    Removed {
+        /// Its path under the mount point.
+        path: Vec<u8>,
+        /// Names up to this one were told before.
+        after: Vec<u8>,
+    },
+    /// Send the bytes of a version.
+    Version {
+        /// The file's path under the mount point.
+        path: Vec<u8>,
+        /// Which; `None`: the last one of a removed file.
+        version: Option<VersionId>,
     },
     /// End the mount.
     Unmount {
@@ -79,6 +105,83 @@ pub struct Explanation {
     pub size: u64,
     /// Tells whether all its bytes are on this machine.
     pub here: bool,
+}
+
+/// Names a version of a path: its number, or `r` and the revision that made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VersionId {
+    /// Of the newest file at the path that has such a version.
+    Number(u64),
+    /// One of a kind among all versions of a path.
+    Revision(u64),
+}
+
+impl FromStr for VersionId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |digits: &str| digits.parse().ok().filter(|_| !digits.starts_with('+'));
+        let id = match text.strip_prefix('r') {
+            Some(digits) => number(digits).map(Self::Revision),
+            None => number(text).map(Self::Number),
+        };
+        id.ok_or_else(|| "say a number, as 3, or a revision, as r17".to_owned())
+    }
+}
+
+impl fmt::Display for VersionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Revision(revision) => write!(f, "r{revision}"),
+        }
+    }
+}
+
+/// One version of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Its number, from 1.
+    pub version: u64,
+    /// The revision that made it.
+    pub revision: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Last change of the bytes, in seconds since 1970.
+    pub mtime_s: i64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Who made it, if that is known.
+    pub author: Option<String>,
+    /// `current`, `replaced` or `removed`.
+    pub state: String,
+}
+
+/// A name that was removed from a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedEntry {
+    /// The name; bytes that are no UTF-8 are replaced.
+    pub name: String,
+    /// Tells whether it was a directory.
+    pub is_directory: bool,
+    /// Length of the last version in bytes.
+    pub size: u64,
+    /// When, in seconds since 1970.
+    pub removed_s: i64,
+    /// Who removed it, if that is known.
+    pub by: Option<String>,
+}
+
+/// Part of a history.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HistoryPage {
+    /// Versions of a file, newest first.
+    pub versions: Vec<Version>,
+    /// What was removed from a directory, by name.
+    pub removed: Vec<RemovedEntry>,
+    /// Where to go on.
+    pub next: Option<Vec<u8>>,
 }
 
 /// Why a request was not done.

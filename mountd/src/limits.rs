@@ -132,3 +132,5 @@ pub const PENDING_SHOWN_MAX: usize = 20;
 pub const SYNC_LOOK_INTERVAL_MS: u64 = 200;
 /// Most bytes read of a token file: a token has 85.
 pub const TOKEN_FILE_LEN_MAX: u64 = 4096;
+/// Chunks that are asked for at once when an old version is read.
+pub const RESTORE_BATCH_CHUNKS: usize = 256;

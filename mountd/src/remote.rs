@@ -12,6 +12,7 @@ use dfs_shared::ids::ClientId;
 use dfs_shared::lineage::{Known, State};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::RecordKey;
+use dfs_shared::wire::history::{HistoryReply, HistoryRequest};
 use dfs_shared::wire::messages::{
     CommitReply, MerkleReply, RecordsReply, RegisterReply, RegisterRequest, StreamFrame,
 };
@@ -51,6 +52,12 @@ pub trait Remote: Send + Sync {
     fn records(&self, keys: Vec<RecordKey>) -> RemoteFuture<'_, RecordsReply>;
     /// Asks for nodes of the Merkle tree, at most `QUERY_ITEMS_MAX`.
     fn merkle(&self, prefixes: Vec<Vec<u8>>) -> RemoteFuture<'_, MerkleReply>;
+    /// Asks what a path held.
+    fn history(&self, request: HistoryRequest) -> RemoteFuture<'_, HistoryReply> {
+        let _ = request;
+        let (code, message) = ("not_built".to_owned(), format!("{} keeps no history", self.name()));
+        Box::pin(async move { Err(RemoteError::Refused { status: 501, code, message }) })
+    }
     /// Opens the event stream; silence longer than `STREAM_SILENCE_MS_MAX` is an error in the stream.
     fn stream(&self, client: ClientId) -> RemoteFuture<'_, FrameStream>;
     /// Names the server that is being talked to, for people.

@@ -2,7 +2,7 @@
 //!
 //! | route | |
 //! |---|---|
-//! | `POST /sync/{volume}/register`, `lineage`, `commit`, `missing`, `contents`, `records`, `merkle` | one message in, one out |
+//! | `POST /sync/{volume}/register`, `lineage`, `commit`, `missing`, `contents`, `records`, `merkle`, `history` | one message in, one out |
 //! | `PUT /sync/{volume}/chunks`, `POST /sync/{volume}/chunks/get` | batches of chunk frames |
 //! | `GET /sync/{volume}/stream` | the event stream |
 //! | `POST /api/register`, `/api/sync/*`, `/api/file/*` | sync sessions and files, for clients without a mount |
@@ -82,6 +82,7 @@ pub fn router(api: Arc<Api>) -> Router<Api> {
         .route(Method::Post, "/sync/{volume}/contents", messages::contents)
         .route(Method::Post, "/sync/{volume}/records", messages::records)
         .route(Method::Post, "/sync/{volume}/merkle", messages::merkle)
+        .route(Method::Post, "/sync/{volume}/history", messages::history)
         .route(Method::Put, "/sync/{volume}/chunks", chunks::put)
         .route(Method::Post, "/sync/{volume}/chunks/get", chunks::get)
         .route(Method::Get, "/sync/{volume}/stream", stream::open)

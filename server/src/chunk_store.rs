@@ -4,6 +4,7 @@
 //! served; a chunk counts as present only after [`ChunkStore::sync`] returned and the metadata
 //! database has noted it. A chunk may be put again at any time, which also mends a damaged one.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -85,4 +86,16 @@ pub trait ChunkStore: Send + Sync {
     /// # Errors
     /// [`ChunkError::Absent`], [`ChunkError::Corrupt`] or [`ChunkError::Io`].
     fn get(&self, hash: ChunkHash) -> Result<Bytes, ChunkError>;
+
+    /// Removes a chunk; one that is not here is no error. The caller sees to it that nobody puts it at this moment.
+    ///
+    /// # Errors
+    /// [`ChunkError::Io`].
+    fn remove(&self, hash: ChunkHash) -> Result<(), ChunkError>;
+
+    /// Shows the names and lengths of all stored chunks, in no order, until `visit` breaks.
+    ///
+    /// # Errors
+    /// [`ChunkError::Io`].
+    fn each(&self, visit: &mut dyn FnMut(ChunkHash, u64) -> ControlFlow<()>) -> Result<(), ChunkError>;
 }

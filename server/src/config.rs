@@ -4,7 +4,6 @@
 //! caller passes the file's text and the directories. Invariant: a [`Settings`] has passed every check
 //! that needs no disk and no socket.
 
-use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -13,7 +12,12 @@ use dfs_shared::ids::VolumeName;
 use serde::Deserialize;
 
 use crate::access::{Access, TokenId};
+use crate::gc::Retention;
 use crate::server::{Config, Engine, TlsFiles};
+
+mod span;
+
+pub use span::Span;
 
 /// Holds the truth of every dfs volume and serves it to the mounts.
 #[derive(Debug, Parser)]
@@ -79,6 +83,12 @@ pub struct Options {
     /// The certificate's private key (PEM)
     #[arg(long, value_name = "FILE", env = "DFS_TLS_KEY", global = true, hide_env = true)]
     pub tls_key: Option<PathBuf>,
+    /// How long replaced and removed versions are kept, as 12h, 30d or forever [default: 30d]
+    #[arg(long, value_name = "TIME", env = "DFS_HISTORY_KEEP", global = true, hide_env = true)]
+    pub history_keep: Option<Span>,
+    /// How many replaced versions of one file are kept; 0: any number [default: 100]
+    #[arg(long, value_name = "N", env = "DFS_HISTORY_VERSIONS", global = true, hide_env = true)]
+    pub history_versions: Option<u64>,
     /// Lets everyone who reaches the port read and write everything
     #[arg(long, env = "DFS_INSECURE_NO_AUTH", global = true, hide_env = true)]
     pub insecure_no_auth: bool,
@@ -99,14 +109,31 @@ pub enum Command {
         #[command(subcommand)]
         action: TokenAction,
     },
-    /// Check a data directory (not built yet)
-    Check(Rest),
-    /// Collect chunks that nothing refers to (not built yet)
-    Gc(Rest),
-    /// Back a data directory up (not built yet)
-    Backup(Rest),
-    /// Restore a backup (not built yet)
-    Restore(Rest),
+    /// Check database, trees and chunks of a data directory, also while a server runs on it
+    Check {
+        /// Put right what can be; the server must not run
+        #[arg(long)]
+        repair: bool,
+        /// Look at the database only, do not read the chunks
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Drop old history and collect what nothing refers to, also while a server runs
+    Gc {
+        /// Spare what lost its last reference so short ago [default: 1h, 0s when no server runs]
+        #[arg(long, value_name = "TIME")]
+        grace: Option<Span>,
+    },
+    /// Write a consistent copy of a data directory into one file, also while a server runs
+    Backup {
+        /// The file that is made.
+        file: PathBuf,
+    },
+    /// Make an empty data directory what it was when a backup was written
+    Restore {
+        /// The backup.
+        file: PathBuf,
+    },
 }
 
 /// What to do with volumes.
@@ -143,14 +170,6 @@ pub enum TokenAction {
         /// Its id, as `token list` prints it.
         id: TokenId,
     },
-}
-
-/// Arguments of a command that is not built yet.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct Rest {
-    /// Whatever follows.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    pub rest: Vec<OsString>,
 }
 
 /// How connections are served.
@@ -252,6 +271,8 @@ impl Options {
             chunks: self.chunks.or(file.chunks),
             tls_cert: self.tls_cert.or(file.tls_cert),
             tls_key: self.tls_key.or(file.tls_key),
+            history_keep: self.history_keep.or(file.history_keep),
+            history_versions: self.history_versions.or(file.history_versions),
             insecure_no_auth: self.insecure_no_auth || file.insecure_no_auth,
         })
     }
@@ -292,6 +313,14 @@ impl Options {
                 engine: self.engine.map_or(Engine::Async, EngineKind::engine),
                 tls,
                 insecure_no_auth: self.insecure_no_auth,
+                retention: Retention {
+                    keep: self.history_keep.map_or(Retention::default().keep, Span::limit),
+                    versions: match self.history_versions {
+                        None => Retention::default().versions,
+                        Some(0) => None,
+                        Some(versions) => Some(versions),
+                    },
+                },
             },
             log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
@@ -374,6 +403,21 @@ mod tests {
         assert_eq!(merged.log_format, Some(LogFormat::Json));
         let error = options(&[]).or_file("f.toml".into(), "lisen = 'x'").expect_err("a typing error");
         assert!(crate::report::chain(&error).contains("lisen"), "{error}");
+    }
+
+    #[test]
+    fn the_history_is_kept_for_a_month_and_a_hundred_versions_unless_said_otherwise() {
+        let days = |days: u64| Some(std::time::Duration::from_secs(days * 24 * 3600));
+        let retention = |args: &[&str]| check(args).unwrap().server.retention;
+        assert_eq!(retention(&[]), Retention { keep: days(30), versions: Some(100) });
+        let said = retention(&["--history-keep", "7d", "--history-versions", "3"]);
+        assert_eq!(said, Retention { keep: days(7), versions: Some(3) });
+        let all = retention(&["--history-keep", "forever", "--history-versions", "0"]);
+        assert_eq!(all, Retention { keep: None, versions: None });
+        let file = options(&[]).or_file("f".into(), "history-keep = '2d'\nhistory-versions = 5").unwrap();
+        let file = file.check(Some("/d".into())).unwrap().server.retention;
+        assert_eq!(file, Retention { keep: days(2), versions: Some(5) });
+        assert!(Cli::try_parse_from(["dfs-server", "--history-keep", "7"]).is_err());
     }
 
     #[test]

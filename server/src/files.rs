@@ -31,6 +31,7 @@ mod announced;
 mod error;
 mod hash;
 mod list;
+mod past;
 mod path;
 mod view;
 mod write;

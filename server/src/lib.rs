@@ -2,13 +2,16 @@
 
 pub mod access;
 pub mod api;
+pub mod backup;
 pub mod blocking;
+pub mod check;
 pub mod chunk_store;
 pub mod component;
 pub mod config;
 pub mod data_dir;
 pub mod engine;
 pub mod files;
+pub mod gc;
 pub mod http;
 pub mod limits;
 pub mod metadata;

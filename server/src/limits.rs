@@ -176,3 +176,23 @@ pub const ACCESS_RELOAD_MS: u64 = 900;
 pub const ACCESS_TOKENS_MAX: usize = 10_000;
 /// Longest name of an access token in bytes: it is printed in a line.
 pub const ACCESS_TOKEN_NAME_LEN_MAX: usize = 128;
+
+// upkeep
+
+/// Seconds for which a version is kept after it was replaced or removed, unless the configuration says otherwise: a month.
+pub const HISTORY_KEEP_S_DEFAULT: u64 = 30 * 24 * 3600;
+/// Replaced versions of one file that are kept, unless the configuration says otherwise: a file that is saved all day.
+pub const HISTORY_VERSIONS_DEFAULT: u64 = 100;
+/// Seconds between the moment when nothing referred to a chunk and its end: longer than any upload takes to commit.
+pub const GC_GRACE_S_DEFAULT: u64 = 3600;
+/// Seconds between two collections in the background.
+pub const GC_INTERVAL_S: i64 = 3600;
+/// Hashes that are held in memory at once while references are read: some 50 MB.
+pub const GC_REFERENCES_MAX: usize = 4 << 20;
+/// Rows that upkeep reads or writes in one transaction: a few milliseconds of the writer.
+pub const UPKEEP_PAGE_LEN: usize = 256;
+
+/// Problems that a check lists; it counts the rest.
+pub const CHECK_PROBLEMS_MAX: usize = 1000;
+/// Unreadable chunks that a backup names.
+pub const BACKUP_UNREADABLE_MAX: usize = 1000;

@@ -25,6 +25,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+#[path = "main/upkeep.rs"]
+mod upkeep;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -65,16 +68,14 @@ struct NotFound(String);
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     let settings = settings(cli.options)?;
-    let not_built =
-        |name: &str, instead| Err(ConfigError::NotBuilt { what: format!("`dfs-server {name}`"), instead });
     match cli.command {
         None => serve(settings),
         Some(Command::Volume { action }) => volume(&settings.server.data_dir, &action),
         Some(Command::Token { action }) => token(&settings.server.data_dir, action),
-        Some(Command::Check(_)) => Ok(not_built("check", "every chunk is verified when it is read")?),
-        Some(Command::Gc(_)) => Ok(not_built("gc", "nothing is ever dropped")?),
-        Some(Command::Backup(_)) => Ok(not_built("backup", "stop the server and copy its data directory")?),
-        Some(Command::Restore(_)) => Ok(not_built("restore", "copy a saved data directory into place")?),
+        Some(Command::Check { repair, quick }) => upkeep::check(&settings.server, repair, quick),
+        Some(Command::Gc { grace }) => upkeep::gc(&settings.server, grace),
+        Some(Command::Backup { file }) => upkeep::backup(&settings.server, &file),
+        Some(Command::Restore { file }) => upkeep::restore(&settings.server, &file),
     }
 }
 

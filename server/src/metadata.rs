@@ -25,8 +25,10 @@ mod files;
 pub mod sessions;
 pub mod sqlite;
 pub mod token;
+pub mod upkeep;
 
 use token::{AccessToken, TokenId};
+use upkeep::{ReadUpkeep, WriteUpkeep};
 
 pub use files::{Announced, ReadFiles, WriteFiles};
 
@@ -91,6 +93,8 @@ pub struct PastRecord {
     pub ended: Revision,
     /// When it ended.
     pub time: Timestamp,
+    /// Who made it, if that is known.
+    pub author: Option<ClientId>,
     /// The record.
     pub record: Record,
 }
@@ -189,7 +193,7 @@ impl MetadataError {
 }
 
 /// What can be read, in a snapshot or inside the write transaction.
-pub trait ReadMetadata: ReadFiles + ReadSessions {
+pub trait ReadMetadata: ReadFiles + ReadSessions + ReadUpkeep {
     /// Finds a volume by name.
     ///
     /// # Errors
@@ -302,7 +306,7 @@ pub trait ReadMetadata: ReadFiles + ReadSessions {
 }
 
 /// What can be written inside the write transaction.
-pub trait WriteMetadata: ReadMetadata + WriteFiles + WriteSessions {
+pub trait WriteMetadata: ReadMetadata + WriteFiles + WriteSessions + WriteUpkeep {
     /// Makes an empty volume.
     ///
     /// # Errors
@@ -359,13 +363,13 @@ pub trait WriteMetadata: ReadMetadata + WriteFiles + WriteSessions {
         file_hash: Option<&ChunkHash>,
     ) -> Result<(), MetadataError>;
 
-    /// Keeps a chunk in the database. The caller has verified it.
+    /// Keeps a chunk in the database and reprieves it. The caller has verified it.
     ///
     /// # Errors
     /// [`MetadataError`] when the database fails.
     fn put_small_chunk(&mut self, hash: &ChunkHash, bytes: &[u8]) -> Result<(), MetadataError>;
 
-    /// Notes that a chunk is durable in the chunk store.
+    /// Notes that a chunk is durable in the chunk store and reprieves it.
     ///
     /// # Errors
     /// [`MetadataError`] when the database fails.

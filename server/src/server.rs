@@ -19,12 +19,13 @@ use tokio::sync::oneshot;
 use crate::access::{Registry, Watch};
 use crate::api::{self, Api};
 use crate::blocking::block_on;
-use crate::chunk_store::{ChunkError, DiskStore};
+use crate::chunk_store::{ChunkError, ChunkStore, DiskStore};
 use crate::component::{Changes, Feed, Logger, Metrics, Notifier};
 use crate::data_dir::{DataDir, DataDirError};
 pub use crate::engine::Engine;
 use crate::engine::{self, Drained, EngineConfig, Tls, TlsError};
 use crate::files::FileService;
+use crate::gc::{Background, Collector, Retention};
 use crate::metadata::sqlite::SqliteStore;
 use crate::metadata::{MetadataError, MetadataStore};
 use crate::sessions::{SessionError, SessionService, Sweeper};
@@ -50,6 +51,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// Lets everybody in, whatever tokens there are, and on every address.
     pub insecure_no_auth: bool,
+    /// How long replaced and removed versions are kept.
+    pub retention: Retention,
 }
 
 /// The files that TLS needs.
@@ -66,7 +69,16 @@ impl Config {
     #[must_use]
     pub fn new(listen: SocketAddr, data_dir: PathBuf) -> Self {
         let (engine, tls) = (Engine::Async, None);
-        Self { listen, data_dir, chunks_dir: None, threads: None, engine, tls, insecure_no_auth: false }
+        Self {
+            listen,
+            data_dir,
+            chunks_dir: None,
+            threads: None,
+            engine,
+            tls,
+            insecure_no_auth: false,
+            retention: Retention::default(),
+        }
     }
 }
 
@@ -230,12 +242,21 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     let components = join_components(&bus, &notifier, &metrics)?;
     let feed = Arc::new(Feed::new(boot()));
     let fed = feed.join(&bus, Arc::clone(&metadata))?;
-    let sync = Arc::new(SyncService::new(Arc::clone(&metadata), Arc::new(chunks), bus.clone()));
+    let chunks: Arc<dyn ChunkStore> = Arc::new(chunks);
+    let sync = Arc::new(SyncService::new(Arc::clone(&metadata), Arc::clone(&chunks), bus.clone()));
+    let collector = Collector::new(
+        Arc::clone(&metadata),
+        chunks,
+        Arc::clone(sync.claims()),
+        data_dir.path(),
+        config.retention,
+    );
     let files = Arc::new(FileService::new(Arc::clone(&sync), Arc::clone(&metadata)));
     block_on(sync.ensure_volume(&default_volume()))?;
     let sessions =
         Arc::new(SessionService::open(Arc::clone(&files), metadata, data_dir.path(), bus.clone())?);
     let sweeper = Sweeper::start(Arc::clone(&sessions)).map_err(StartError::Threads)?;
+    let gc = Background::start(collector, data_dir.path()).map_err(StartError::Threads)?;
 
     let listen_error = |source| StartError::Listen { listen: config.listen, source };
     let listener = TcpListener::bind(config.listen).map_err(listen_error)?;
@@ -270,6 +291,7 @@ pub fn start(config: Config) -> Result<Server, StartError> {
         // The last handle of the stores closes them.
         drop(handler);
         drop(sweeper);
+        drop(gc);
         drop(components);
         drop(fed);
         drop(watch);

@@ -22,9 +22,11 @@ use dfs_shared::wire::messages::{
 use tokio::sync::oneshot;
 
 use crate::chunk_store::ChunkStore;
+use crate::metadata::upkeep::Kind;
 use crate::metadata::{Client, MetadataError, MetadataStore, ReadMetadata, Volume};
 
 mod chunks;
+mod claims;
 mod commit;
 mod error;
 mod event;
@@ -35,9 +37,11 @@ mod request;
 mod validity;
 
 pub use chunks::{Batch, FoundChunk};
+pub use claims::Claims;
 pub use commit::UNNUMBERED;
 pub use error::SyncError;
 pub use event::{ChunkCorrupt, ChunksMoved, CommitAnswered};
+pub use merkle::{node as merkle_node, rebuild as rebuild_tree};
 
 use commit::CommitJob;
 use register::{RegisterJob, new_client_id, root_record};
@@ -57,6 +61,7 @@ pub struct VolumeInfo {
 pub struct SyncService {
     metadata: Arc<dyn MetadataStore>,
     chunks: Arc<dyn ChunkStore>,
+    claims: Arc<Claims>,
     bus: EventBus,
 }
 
@@ -70,7 +75,13 @@ impl SyncService {
     /// Joins the stores and the bus.
     #[must_use]
     pub fn new(metadata: Arc<dyn MetadataStore>, chunks: Arc<dyn ChunkStore>, bus: EventBus) -> Self {
-        Self { metadata, chunks, bus }
+        Self { metadata, chunks, claims: Arc::default(), bus }
+    }
+
+    /// Returns the chunks that are being uploaded at this moment.
+    #[must_use]
+    pub fn claims(&self) -> &Arc<Claims> {
+        &self.claims
     }
 
     /// Makes a volume if there is none of this name; returns it and whether it is new.
@@ -211,7 +222,9 @@ impl SyncService {
         self.read(name, |snapshot, _| {
             let mut missing = Vec::new();
             for hash in request.hashes.iter().filter(|hash| **hash != ChunkHash::HOLE) {
-                if snapshot.chunk_place(hash)?.is_none() {
+                // What is about to be collected is asked for again: who was told "here" has the whole grace to commit.
+                let is_here = snapshot.chunk_place(hash)?.is_some();
+                if !is_here || snapshot.condemned_since(Kind::Chunk, hash.as_bytes())?.is_some() {
                     missing.push(*hash);
                 }
             }

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dfs_shared::hash::{ChunkHash, MerkleHash};
@@ -37,9 +38,14 @@ struct Process {
 
 impl Process {
     fn start(data: &Path) -> Self {
+        Self::start_with(data, &[])
+    }
+
+    fn start_with(data: &Path, more: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_dfs-server"))
             .args(["--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data)
+            .args(more)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -216,4 +222,72 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
     }
     let server = Process::start(&data);
     check(server.addr, &acknowledged.lock().unwrap());
+}
+
+/// Runs `dfs-server` with a command on a data directory; tells whether it was done.
+fn care(data: &Path, arguments: &[&str]) -> bool {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dfs-server"));
+    command.args(arguments).arg("--data-dir").arg(data);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+}
+
+/// One client: leaves chunks that nothing refers to, and commits files whose chunks may be collected before the commit.
+fn litter(addr: SocketAddr, acknowledged: &Mutex<Acknowledged>) {
+    let request = RegisterRequest { client_name: "litter".to_owned(), client: None, uid: 0, gid: 0 };
+    let Some(RegisterReply { client, .. }) = tell(addr, "register", &request) else { return };
+    let upload = |bytes: &[u8]| {
+        let header = ChunkHeader { hash: ChunkHash::of(bytes), body: ChunkBody::Bytes(bytes.len() as u32) };
+        ask(addr, "PUT", "chunks", &[&header.encode()[..], bytes].concat())
+    };
+    for commit in 1.. {
+        let id = NodeId::generate();
+        let bytes = id.as_bytes().repeat(3_000);
+        if upload(&bytes[1..]).is_none() || upload(&bytes).is_none() {
+            return;
+        }
+        let request = new_file(&client, commit, id, Some(&bytes));
+        let Some(reply) = tell::<_, CommitReply>(addr, "commit", &request) else { return };
+        // Refused when the chunk was collected first: a mount would send it again.
+        if reply.outcomes == [GroupOutcome::Accepted] {
+            let mut acknowledged = acknowledged.lock().unwrap();
+            acknowledged.nodes.push(id);
+            acknowledged.chunks.push(bytes);
+        }
+    }
+}
+
+// S32
+#[test]
+fn a_kill_while_chunks_are_collected_takes_nothing_that_is_referred_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let acknowledged = Mutex::<Acknowledged>::default();
+    for round in 0..ROUNDS / 2 {
+        let server = Process::start_with(&data, &["--history-keep", "0s"]);
+        let addr = server.addr;
+        check(addr, &acknowledged.lock().unwrap());
+        let before = acknowledged.lock().unwrap().nodes.len();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| litter(addr, &acknowledged));
+            }
+            // At least one collection ends; the kill comes in the middle of another one.
+            assert!(care(&data, &["gc", "--grace", "0s"]));
+            scope
+                .spawn(|| while !is_over.load(Ordering::Relaxed) && care(&data, &["gc", "--grace", "0s"]) {});
+            while acknowledged.lock().unwrap().nodes.len() < before + 3 + 5 * round as usize {
+                std::thread::yield_now();
+            }
+            is_over.store(true, Ordering::Relaxed);
+            let pid = rustix::process::Pid::from_child(&server.child);
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        });
+        drop(server);
+        assert!(care(&data, &["check"]), "round {round}");
+    }
+    let server = Process::start(&data);
+    check(server.addr, &acknowledged.lock().unwrap());
+    drop(server);
+    assert!(care(&data, &["gc"]) && care(&data, &["check"]));
 }

@@ -62,3 +62,5 @@ pub const DDL_DEPTH_MAX: usize = 16;
 pub const DDL_RECORDS_MAX: usize = 100_000;
 /// Most replicas of one record.
 pub const DDL_REPLICAS_MAX: usize = 10_000;
+/// Versions or removed names in one answer about the history: a few hundred KiB.
+pub const HISTORY_ITEMS_MAX: usize = 1000;

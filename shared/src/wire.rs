@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::limits::MESSAGE_LEN_MAX;
 
 pub mod chunks;
+pub mod history;
 pub mod messages;
 
 /// First bytes of every message.

@@ -279,6 +279,7 @@ impl Mount {
             engine: Arc::clone(&engine),
             tree: Arc::clone(&tree),
             cache,
+            remote: Arc::clone(&remote) as Arc<dyn Remote>,
             end,
         };
         let control = dfs_mountd::control::server::start(Arc::new(control), &control_path)?;

@@ -9,6 +9,9 @@ use clap::{Parser, Subcommand};
 use dfs_mountd::control::client::{self, ClientError, Found};
 use dfs_mountd::control::{Code, Explanation, MountStatus, Request};
 
+#[path = "dfs/history.rs"]
+mod history;
+
 /// Exit codes of docs/CONFIGURATION.md.
 const FAILED: u8 = 1;
 const NOT_FOUND: u8 = 3;
@@ -72,10 +75,10 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Lists the versions of a file (not built yet)
-    History(Rest),
-    /// Brings back a version of a file (not built yet)
-    Restore(Rest),
+    /// Lists the versions of a file, or what was removed from a directory
+    History(history::HistoryArguments),
+    /// Makes an old version of a file the newest one
+    Restore(history::RestoreArguments),
     /// Lists and resolves conflicts (not built yet)
     Conflicts(Rest),
     /// Marks a conflict as resolved (not built yet)
@@ -147,8 +150,8 @@ fn run(command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Umount { path, flush, force } => umount(&path, flush, force),
-        Command::History(_) => not_built("history"),
-        Command::Restore(_) => not_built("restore"),
+        Command::History(arguments) => history::history(&arguments),
+        Command::Restore(arguments) => history::restore(&arguments),
         Command::Conflicts(_) => not_built("conflicts"),
         Command::Resolve(_) => not_built("resolve"),
         Command::Pin(_) => not_built("pin"),

@@ -1,14 +1,14 @@
 //! Finds a running mount and asks it. Used by `dfs`; blocks.
 
 use std::ffi::CString;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use super::{Answer, CONTROL_XATTR, Failure, Request};
+use super::{Answer, CONTROL_XATTR, Failure, Request, Version};
 
 /// Why a mount could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +91,30 @@ pub fn find(path: Option<&Path>) -> Result<Found, ClientError> {
     within(&points, &full).ok_or_else(|| ClientError::NotMounted { path: path.to_owned() })
 }
 
+/// Finds the mount of a path that may not exist any more.
+///
+/// # Errors
+/// [`ClientError`].
+pub fn find_past(path: &Path) -> Result<Found, ClientError> {
+    let points = mount_points(&std::fs::read("/proc/self/mounts").unwrap_or_default());
+    let failed = |source| ClientError::Path { path: path.to_owned(), source };
+    let absolute = std::path::absolute(path).map_err(failed)?;
+    // The last name stays as it is; of the directories before it those that are left are resolved.
+    let (mut at, mut gone) = (absolute.as_path(), Vec::new());
+    let full = loop {
+        let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else {
+            break at.canonicalize().map_err(failed)?;
+        };
+        gone.push(name);
+        match parent.canonicalize() {
+            Ok(parent) => break gone.iter().rev().fold(parent, |path, name| path.join(name)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => at = parent,
+            Err(error) => return Err(failed(error)),
+        }
+    };
+    within(&points, &full).ok_or_else(|| ClientError::NotMounted { path: path.to_owned() })
+}
+
 /// Resolves symlinks of the directory only: a symlink in a mount is a file of its own.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     match (path.parent(), path.file_name()) {
@@ -154,6 +178,43 @@ pub fn ask<R: DeserializeOwned>(found: &Found, request: &Request) -> Result<R, C
     send(&mut stream, found, request)
 }
 
+/// Takes a piece of a version's bytes.
+pub type Sink<'a> = dyn FnMut(&Version, &[u8]) -> io::Result<()> + 'a;
+
+/// Asks for the bytes of a version ([`Request::Version`]) and hands them to `sink`, piece by piece.
+///
+/// # Errors
+/// [`ClientError`]; the bytes so far are no whole version then.
+pub fn fetch(found: &Found, request: &Request, sink: &mut Sink<'_>) -> Result<Version, ClientError> {
+    let failed = |source| ClientError::Socket { point: found.point.clone(), source };
+    let mut stream = BufReader::new(connect(found)?);
+    let version: Version = {
+        let mut line = serde_json::to_vec(request).map_err(|error| failed(error.into()))?;
+        line.push(b'\n');
+        stream.get_mut().write_all(&line).map_err(failed)?;
+        read_answer(&mut stream, found)?
+    };
+    let mut piece = Vec::new();
+    loop {
+        let mut len = [0; 4];
+        stream.read_exact(&mut len).map_err(failed)?;
+        match u32::from_be_bytes(len) {
+            0 => return Ok(version),
+            super::history::FAILED => {
+                let mut line = String::new();
+                stream.read_line(&mut line).map_err(failed)?;
+                let failure: Failure = serde_json::from_str(&line).map_err(|error| failed(error.into()))?;
+                return Err(failure.into());
+            }
+            len => {
+                piece.resize(len as usize, 0);
+                stream.read_exact(&mut piece).map_err(failed)?;
+                sink(&version, &piece).map_err(failed)?;
+            }
+        }
+    }
+}
+
 /// Asks a mount to end and waits until it has.
 ///
 /// # Errors
@@ -183,8 +244,13 @@ fn send<R: DeserializeOwned>(
     let mut line = serde_json::to_vec(request).map_err(|error| failed(error.into()))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(failed)?;
+    read_answer(&mut BufReader::new(&*stream), found)
+}
+
+fn read_answer<R: DeserializeOwned>(stream: &mut impl BufRead, found: &Found) -> Result<R, ClientError> {
+    let failed = |source| ClientError::Socket { point: found.point.clone(), source };
     let mut answer = String::new();
-    if BufReader::new(&*stream).read_line(&mut answer).map_err(failed)? == 0 {
+    if stream.read_line(&mut answer).map_err(failed)? == 0 {
         return Err(failed(io::ErrorKind::UnexpectedEof.into()));
     }
     match serde_json::from_str(&answer).map_err(|error| failed(error.into()))? {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_shared::wire::history::HistoryRequest;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -15,6 +16,7 @@ use super::{Answer, Code, Explanation, Failure, MountStatus, Request};
 use crate::cache::{Cache, CacheError};
 use crate::engine::{Connection, Engine, Obstacle};
 use crate::limits::CONTROL_LINE_LEN_MAX;
+use crate::remote::Remote;
 use crate::tree::{LocalNode, Tree, TreeError};
 
 /// What the socket tells about and acts on.
@@ -31,6 +33,8 @@ pub struct Control {
     pub tree: Arc<Tree>,
     /// The bytes.
     pub cache: Arc<Cache>,
+    /// The server, for what only it has.
+    pub remote: Arc<dyn Remote>,
     /// Takes the wish that the mount ends; the sender that travels along is dropped when it has.
     pub end: mpsc::Sender<mpsc::Sender<()>>,
 }
@@ -81,6 +85,12 @@ async fn serve(control: Arc<Control>, stream: UnixStream) {
         let request = serde_json::from_slice(&line).map_err(|error| {
             Failure::new(Code::BadRequest, format!("the request is not understood: {error}"))
         });
+        if let Ok(Request::Version { path, version }) = &request {
+            if control.send_version(path, *version, &mut write).await.is_err() {
+                return;
+            }
+            continue;
+        }
         let ends = matches!(request, Ok(Request::Unmount { .. }));
         let answer = match request {
             Ok(request) => control.answer(request).await,
@@ -127,6 +137,13 @@ impl Control {
             Request::Wait { timeout_ms } => self.wait(timeout_ms.map(Duration::from_millis)).await,
             Request::Explain { path } => value(&self.explain(&path)?),
             Request::Evict { path } => self.evict(&path),
+            Request::History { path } => value(&self.history(HistoryRequest::Versions { path }).await?),
+            Request::Removed { path, after } => {
+                value(&self.history(HistoryRequest::Removed { path, after }).await?)
+            }
+            Request::Version { .. } => {
+                Err(Failure::new(Code::BadRequest, "bytes do not fit into an answer of one line"))
+            }
             Request::Unmount { flush } => {
                 if flush {
                     self.wait(None).await?;

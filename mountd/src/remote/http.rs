@@ -16,6 +16,7 @@ use dfs_shared::lineage::{Known, State};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::RecordKey;
 use dfs_shared::wire::chunks::{ChunkBody, ChunkHeader};
+use dfs_shared::wire::history::{HistoryReply, HistoryRequest};
 use dfs_shared::wire::messages::{
     ChunksRequest, CommitReply, ContentsReply, ContentsRequest, LineageReply, LineageRequest, MerkleReply,
     MerkleRequest, MissingReply, MissingRequest, RecordsReply, RecordsRequest, RegisterReply,
@@ -329,6 +330,10 @@ impl Remote for HttpRemote {
             Ok(reply)
         }
         .boxed()
+    }
+
+    fn history(&self, request: HistoryRequest) -> RemoteFuture<'_, HistoryReply> {
+        async move { self.ask("history", "history", &request).await }.boxed()
     }
 
     fn stream(&self, client: ClientId) -> RemoteFuture<'_, FrameStream> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use dfs_shared::ids::VolumeName;
 use dfs_shared::limits::MESSAGE_LEN_MAX;
+use dfs_shared::wire::history::HistoryRequest;
 use dfs_shared::wire::messages::RegisterRequest;
 use dfs_shared::wire::{CONTENT_TYPE, decode, encode};
 use serde::Serialize;
@@ -13,7 +14,7 @@ use super::status::{ApiError, answer};
 use super::{Api, volume_of};
 use crate::blocking::offload;
 use crate::http::{Response, Status};
-use crate::limits::QUERY_LEN_MAX;
+use crate::limits::{QUERY_LEN_MAX, SMALL_BODY_LEN_MAX};
 use crate::router::Call;
 use crate::sync::{SyncError, SyncService};
 
@@ -77,6 +78,18 @@ query! {
 query! {
     /// `POST /sync/{volume}/merkle`
     merkle
+}
+
+/// `POST /sync/{volume}/history`
+pub(super) async fn history(api: Arc<Api>, call: Call) -> Response {
+    answer(try_history(&api, call).await)
+}
+
+async fn try_history(api: &Api, call: Call) -> Result<Response, ApiError> {
+    let volume = volume_of(&call)?;
+    let request: HistoryRequest = decode(&call.body.collect(SMALL_BODY_LEN_MAX).await?)?;
+    let files = Arc::clone(&api.files);
+    offload(move || reply(&files.past(&volume, &request)?)).await
 }
 
 async fn query<Q, R>(

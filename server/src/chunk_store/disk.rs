@@ -9,6 +9,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -46,6 +47,15 @@ impl DiskStore {
         }
         let directory = File::open(root).map_err(io_error("open", root))?;
         Ok(Self { root: root.to_owned(), tmp, directory, tmp_counter: AtomicU64::new(0) })
+    }
+
+    /// Opens a directory that another process may be using: makes and clears nothing.
+    ///
+    /// # Errors
+    /// [`ChunkError::Io`].
+    pub fn open_beside(root: &Path) -> Result<Self, ChunkError> {
+        let directory = File::open(root).map_err(io_error("open", root))?;
+        Ok(Self { root: root.to_owned(), tmp: root.join("tmp"), directory, tmp_counter: AtomicU64::new(0) })
     }
 
     /// Returns the file that holds a chunk.
@@ -86,6 +96,34 @@ impl ChunkStore for DiskStore {
             Err(error) => return Err(io_error("read", &path)(error)),
         };
         if ChunkHash::of(&bytes) == hash { Ok(bytes) } else { Err(ChunkError::Corrupt { hash, path }) }
+    }
+
+    fn remove(&self, hash: ChunkHash) -> Result<(), ChunkError> {
+        let path = self.path(hash);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn each(&self, visit: &mut dyn FnMut(ChunkHash, u64) -> ControlFlow<()>) -> Result<(), ChunkError> {
+        for first in 0..=255_u8 {
+            let directory = self.root.join(format!("{first:02x}"));
+            for found in fs::read_dir(&directory).map_err(io_error("list", &directory))? {
+                let found = found.map_err(io_error("list", &directory))?;
+                // What has another name is nobody's chunk, and not ours to judge.
+                let Some(hash) = found.file_name().to_str().and_then(ChunkHash::from_hex) else { continue };
+                let len = match found.metadata() {
+                    Ok(metadata) => metadata.len(),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(io_error("look at", &found.path())(error)),
+                };
+                if visit(hash, len).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -158,6 +196,28 @@ mod tests {
         assert!(matches!(full(rustix::io::Errno::NOSPC.raw_os_error()), ChunkError::DiskFull { .. }));
         assert!(matches!(full(rustix::io::Errno::DQUOT.raw_os_error()), ChunkError::DiskFull { .. }));
         assert!(matches!(full(rustix::io::Errno::IO.raw_os_error()), ChunkError::Io { .. }));
+    }
+
+    #[test]
+    fn chunks_are_listed_and_removed() {
+        let (dir, store) = store();
+        let hashes = [ChunkHash::of(b"a"), ChunkHash::of(b"bc")];
+        store.put(hashes[0], b"a").unwrap();
+        store.put(hashes[1], b"bc").unwrap();
+        fs::write(dir.path().join("00/README"), "not a chunk").unwrap();
+        let list = || {
+            let mut found = std::collections::BTreeMap::new();
+            let mut visit = |hash: ChunkHash, len| {
+                found.insert(hash, len);
+                ControlFlow::Continue(())
+            };
+            store.each(&mut visit).unwrap();
+            found
+        };
+        assert_eq!(list(), [(hashes[0], 1), (hashes[1], 2)].into());
+        store.remove(hashes[0]).unwrap();
+        store.remove(hashes[0]).unwrap();
+        assert_eq!(list(), [(hashes[1], 2)].into());
     }
 
     #[test]

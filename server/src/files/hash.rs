@@ -32,7 +32,12 @@ impl FileService {
         }
         let hash = ChunkHash::from_bytes(hasher.finalize().into());
         tracing::debug!(path = %info.path, size = info.size(), took = ?began.elapsed(), "hashed a file");
-        self.metadata.write(1, move |tx| tx.put_content(&id, &manifest, Some(&hash))).wait()?;
+        let kept = self.metadata.write(1, move |tx| match tx.content(&id)? {
+            Some(_) => tx.put_content(&id, &manifest, Some(&hash)),
+            // It was collected meanwhile, and its chunks may be gone.
+            None => Ok(()),
+        });
+        kept.wait()?;
         Ok(hash)
     }
 

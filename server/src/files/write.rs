@@ -21,7 +21,7 @@ use crate::limits::{FILE_OWNER_LEN_MAX, FILE_TRIES_MAX};
 use crate::sync::{SyncService, UNNUMBERED};
 
 /// The client in whose name the server commits. Never a mount's, so that every mount is told the records.
-const COMMITTER: &str = "dfs-server.files";
+pub(super) const COMMITTER: &str = "dfs-server.files";
 
 /// A planned commit.
 pub(super) struct Plan {

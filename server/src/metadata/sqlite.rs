@@ -20,6 +20,7 @@ mod checkpoint;
 mod files;
 mod read;
 mod sessions;
+mod upkeep;
 mod write;
 mod writer;
 
@@ -31,11 +32,12 @@ use writer::Writer;
 pub const DATABASE_FILE: &str = "metadata.sqlite";
 
 /// Migrations in order; the schema version is how many have run.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: &[&str] = &[
     include_str!("sql/01-init.sql"),
     include_str!("sql/02-files.sql"),
     include_str!("sql/03-sessions.sql"),
     include_str!("sql/04-tokens.sql"),
+    include_str!("sql/06-history.sql"),
     include_str!("sql/07-lineage.sql"),
 ];
 
@@ -61,6 +63,19 @@ impl SqliteStore {
         let checkpointer = Checkpointer::start(connect(&path)?);
         let writer = Writer::start(connection, checkpointer.trigger());
         Ok(Self { path, readers: Mutex::default(), writer, _checkpointer: checkpointer })
+    }
+
+    /// Writes a copy of the database as it is at this moment into a new file. Writers go on meanwhile.
+    ///
+    /// # Errors
+    /// [`MetadataError`] when the database fails or the file exists.
+    pub fn copy_to(&self, file: &Path) -> Result<(), MetadataError> {
+        use std::os::unix::ffi::OsStrExt;
+        let connection = connect(&self.path)?;
+        // The name is taken as text where it can be: SQLite knows no other names.
+        let name = String::from_utf8_lossy(file.as_os_str().as_bytes()).into_owned();
+        connection.execute("VACUUM INTO ?1", [name]).map_err(failed("copy the database"))?;
+        Ok(())
     }
 
     fn reader(&self) -> Result<Connection, MetadataError> {

@@ -10,9 +10,10 @@ use dfs_shared::event::EventBus;
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::limits::{CHUNK_BATCH_LEN_MAX, QUERY_ITEMS_MAX};
 
+use super::claims::Claim;
 use super::event::{ChunkCorrupt, ChunksMoved};
 use super::request::at_most;
-use super::{SyncError, SyncService};
+use super::{Claims, SyncError, SyncService};
 use crate::blocking::offload;
 use crate::chunk_store::{ChunkError, ChunkStore};
 use crate::limits::CHUNK_WRITES_MAX;
@@ -66,6 +67,7 @@ impl SyncService {
                 self.bus.publish(ChunksMoved::Served { bytes: bytes.len() as u64 });
                 Ok(FoundChunk::Bytes(bytes))
             }
+            Err(ChunkError::Absent { .. }) if self.is_gone(hash)? => Ok(FoundChunk::Absent),
             Err(error @ (ChunkError::Corrupt { .. } | ChunkError::Absent { .. })) => {
                 self.forget(hash, &error);
                 Ok(FoundChunk::Corrupt)
@@ -77,8 +79,18 @@ impl SyncService {
     /// Lets a chunk count as missing, so that a mount which has its bytes can bring them again.
     fn forget(&self, hash: ChunkHash, error: &ChunkError) {
         self.bus.publish(ChunkCorrupt { hash, why: error.to_string() });
-        // Nobody waits for it: if it fails, the next reader finds the damage again.
-        drop(self.metadata.write(1, move |tx| tx.forget_chunk(&hash)));
+        let chunks = Arc::clone(&self.chunks);
+        // Nobody waits for it: if it fails, the next reader finds the damage again. It may have been brought again
+        // by now, and then it stays; one that is brought later is noted by a later job.
+        drop(self.metadata.write(1, move |tx| match tx.chunk_place(&hash)? {
+            Some(ChunkPlace::Stored { .. }) if chunks.get(hash).is_ok() => Ok(()),
+            Some(_) | None => tx.forget_chunk(&hash),
+        }));
+    }
+
+    /// Tells whether a chunk was collected between two looks.
+    fn is_gone(&self, hash: ChunkHash) -> Result<bool, SyncError> {
+        Ok(self.metadata.read(|snapshot| snapshot.chunk_place(&hash))?.is_none())
     }
 
     /// Begins an upload.
@@ -87,6 +99,8 @@ impl SyncService {
         Batch {
             chunks: Arc::clone(&self.chunks),
             metadata: Arc::clone(&self.metadata),
+            claims: Arc::clone(&self.claims),
+            claimed: Vec::new(),
             bus: self.bus.clone(),
             received: Vec::new(),
             bytes: 0,
@@ -101,6 +115,9 @@ type Writing = Pin<Box<dyn Future<Output = Result<(), ChunkError>> + Send>>;
 pub struct Batch {
     chunks: Arc<dyn ChunkStore>,
     metadata: Arc<dyn crate::metadata::MetadataStore>,
+    claims: Arc<Claims>,
+    /// Held until the rows are durable.
+    claimed: Vec<Claim>,
     bus: EventBus,
     received: Vec<(ChunkHash, u64)>,
     bytes: usize,
@@ -123,6 +140,7 @@ impl Batch {
         at_most("bytes in a batch of chunks", self.bytes, CHUNK_BATCH_LEN_MAX)?;
         at_most("chunks in a batch", self.received.len() + 1, QUERY_ITEMS_MAX)?;
         self.received.push((hash, bytes.len() as u64));
+        self.claimed.push(self.claims.claim(hash));
         while self.writing.len() >= CHUNK_WRITES_MAX {
             self.wait_for_one().await?;
         }
@@ -152,9 +170,12 @@ impl Batch {
         }
         offload(move || chunks.sync()).await?;
         let count = received.len();
-        let noted = self
-            .metadata
-            .write(count, move |tx| received.iter().try_for_each(|(hash, len)| tx.put_chunk(hash, *len)));
+        let claimed = std::mem::take(&mut self.claimed);
+        let noted = self.metadata.write(count, move |tx| {
+            // They end with the job, also when nobody waits for it any more.
+            let _held = &claimed;
+            received.iter().try_for_each(|(hash, len)| tx.put_chunk(hash, *len))
+        });
         noted.get().await?;
         self.bus.publish(ChunksMoved::Stored { count, bytes: self.bytes as u64 });
         Ok(count)

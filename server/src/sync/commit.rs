@@ -191,7 +191,8 @@ pub(super) fn conclude(
         if let Some(content) = new_content(old.as_ref(), value.as_ref()) {
             contents.push(content);
         }
-        if let Some(past) = past(old.as_ref(), value.as_ref(), revision, time) {
+        if let Some(mut past) = past(old.as_ref(), value.as_ref(), revision, time) {
+            past.author = tx.commit_author(volume.key, past.began)?;
             tx.put_history(volume.key, &past)?;
         }
         before.push(old);
@@ -199,6 +200,7 @@ pub(super) fn conclude(
     }
     let root = merkle::update(tx, volume.key, &records)?;
     tx.advance_volume(volume.key, revision, root)?;
+    tx.put_commit_author(volume.key, revision, client, time)?;
     let (manifests, small_chunks) = pushed(tx, &contents, introduced, request)?;
     let client = client.clone();
     let commit = messages::Committed { revision, root, client, commit, records, manifests, small_chunks };
@@ -232,7 +234,7 @@ fn past(
         (Record::Entry(old), _) => Some(old.node),
     };
     let node: NodeId = node?;
-    Some(PastRecord { node, began: old.revision, ended, time, record: old.record.clone() })
+    Some(PastRecord { node, began: old.revision, ended, time, author: None, record: old.record.clone() })
 }
 
 /// Manifests and small contents that travel inside the event.

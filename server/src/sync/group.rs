@@ -24,6 +24,7 @@ use dfs_shared::wire::messages::{CurrentRecord, GroupOutcome, Refusal};
 
 use super::request::{CheckedGroup, CheckedRequest};
 use crate::limits::REFUSAL_RECORDS_MAX;
+use crate::metadata::upkeep::Kind;
 use crate::metadata::{MetadataError, VolumeKey, WriteMetadata};
 
 /// One request's view of the tree while its groups are applied.
@@ -332,7 +333,15 @@ impl Groups<'_> {
 
     /// Stores manifests and small chunks of an accepted group.
     fn keep_contents(&mut self, contents: Vec<(ContentId, Manifest)>) -> Result<(), MetadataError> {
+        let is_any_condemned = !contents.is_empty() && self.tx.is_any_condemned()?;
         for (id, manifest) in contents {
+            if is_any_condemned {
+                // A new reference: what it refers to must not be collected. See `gc`.
+                self.tx.reprieve(Kind::Content, id.as_bytes())?;
+                for chunk in &manifest.chunks {
+                    self.tx.reprieve(Kind::Chunk, chunk.hash.as_bytes())?;
+                }
+            }
             if let Some(Ok(content)) = self.request.contents.get(&id) {
                 self.tx.put_content(&id, &manifest, content.file_hash.as_ref())?;
             }

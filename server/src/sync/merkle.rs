@@ -4,7 +4,8 @@ use dfs_shared::hash::MerkleHash;
 use dfs_shared::merkle::{self, MerkleError, NodeStore};
 use dfs_shared::wire::messages::{CurrentRecord, MerkleNode};
 
-use crate::metadata::{MetadataError, ReadMetadata, VolumeKey, WriteMetadata};
+use crate::limits::UPKEEP_PAGE_LEN;
+use crate::metadata::{MetadataError, ReadMetadata, Volume, VolumeKey, WriteMetadata};
 
 /// Updates the tree to the records' new state; returns its root.
 pub(super) fn update(
@@ -20,12 +21,30 @@ pub(super) fn update(
 }
 
 /// Reads a node of the tree, to answer a mount's walk.
-pub(super) fn node(
-    tx: &dyn ReadMetadata,
-    volume: VolumeKey,
-    prefix: &[u8],
-) -> Result<MerkleNode, MetadataError> {
+///
+/// # Errors
+/// [`MetadataError`] when the database fails or the node is damaged.
+pub fn node(tx: &dyn ReadMetadata, volume: VolumeKey, prefix: &[u8]) -> Result<MerkleNode, MetadataError> {
     merkle::node(&Snapshot { tx, volume }, prefix).map_err(store_error)
+}
+
+/// Makes the tree anew from the records, and gives the volume its root.
+///
+/// # Errors
+/// [`MetadataError`] when the database fails or a record is damaged.
+pub fn rebuild(tx: &mut dyn WriteMetadata, volume: &Volume) -> Result<(), MetadataError> {
+    tx.clear_merkle(volume.key)?;
+    let (mut after, mut root) = (None, MerkleHash::EMPTY);
+    loop {
+        let page = tx.records_from(volume.key, after.as_ref(), UPKEEP_PAGE_LEN)?;
+        let Some(last) = page.last() else { return tx.advance_volume(volume.key, volume.revision, root) };
+        after = Some(last.record.key());
+        let records: Vec<_> = page
+            .into_iter()
+            .map(|found| CurrentRecord { key: found.record.key(), value: Some(found) })
+            .collect();
+        root = update(tx, volume.key, &records)?;
+    }
 }
 
 /// Reads how many records the volume has.

@@ -55,9 +55,10 @@ impl ReadFiles for Tables<'_> {
     }
 
     fn past_versions(&self, volume: VolumeKey, node: NodeId) -> Result<u64, MetadataError> {
-        // The first byte of an encoded record tells nodes (0) from entries (1).
-        let sql =
-            "SELECT count(*) FROM history WHERE volume = ?1 AND node = ?2 AND substr(record, 1, 1) = x'00'";
+        // The first byte of an encoded record tells nodes (0) from entries (1). Dropped versions keep their numbers.
+        let sql = "SELECT (SELECT count(*) FROM history \
+                   WHERE volume = ?1 AND node = ?2 AND substr(record, 1, 1) = x'00') \
+                   + coalesce((SELECT count FROM history_dropped WHERE volume = ?1 AND node = ?2), 0)";
         let count = self.one("count versions", sql, (volume.0, node.as_bytes()), |row| row.get(0))?;
         Ok(count.map_or(0, unsigned))
     }

@@ -114,13 +114,20 @@ pub(super) struct PastRow {
     ended: i64,
     time: i64,
     pub(super) record: Vec<u8>,
+    author: Option<String>,
 }
 
 /// What [`past_row`] reads.
-pub(super) const PAST_COLUMNS: &str = "began, ended, time, record";
+pub(super) const PAST_COLUMNS: &str = "began, ended, time, record, author";
 
 pub(super) fn past_row(row: &Row<'_>) -> rusqlite::Result<PastRow> {
-    Ok(PastRow { began: row.get(0)?, ended: row.get(1)?, time: row.get(2)?, record: row.get(3)? })
+    Ok(PastRow {
+        began: row.get(0)?,
+        ended: row.get(1)?,
+        time: row.get(2)?,
+        record: row.get(3)?,
+        author: row.get(4)?,
+    })
 }
 
 pub(super) fn past(node: NodeId, row: PastRow) -> Result<PastRecord, MetadataError> {
@@ -129,6 +136,7 @@ pub(super) fn past(node: NodeId, row: PastRow) -> Result<PastRecord, MetadataErr
         began: Revision(unsigned(row.began)),
         ended: Revision(unsigned(row.ended)),
         time: from_micros(row.time),
+        author: row.author.and_then(|client| ClientId::new(&client).ok()),
         record: decode_plain(&row.record).map_err(damaged("past record"))?,
     })
 }

@@ -13,6 +13,7 @@ use super::failed;
 use super::read::{Tables, micros, signed};
 use crate::limits::ROOTS_KEPT;
 use crate::metadata::token::{AccessToken, TokenId};
+use crate::metadata::upkeep::{Kind, WriteUpkeep};
 use crate::metadata::{Client, MetadataError, PastRecord, ReadMetadata, Volume, VolumeKey, WriteMetadata};
 
 impl Tables<'_> {
@@ -106,12 +107,14 @@ impl WriteMetadata for Tables<'_> {
 
     fn put_small_chunk(&mut self, hash: &ChunkHash, bytes: &[u8]) -> Result<(), MetadataError> {
         let sql = "INSERT INTO small_chunk (hash, bytes) VALUES (?1, ?2) ON CONFLICT (hash) DO NOTHING";
-        self.execute("write a small chunk", sql, (hash.as_bytes(), bytes))
+        self.execute("write a small chunk", sql, (hash.as_bytes(), bytes))?;
+        self.reprieve(Kind::Chunk, hash.as_bytes())
     }
 
     fn put_chunk(&mut self, hash: &ChunkHash, len: u64) -> Result<(), MetadataError> {
         let sql = "INSERT INTO chunk (hash, len) VALUES (?1, ?2) ON CONFLICT (hash) DO NOTHING";
-        self.execute("note a chunk", sql, (hash.as_bytes(), signed(len)))
+        self.execute("note a chunk", sql, (hash.as_bytes(), signed(len)))?;
+        self.reprieve(Kind::Chunk, hash.as_bytes())
     }
 
     fn forget_chunk(&mut self, hash: &ChunkHash) -> Result<(), MetadataError> {
@@ -120,7 +123,8 @@ impl WriteMetadata for Tables<'_> {
     }
 
     fn put_history(&mut self, volume: VolumeKey, past: &PastRecord) -> Result<(), MetadataError> {
-        let sql = "INSERT INTO history (volume, node, began, ended, time, record, key) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let sql = "INSERT INTO history (volume, node, began, ended, time, record, key, author) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
         let key = match &past.record {
             Record::Node(_) => None,
             Record::Entry(entry) => Some(entry.key().to_bytes()),
@@ -133,6 +137,7 @@ impl WriteMetadata for Tables<'_> {
             micros(past.time),
             encode_plain(&past.record),
             key,
+            past.author.as_ref().map(ClientId::as_str),
         );
         self.execute("write the history", sql, params)
     }
