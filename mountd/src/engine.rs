@@ -219,9 +219,8 @@ impl crate::cache::Progress for Engine {
         self.shared.uploads.is_active(node)
     }
 
-    fn is_conflict(&self, _node: NodeId) -> bool {
-        // With keep-both no conflict waits for anybody.
-        false
+    fn is_conflict(&self, node: NodeId) -> bool {
+        self.shared.tree.is_marked_conflict(node)
     }
 }
 

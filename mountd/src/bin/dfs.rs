@@ -9,6 +9,9 @@ use clap::{Parser, Subcommand};
 use dfs_mountd::control::client::{self, ClientError, Found};
 use dfs_mountd::control::{Code, Explanation, MountStatus, Request};
 
+#[path = "dfs/conflicts.rs"]
+mod conflicts;
+
 /// Exit codes of docs/CONFIGURATION.md.
 const FAILED: u8 = 1;
 const NOT_FOUND: u8 = 3;
@@ -76,10 +79,15 @@ enum Command {
     History(Rest),
     /// Brings back a version of a file (not built yet)
     Restore(Rest),
-    /// Lists and resolves conflicts (not built yet)
-    Conflicts(Rest),
-    /// Marks a conflict as resolved (not built yet)
-    Resolve(Rest),
+    /// Lists, compares and decides conflicts
+    #[command(subcommand)]
+    Conflicts(conflicts::Conflicts),
+    /// Takes both versions of a conflict as they are: two ordinary files from now on
+    Resolve {
+        /// The file or its conflict copy
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
     /// Keeps a file's bytes on this machine (not built yet)
     Pin(Rest),
     /// Lets a file's bytes be evicted again (not built yet)
@@ -149,8 +157,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Umount { path, flush, force } => umount(&path, flush, force),
         Command::History(_) => not_built("history"),
         Command::Restore(_) => not_built("restore"),
-        Command::Conflicts(_) => not_built("conflicts"),
-        Command::Resolve(_) => not_built("resolve"),
+        Command::Conflicts(command) => conflicts::run(command),
+        Command::Resolve { paths } => conflicts::resolve(&paths),
         Command::Pin(_) => not_built("pin"),
         Command::Unpin(_) => not_built("unpin"),
         Command::Verify(_) => not_built("verify"),
@@ -222,7 +230,10 @@ fn describe(status: &MountStatus) -> String {
     for stuck in &sync.stuck {
         lines.push(format!("  stuck      {}: {}", stuck.path, stuck.reason));
     }
-    lines.push(format!("  conflicts  {}", sync.conflicts));
+    lines.push(match sync.open_conflicts {
+        0 => "  conflicts  none".to_owned(),
+        open => format!("  conflicts  {open} to be decided: `dfs conflicts list`"),
+    });
     lines.push(format!(
         "  traffic    {} up, {} down",
         bytes(sync.uploaded_bytes),

@@ -47,6 +47,8 @@ pub struct Status {
     pub downloaded_bytes: u64,
     /// Conflicts since the start that left two versions side by side.
     pub conflicts: u64,
+    /// Conflicts that nobody has decided; `dfs conflicts list` lists them.
+    pub open_conflicts: u64,
     /// Changes that the server does not take, with the reason.
     pub stuck: Vec<StuckStatus>,
     /// Bytes that backing files take on the disk.
@@ -106,6 +108,7 @@ pub(super) fn snapshot(shared: &Shared) -> Result<Status, TreeError> {
         uploaded_bytes: shared.uploads.bytes(),
         downloaded_bytes: shared.downloads.bytes(),
         conflicts: shared.conflict_count.load(Ordering::Relaxed),
+        open_conflicts: shared.tree.conflicts()?.len() as u64,
         stuck: stuck(shared),
         cache_bytes: shared.cache.bytes_used(),
     })
