@@ -269,8 +269,8 @@ impl Arguments {
 /// Refuses a policy that does not exist yet.
 fn check_built(flag: &str, policy: OnConflict) -> Result<(), ConfigError> {
     match policy {
-        OnConflict::KeepBoth | OnConflict::Manual => Ok(()),
-        OnConflict::Merge | OnConflict::LastWriteWins => {
+        OnConflict::KeepBoth | OnConflict::Merge | OnConflict::Manual => Ok(()),
+        OnConflict::LastWriteWins => {
             let name =
                 policy.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
             let instead = "keep-both, the default, loses nothing";
@@ -337,13 +337,13 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_by_name() {
         let refused = |arguments: &[&str]| parse(arguments).complete().expect_err("not built").to_string();
-        for policy in ["merge", "last-write-wins"] {
+        for policy in ["last-write-wins"] {
             let error = refused(&["/m", "--on-conflict", policy]);
             assert!(error.contains(&format!("on-conflict={policy}")), "{error}");
             let error = refused(&["/m", "--on-conflict-for", &format!("*.txt={policy}")]);
             assert!(error.contains(policy), "{error}");
         }
-        for policy in ["keep-both", "manual"] {
+        for policy in ["keep-both", "merge", "manual"] {
             assert!(parse(&["/m", "--on-conflict", policy]).complete().is_ok());
         }
     }

@@ -20,10 +20,12 @@
 mod apply;
 mod barrier;
 mod commit;
+mod conflict;
 mod connection;
 mod download;
 mod hash;
 mod manifests;
+mod merge;
 mod outcome;
 mod pending;
 pub mod plan;

@@ -79,6 +79,10 @@ pub const FETCH_WAITERS_MAX: usize = 4096;
 pub const BARRIER_DEADLINE_MS: u64 = 60_000;
 /// Most patterns that say how conflicts are resolved: each file in conflict is compared with all of them.
 pub const CONFLICT_PATTERNS_MAX: usize = 256;
+/// Longest text in bytes that is merged: three of them are held in memory, and comparing takes a core.
+pub const MERGE_LEN_MAX: u64 = 512 << 10;
+/// How often a merge is tried whose versions are being written, with growing pauses of up to 5 s; then both are kept.
+pub const MERGE_ATTEMPTS_MAX: u32 = 20;
 /// Longest file in bytes that `dfs conflicts diff` compares: both are held in memory.
 pub const DIFF_LEN_MAX: u64 = 8 << 20;
 /// Conflicts that `dfs status` can list.

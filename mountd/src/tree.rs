@@ -48,7 +48,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use conflicts::Conflicts;
-pub use conflicts::OpenConflict;
+pub use conflicts::{Merged, OpenConflict, Taken, Undecided};
 pub use effect::{Effect, EffectSink};
 pub use error::TreeError;
 pub use node::{Cookie, DirEntry, Ino, LocalNode, SyncState};

@@ -223,3 +223,57 @@ fn with_the_manual_policy_a_path_is_marked_until_somebody_decides() {
         Ok(())
     });
 }
+
+// S31
+#[test]
+fn with_the_merge_policy_edits_of_different_lines_end_in_one_text_that_no_other_mount_saw_twice() {
+    let policy = ["--on-conflict", "merge"];
+    run(&Setup::mounts(2).through_proxies().mount_arguments(&policy), |cluster| {
+        let long = |first: &str, last: &str| format!("{first}\n{}{last}", "the same line\n".repeat(5_000));
+        let texts = [("short.txt", "a\nb\nc\nd\ne\n".to_owned()), ("long.txt", long("first", "last"))];
+        for (name, text) in &texts {
+            fs::write(cluster.a().join(name), text)?;
+        }
+        for name in ["same line.txt", "saved.txt"] {
+            fs::write(cluster.a().join(name), "a\nb\nc\nd\ne\n")?;
+        }
+        fs::write(cluster.a().join("binary"), b"a\0\nb\nc\nd\n")?;
+        cluster.expect_equal_trees()?;
+        cluster.proxies.iter().for_each(dfs_tests::proxy::Proxy::cut);
+        // Many saves on both sides.
+        for n in 0..20 {
+            fs::write(cluster.a().join("short.txt"), format!("a{n}\nb\nc\nd\ne\n"))?;
+            fs::write(cluster.b().join("short.txt"), format!("a\nb\nc\nd\ne{n}\n"))?;
+        }
+        fs::write(cluster.a().join("long.txt"), long("first of a", "last"))?;
+        fs::write(cluster.b().join("long.txt"), long("first", "last of b\n"))?;
+        fs::write(cluster.a().join("same line.txt"), "a\nb\nc of a\nd\ne\n")?;
+        fs::write(cluster.b().join("same line.txt"), "a\nb\nc of b\nd\ne\n")?;
+        fs::write(cluster.a().join("binary"), b"A\0\nb\nc\nd\n")?;
+        fs::write(cluster.b().join("binary"), b"a\0\nb\nc\nD\n")?;
+        for (mount, text) in [(0, "a of a\nb\nc\nd\ne\n"), (1, "a\nb\nc\nd\ne of b\n")] {
+            let path = cluster.mounts[mount].path(".saved.new");
+            ops::write_synced(&path, text.as_bytes())?;
+            fs::rename(&path, cluster.mounts[mount].path("saved.txt"))?;
+        }
+        cluster.mounts[1].kill();
+        cluster.proxies[0].restore();
+        cluster.mounts[0].wait_synced()?;
+        cluster.mounts[1].start()?;
+        cluster.proxies[1].restore();
+        cluster.expect_equal_trees()?;
+        let read = |name: &str| fs::read_to_string(cluster.a().join(name));
+        ensure!(read("short.txt")? == "a19\nb\nc\nd\ne19\n", "{:?}", read("short.txt")?);
+        ensure!(read("saved.txt")? == "a of a\nb\nc\nd\ne of b\n", "{:?}", read("saved.txt")?);
+        ensure!(read("long.txt")? == long("first of a", "last of b\n"), "the long text");
+        let names: Vec<_> = listing(cluster.a())?.into_iter().map(|(name, _)| name).collect();
+        let copies = [format!("binary (conflict {SECOND})"), format!("same line (conflict {SECOND}).txt")];
+        let mut wanted =
+            ["binary", "long.txt", "same line.txt", "saved.txt", "short.txt"].map(String::from).to_vec();
+        wanted.extend(copies);
+        wanted.sort();
+        ensure!(names == wanted, "{names:?}");
+        ensure!(conflicts(cluster)?.len() == 2, "two are left to be decided");
+        Ok(())
+    });
+}

@@ -178,8 +178,9 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
 fn policies(arguments: &Arguments) -> anyhow::Result<Policies> {
     let policy = |on_conflict| match on_conflict {
         OnConflict::Manual => Policy::Manual,
-        // The others were refused with the arguments.
-        OnConflict::KeepBoth | OnConflict::Merge | OnConflict::LastWriteWins => Policy::KeepBoth,
+        OnConflict::Merge => Policy::Merge,
+        // The last was refused with the arguments.
+        OnConflict::KeepBoth | OnConflict::LastWriteWins => Policy::KeepBoth,
     };
     let patterns = arguments.conflict_patterns()?;
     let patterns: Vec<_> = patterns.into_iter().map(|(pattern, on)| (pattern, policy(on))).collect();

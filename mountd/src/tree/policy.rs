@@ -13,6 +13,8 @@ pub enum Policy {
     /// Both versions stay, side by side.
     #[default]
     KeepBoth,
+    /// Texts are merged where both sides changed different lines; otherwise as `KeepBoth`.
+    Merge,
     /// As `KeepBoth`, and the path is marked until somebody decides.
     Manual,
 }

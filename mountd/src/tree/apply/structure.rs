@@ -99,6 +99,7 @@ impl Apply<'_, '_> {
     /// The server's node gets the name; what has it here is kept beside it.
     fn take_name_back(&mut self, parent: NodeId, name: &Name, id: NodeId) -> Result<(), TreeError> {
         if let Some(ours) = self.txn.target(parent, name)?.map(|target| target.node) {
+            self.base_targets.insert((parent, name.clone()), id);
             self.keep_both(parent, name, ours, id)?;
         } else {
             self.txn.set_link(parent, name, Some(id))?;
