@@ -19,6 +19,7 @@ mod ranges;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
@@ -113,6 +114,21 @@ impl Prepared {
     #[must_use]
     pub fn row(&self) -> &ContentState {
         &self.row
+    }
+
+    /// Returns the file.
+    ///
+    /// # Panics
+    /// Never: it is there until this is consumed.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        self.file.as_ref().expect("it is taken only with the whole")
+    }
+
+    /// A node's row names it now.
+    pub fn keep(mut self) {
+        self.file = None;
+        self.cache.account(0, self.row.stamp.blocks);
     }
 
     /// Gives it to the node that was made with [`Self::row`].
@@ -231,6 +247,27 @@ impl Cache {
             stamp_of(&file).map_err(|source| CacheError::Io { action: "look at", path: path(), source })?;
         let row = ContentState { file: id, place, content: None, present: Present::All, stamp };
         Ok(Prepared { cache: Arc::clone(self), row, file: Some(file) })
+    }
+
+    /// Makes a backing file that holds a whole content, which survives power loss. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`CacheError`] when the disk or the tree fails.
+    pub fn prepare_whole(self: &Arc<Self>, bytes: &[u8]) -> Result<Prepared, CacheError> {
+        let mut prepared = self.prepare()?;
+        let path = || self.dirs.path(prepared.row.place, prepared.row.file);
+        let failed = |source| CacheError::Io { action: "write", path: path(), source };
+        let file = prepared.file();
+        let written = file.write_all_at(bytes, 0).and_then(|()| file.sync_data());
+        let stamp = written.and_then(|()| stamp_of(file)).map_err(failed)?;
+        prepared.row.stamp = stamp;
+        Ok(prepared)
+    }
+
+    /// A batch of the tree has put another row in the place of this one. Its file goes, at once or with its last user.
+    pub fn drop_replaced(&self, row: &ContentState) {
+        self.account(row.stamp.blocks, 0);
+        self.remove_file(row.place, row.file);
     }
 
     /// Tells whether a backing holds the version that the node has now.

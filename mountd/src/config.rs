@@ -95,6 +95,9 @@ pub struct Arguments {
     /// What happens when two mounts changed the same thing [default: keep-both]
     #[arg(long, env = "DFS_ON_CONFLICT", value_enum, value_name = "POLICY")]
     pub on_conflict: Option<OnConflict>,
+    /// The policy of the paths that a pattern matches, the last one first; may be repeated
+    #[arg(long, env = "DFS_ON_CONFLICT_FOR", value_delimiter = ',', value_name = "PATTERN=POLICY")]
+    pub on_conflict_for: Vec<String>,
     /// What is logged: error, warn, info, debug, trace [default: info]
     #[arg(long, env = "DFS_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -129,6 +132,8 @@ struct FileConfig {
     fsync: Option<Fsync>,
     #[serde(alias = "on_conflict")]
     on_conflict: Option<OnConflict>,
+    #[serde(alias = "on_conflict_for")]
+    on_conflict_for: Vec<String>,
     #[serde(alias = "log_level")]
     log_level: Option<String>,
 }
@@ -197,13 +202,30 @@ impl Arguments {
                 .map_err(|error| ConfigError::Malformed { path, reason: error.to_string() })?;
             self.merge(file);
         }
-        if let Some(policy) = self.on_conflict.filter(|policy| *policy != OnConflict::KeepBoth) {
-            let name =
-                policy.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-            let instead = "keep-both, the default, loses nothing";
-            return Err(ConfigError::NotBuilt { flag: format!("on-conflict={name}"), instead });
+        check_built("on-conflict", self.on_conflict.unwrap_or(OnConflict::KeepBoth))?;
+        for (_, policy) in self.conflict_patterns()? {
+            check_built("on-conflict-for PATTERN", policy)?;
         }
         Ok(self)
+    }
+
+    /// Returns the patterns of `--on-conflict-for` with their policies, in their order.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] names one that is not `PATTERN=POLICY`.
+    pub fn conflict_patterns(&self) -> Result<Vec<(String, OnConflict)>, ConfigError> {
+        let parse = |text: &String| {
+            let (pattern, policy) = text.rsplit_once('=')?;
+            let policy = OnConflict::from_str(policy, false).ok()?;
+            (!pattern.is_empty()).then(|| (pattern.to_owned(), policy))
+        };
+        let patterns = self.on_conflict_for.iter().map(|text| {
+            parse(text).ok_or_else(|| ConfigError::Value {
+                flag: "on-conflict-for",
+                reason: format!("`{text}` is not PATTERN=POLICY, as in `*.md=manual`"),
+            })
+        });
+        patterns.collect()
     }
 
     fn merge(&mut self, file: FileConfig) {
@@ -225,6 +247,9 @@ impl Arguments {
         self.options.extend(file.options);
         self.fsync = self.fsync.or(file.fsync);
         self.on_conflict = self.on_conflict.or(file.on_conflict);
+        if self.on_conflict_for.is_empty() {
+            self.on_conflict_for = file.on_conflict_for;
+        }
         self.log_level = self.log_level.take().or(file.log_level);
     }
 
@@ -238,6 +263,19 @@ impl Arguments {
             flag: "cache-size",
             reason: format!("`{text}` is no size: give a number with B, KiB, MiB, GiB or TiB"),
         })
+    }
+}
+
+/// Refuses a policy that does not exist yet.
+fn check_built(flag: &str, policy: OnConflict) -> Result<(), ConfigError> {
+    match policy {
+        OnConflict::KeepBoth | OnConflict::Merge | OnConflict::Manual => Ok(()),
+        OnConflict::LastWriteWins => {
+            let name =
+                policy.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+            let instead = "keep-both, the default, loses nothing";
+            Err(ConfigError::NotBuilt { flag: format!("{flag}={name}"), instead })
+        }
     }
 }
 
@@ -298,8 +336,35 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused_by_name() {
-        let error = parse(&["/m", "--on-conflict", "manual"]).complete().expect_err("not built");
-        assert!(error.to_string().contains("on-conflict=manual"), "{error}");
-        assert!(parse(&["/m", "--on-conflict", "keep-both"]).complete().is_ok());
+        let refused = |arguments: &[&str]| parse(arguments).complete().expect_err("not built").to_string();
+        for policy in ["last-write-wins"] {
+            let error = refused(&["/m", "--on-conflict", policy]);
+            assert!(error.contains(&format!("on-conflict={policy}")), "{error}");
+            let error = refused(&["/m", "--on-conflict-for", &format!("*.txt={policy}")]);
+            assert!(error.contains(policy), "{error}");
+        }
+        for policy in ["keep-both", "merge", "manual"] {
+            assert!(parse(&["/m", "--on-conflict", policy]).complete().is_ok());
+        }
+    }
+
+    #[test]
+    fn patterns_of_conflicts_come_from_the_flag_or_else_from_the_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("dfs.toml");
+        std::fs::write(&path, "on-conflict-for = [\"a=b/*=manual\", \"*.txt=keep-both\"]\n").expect("a file");
+        let config = ["/m", "--config", path.to_str().expect("UTF-8")];
+        let patterns = |more: &[&str]| {
+            parse(&[&config, more].concat()).complete().and_then(|arguments| arguments.conflict_patterns())
+        };
+        let from_file =
+            [("a=b/*".to_owned(), OnConflict::Manual), ("*.txt".to_owned(), OnConflict::KeepBoth)];
+        assert_eq!(patterns(&[]).expect("good"), from_file);
+        let from_flag = patterns(&["--on-conflict-for", "x=manual", "--on-conflict-for", "y=manual"]);
+        assert_eq!(from_flag.expect("good").len(), 2);
+        for bad in ["x", "=manual", "x=", "x=nonsense"] {
+            let error = patterns(&["--on-conflict-for", bad]).expect_err("malformed").to_string();
+            assert!(error.contains("PATTERN=POLICY"), "{error}");
+        }
     }
 }

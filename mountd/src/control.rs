@@ -9,6 +9,8 @@
 //! | `{"command":"history","path":[bytes]}` | [`HistoryPage`] with versions, newest first |
 //! | `{"command":"removed","path":[bytes],"after":[bytes]}` | [`HistoryPage`] with removed names |
 //! | `{"command":"version","path":[bytes],"version":…}` | [`Version`], then its bytes in frames, see `history` |
+//! | `{"command":"conflicts"}` | [`ConflictList`] |
+//! | `{"command":"resolve","copies":[node ids]}` | `{}`: those conflicts are forgotten |
 //! | `{"command":"unmount","flush":bool}` | `{}`, then the mount ends and the socket closes |
 //!
 //! A failure is `{"error":{"code":…,"message":…}}`; the codes are those of [`Code`].
@@ -66,6 +68,12 @@ pub enum Request {
         path: Vec<u8>,
         /// Which; `None`: the last one of a removed file.
         version: Option<VersionId>,
+    /// Which conflicts nobody has decided.
+    Conflicts,
+    /// Forget conflicts: somebody has decided.
+    Resolve {
+        /// The nodes of their copies, as [`Conflict::copy`] has them.
+        copies: Vec<String>,
     },
     /// End the mount.
     Unmount {
@@ -90,6 +98,30 @@ pub struct MountStatus {
     /// How it stands to its server.
     #[serde(flatten)]
     pub sync: Status,
+}
+
+/// The conflicts that nobody has decided, by path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictList {
+    /// They.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// Two versions side by side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// Names the conflict: the node of its copy.
+    pub copy: String,
+    /// Where the server's version is, under the mount point.
+    pub path: Vec<u8>,
+    /// Where the version is that was made here.
+    pub copy_path: Vec<u8>,
+    /// Whose version the copy is.
+    pub host: String,
+    /// When the two met, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// Tells whether the path is marked until somebody decides.
+    pub manual: bool,
 }
 
 /// Where a file stands.

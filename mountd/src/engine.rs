@@ -20,11 +20,13 @@
 mod apply;
 mod barrier;
 mod commit;
+mod conflict;
 mod connection;
 mod download;
 mod hash;
 mod lineage;
 mod manifests;
+mod merge;
 mod outcome;
 mod pending;
 pub mod plan;
@@ -220,9 +222,8 @@ impl crate::cache::Progress for Engine {
         self.shared.uploads.is_active(node)
     }
 
-    fn is_conflict(&self, _node: NodeId) -> bool {
-        // With keep-both no conflict waits for anybody.
-        false
+    fn is_conflict(&self, node: NodeId) -> bool {
+        self.shared.tree.is_marked_conflict(node)
     }
 }
 

@@ -2,7 +2,7 @@
 
 /// Bytes of table blocks that the embedded store keeps in memory.
 pub const STORE_CACHE_BYTES: u64 = 32 << 20;
-/// Bytes of one table's newest rows in memory before they go to disk: eleven tables share 150 MiB at worst.
+/// Bytes of one table's newest rows in memory before they go to disk: twelve tables share 150 MiB at worst.
 pub const STORE_MEMTABLE_BYTES: u64 = 8 << 20;
 /// Room in bytes on the state directory's file system below which the tree takes no growth.
 pub const STORE_FREE_MIN: u64 = 16 << 20;
@@ -77,6 +77,14 @@ pub const DOWNLOAD_LINGER_MS: u64 = 2_000;
 pub const FETCH_WAITERS_MAX: usize = 4096;
 /// How long `fsync` waits for the server with `--fsync=server`, in milliseconds.
 pub const BARRIER_DEADLINE_MS: u64 = 60_000;
+/// Most patterns that say how conflicts are resolved: each file in conflict is compared with all of them.
+pub const CONFLICT_PATTERNS_MAX: usize = 256;
+/// Longest text in bytes that is merged: three of them are held in memory, and comparing takes a core.
+pub const MERGE_LEN_MAX: u64 = 512 << 10;
+/// How often a merge is tried whose versions are being written, with growing pauses of up to 5 s; then both are kept.
+pub const MERGE_ATTEMPTS_MAX: u32 = 20;
+/// Longest file in bytes that `dfs conflicts diff` compares: both are held in memory.
+pub const DIFF_LEN_MAX: u64 = 8 << 20;
 /// Conflicts that `dfs status` can list.
 pub const CONFLICTS_KEPT: usize = 1_000;
 /// Notices that `dfs status` shows: the newest.

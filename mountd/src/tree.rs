@@ -21,6 +21,7 @@
 //! - The Merkle tree covers the base: exactly the records that the server is known to have.
 
 pub mod apply;
+mod conflicts;
 pub mod content;
 pub mod effect;
 pub mod error;
@@ -28,12 +29,13 @@ pub mod journal;
 mod keys;
 pub mod namespace;
 pub mod node;
+pub mod policy;
 pub mod resolve;
 pub mod store;
 mod txn;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use dfs_shared::hash::MerkleHash;
 use dfs_shared::ids::{ClientId, NodeId, VolumeId};
@@ -46,6 +48,8 @@ use dfs_shared::time::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use conflicts::Conflicts;
+pub use conflicts::{Merged, OpenConflict, Taken, Undecided};
 pub use effect::{Effect, EffectSink};
 pub use error::TreeError;
 pub use node::{Cookie, DirEntry, Ino, LocalNode, SyncState};
@@ -88,8 +92,13 @@ pub struct Tree {
     /// No change group up to this sequence number is left: where reading the journal starts, so that it never
     /// wades through what has been removed.
     journal_start: AtomicU64,
+    /// The newest change group that carries on older changes: what applying remote records journaled.
+    seq_carried: AtomicU64,
     /// Called after each local change, while the writer's lock is held: must only wake somebody.
     on_journal: Box<dyn Fn() + Send + Sync>,
+    /// Conflicts that nobody has decided. Taken after the writer's lock, never before it.
+    conflicts: Mutex<Conflicts>,
+    policies: OnceLock<policy::Policies>,
     /// Host name as conflict copies show it.
     host: String,
 }
@@ -116,12 +125,16 @@ impl Tree {
             }
             None => 0,
         };
+        let conflicts = Mutex::new(Conflicts::load(&store)?);
         let tree = Self {
             store,
+            conflicts,
+            policies: OnceLock::new(),
             writer: Mutex::new(()),
             seq: AtomicU64::new(last),
             seq_written: AtomicU64::new(last),
             journal_start: AtomicU64::new(0),
+            seq_carried: AtomicU64::new(0),
             on_journal,
             host,
         };
@@ -182,6 +195,20 @@ impl Tree {
         } else {
             self.store.commit(writes)?
         }
+        (self.on_journal)();
+        Ok(())
+    }
+
+    /// As [`Self::finish`] for a change that carries on what was changed before: a conflict copy holds bytes that were written
+    /// earlier, and who waits for those waits for it.
+    fn finish_carried(&self, txn: Txn<'_>, at: Timestamp) -> Result<(), TreeError> {
+        let before = self.last_seq();
+        let writes = txn.finish(at, || self.next_seq());
+        if self.last_seq() > before {
+            // Before the batch: nobody may see the old groups gone and not know of the new ones.
+            self.seq_carried.store(self.last_seq(), Ordering::Release);
+        }
+        self.store.commit(writes)?;
         (self.on_journal)();
         Ok(())
     }

@@ -11,7 +11,7 @@ use dfs_mountd::cache::{Cache, CacheOptions, Fetch, ServerBarrier};
 use dfs_mountd::clock::SystemClock;
 use dfs_mountd::config::dirs::Environment;
 use dfs_mountd::config::lock::StateLock;
-use dfs_mountd::config::{Arguments, Fsync, daemon};
+use dfs_mountd::config::{Arguments, Fsync, OnConflict, daemon};
 use dfs_mountd::control::server::Control;
 use dfs_mountd::engine::{Connection, Engine, Parts, Wake};
 use dfs_mountd::fs::{Fs, FsParts};
@@ -20,6 +20,7 @@ use dfs_mountd::remote::http::HttpRemote;
 use dfs_mountd::remote::token::{TokenError, TokenSource};
 use dfs_mountd::remote::{Remote, RemoteError};
 use dfs_mountd::tree::Tree;
+use dfs_mountd::tree::policy::{Policies, Policy};
 use dfs_mountd::tree::store::Store;
 use dfs_shared::event::EventBus;
 use dfs_shared::event::kinds::mount::FileModified;
@@ -113,6 +114,7 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     let volume = VolumeName::new(arguments.volume.as_deref().unwrap_or("main"));
     let volume = volume.map_err(|error| failed(USAGE, error))?;
     let cache_size = arguments.cache_size_bytes().map_err(|error| failed(USAGE, error))?;
+    let policies = policies(&arguments).map_err(|error| failed(USAGE, error))?;
     let token = token_source(&arguments).map_err(|error| failed(REFUSED, error))?;
     let ca = arguments.ca.as_deref().map(std::path::absolute).transpose()?;
     let mount_point = std::path::absolute(&arguments.mountpoint)?;
@@ -146,7 +148,7 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     };
     let remote =
         HttpRemote::new(&servers, places.volume.clone(), token, ca).map_err(|error| failed(USAGE, error))?;
-    let mount = Mount::start(&arguments, &places, Arc::new(remote), cache_size)?;
+    let mount = Mount::start(&arguments, &places, Arc::new(remote), cache_size, policies)?;
     // Before the ready line: a signal that comes right after it must unmount cleanly.
     let signals = {
         let _inside = mount.engine.runtime().enter();
@@ -170,6 +172,20 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     mount.wait_and_end(signals);
     drop(embedded);
     Ok(())
+}
+
+/// What happens with conflicts, by path.
+fn policies(arguments: &Arguments) -> anyhow::Result<Policies> {
+    let policy = |on_conflict| match on_conflict {
+        OnConflict::Manual => Policy::Manual,
+        OnConflict::Merge => Policy::Merge,
+        // The last was refused with the arguments.
+        OnConflict::KeepBoth | OnConflict::LastWriteWins => Policy::KeepBoth,
+    };
+    let patterns = arguments.conflict_patterns()?;
+    let patterns: Vec<_> = patterns.into_iter().map(|(pattern, on)| (pattern, policy(on))).collect();
+    let default = policy(arguments.on_conflict.unwrap_or(OnConflict::KeepBoth));
+    Policies::new(default, &patterns).map_err(|error| anyhow::anyhow!("--on-conflict-for: {error}"))
 }
 
 /// The token's file is read again when the server refuses its token.
@@ -215,11 +231,13 @@ impl Mount {
         places: &Places,
         remote: Arc<HttpRemote>,
         cache_size: u64,
+        policies: Policies,
     ) -> Result<Self, Failed> {
         let wake = Wake::default();
         let host = arguments.client_name.clone().unwrap_or_else(host_name);
         let store = Arc::new(Store::open(&places.state_dir)?);
         let tree = Arc::new(Tree::open(store, host.clone(), wake.callback())?);
+        tree.set_policies(policies);
         let cache = Cache::open(
             Arc::clone(&tree),
             CacheOptions {

@@ -9,6 +9,8 @@ use clap::{Parser, Subcommand};
 use dfs_mountd::control::client::{self, ClientError, Found};
 use dfs_mountd::control::{Code, Explanation, MountStatus, Request};
 
+#[path = "dfs/conflicts.rs"]
+mod conflicts;
 #[path = "dfs/history.rs"]
 mod history;
 
@@ -79,10 +81,15 @@ enum Command {
     History(history::HistoryArguments),
     /// Makes an old version of a file the newest one
     Restore(history::RestoreArguments),
-    /// Lists and resolves conflicts (not built yet)
-    Conflicts(Rest),
-    /// Marks a conflict as resolved (not built yet)
-    Resolve(Rest),
+    /// Lists, compares and decides conflicts
+    #[command(subcommand)]
+    Conflicts(conflicts::Conflicts),
+    /// Takes both versions of a conflict as they are: two ordinary files from now on
+    Resolve {
+        /// The file or its conflict copy
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
     /// Keeps a file's bytes on this machine (not built yet)
     Pin(Rest),
     /// Lets a file's bytes be evicted again (not built yet)
@@ -152,8 +159,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Umount { path, flush, force } => umount(&path, flush, force),
         Command::History(arguments) => history::history(&arguments),
         Command::Restore(arguments) => history::restore(&arguments),
-        Command::Conflicts(_) => not_built("conflicts"),
-        Command::Resolve(_) => not_built("resolve"),
+        Command::Conflicts(command) => conflicts::run(command),
+        Command::Resolve { paths } => conflicts::resolve(&paths),
         Command::Pin(_) => not_built("pin"),
         Command::Unpin(_) => not_built("unpin"),
         Command::Verify(_) => not_built("verify"),
@@ -226,7 +233,10 @@ fn describe(status: &MountStatus) -> String {
         lines.push(format!("  stuck      {}: {}", stuck.path, stuck.reason));
     }
     lines.extend(sync.notices.iter().map(|notice| format!("  note       {notice}")));
-    lines.push(format!("  conflicts  {}", sync.conflicts));
+    lines.push(match sync.open_conflicts {
+        0 => "  conflicts  none".to_owned(),
+        open => format!("  conflicts  {open} to be decided: `dfs conflicts list`"),
+    });
     lines.push(format!(
         "  traffic    {} up, {} down",
         bytes(sync.uploaded_bytes),

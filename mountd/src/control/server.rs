@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use super::{Answer, Code, Explanation, Failure, MountStatus, Request};
+use super::{Answer, Code, Conflict, ConflictList, Explanation, Failure, MountStatus, Request};
 use crate::cache::{Cache, CacheError};
 use crate::engine::{Connection, Engine, Obstacle};
 use crate::limits::CONTROL_LINE_LEN_MAX;
@@ -144,6 +144,8 @@ impl Control {
             Request::Version { .. } => {
                 Err(Failure::new(Code::BadRequest, "bytes do not fit into an answer of one line"))
             }
+            Request::Conflicts => value(&self.conflicts()?),
+            Request::Resolve { copies } => self.resolve(&copies),
             Request::Unmount { flush } => {
                 if flush {
                     self.wait(None).await?;
@@ -209,6 +211,25 @@ impl Control {
         };
         let size = node.live().map_or(0, |record| record.size);
         Ok(Explanation { node: node.id.to_string(), state: state.to_owned(), text, size, here })
+    }
+
+    fn conflicts(&self) -> Result<ConflictList, Failure> {
+        let conflicts = self.tree.conflicts()?.into_iter().map(|open| Conflict {
+            copy: open.copy.to_string(),
+            path: open.path,
+            copy_path: open.copy_path,
+            host: open.host,
+            at_ms: open.at.as_millis(),
+            manual: open.manual,
+        });
+        Ok(ConflictList { conflicts: conflicts.collect() })
+    }
+
+    fn resolve(&self, copies: &[String]) -> Result<serde_json::Value, Failure> {
+        let wanted: Vec<_> = self.tree.conflicts()?.into_iter().map(|open| open.copy).collect();
+        let wanted: Vec<_> = wanted.into_iter().filter(|copy| copies.contains(&copy.to_string())).collect();
+        self.tree.forget_conflicts(&wanted)?;
+        Ok(serde_json::json!({}))
     }
 
     fn evict(&self, path: &[u8]) -> Result<serde_json::Value, Failure> {

@@ -1,7 +1,8 @@
 //! Waits until what was changed so far is on the server.
 //!
 //! A change of a record that is in flight is journaled again only when the flight is over. So a wait first lets
-//! the commit that may be in flight be settled, and then takes the journal's end as its mark.
+//! the commit that may be in flight be settled, and then takes the journal's end as its mark. What was changed may go on
+//! under a later number, as a conflict copy does: the mark moves on to that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,12 +41,16 @@ async fn reached_everything(shared: &Arc<Shared>) -> Result<(), TreeError> {
         // The sender lives in `shared`.
         let _ = settled.wait_for(|settled| *settled >= begun).await;
     }
-    let mark = shared.tree.write_barrier()?;
+    let mut mark = shared.tree.write_barrier()?;
     loop {
         progress.borrow_and_update();
         let oldest = shared.tree.pending(0, 1)?;
         if oldest.first().is_none_or(|group| group.seq > mark) {
-            return Ok(());
+            match shared.tree.carried() {
+                carried if carried > mark => mark = carried,
+                _ => return Ok(()),
+            }
+            continue;
         }
         let _ = progress.changed().await;
     }

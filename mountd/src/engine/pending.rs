@@ -117,6 +117,7 @@ impl Window {
     /// Names small contents, starts to upload large ones, and tells what has to wait. Blocks while it reads.
     pub(super) fn get_ready(&mut self, shared: &Arc<Shared>) -> Result<Ready, EngineError> {
         let mut ready = Ready { waiting: shared.uploads.active(), ..Ready::default() };
+        ready.waiting.extend(super::conflict::hold(shared));
         let now = shared.clock.now();
         let (mut hashed, mut bytes) = (Vec::new(), 0);
         let mut names = Vec::new();

@@ -11,6 +11,7 @@ use dfs_shared::time::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, watch};
 
+use super::conflict::Merges;
 use super::download::Downloads;
 use super::manifests::Manifests;
 use super::upload::Uploads;
@@ -108,6 +109,7 @@ pub(super) struct Shared {
     /// Counts what has left the journal or been acknowledged, to wake those who wait for it.
     pub(super) progress: watch::Sender<u64>,
     pub(super) uploads: Uploads,
+    pub(super) merges: Merges,
     pub(super) downloads: Downloads,
     pub(super) manifests: Manifests,
     /// By the first journal group of the change.
@@ -149,6 +151,7 @@ impl Shared {
             applied: watch::channel(Revision::ZERO).0,
             progress: watch::channel(0).0,
             uploads: Uploads::default(),
+            merges: Merges::default(),
             downloads: Downloads::default(),
             manifests: Manifests::new(MANIFEST_CHUNKS_KEPT),
             refused: parking_lot::Mutex::default(),

@@ -47,6 +47,8 @@ pub struct Status {
     pub downloaded_bytes: u64,
     /// Conflicts since the start that left two versions side by side.
     pub conflicts: u64,
+    /// Conflicts that nobody has decided; `dfs conflicts list` lists them.
+    pub open_conflicts: u64,
     /// Changes that the server does not take, with the reason.
     pub stuck: Vec<StuckStatus>,
     /// What happened since the start that people should know of, the newest last.
@@ -108,6 +110,7 @@ pub(super) fn snapshot(shared: &Shared) -> Result<Status, TreeError> {
         uploaded_bytes: shared.uploads.bytes(),
         downloaded_bytes: shared.downloads.bytes(),
         conflicts: shared.conflict_count.load(Ordering::Relaxed),
+        open_conflicts: shared.tree.conflicts()?.len() as u64,
         stuck: stuck(shared),
         notices: shared.notices.lock().iter().cloned().collect(),
         cache_bytes: shared.cache.bytes_used(),

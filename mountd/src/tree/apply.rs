@@ -17,7 +17,7 @@ mod structure;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dfs_shared::hash::RecordHash;
+use dfs_shared::hash::{ContentId, RecordHash};
 use dfs_shared::ids::NodeId;
 use dfs_shared::name::Name;
 use dfs_shared::record::{NodeRecord, Record, RecordKey, Versioned};
@@ -25,6 +25,7 @@ use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
 use dfs_shared::wire::messages::CurrentRecord;
 
+use super::conflicts::ConflictRow;
 use super::effect::Effect;
 use super::journal::group_by_node;
 use super::node::{Ino, LocalNode, SyncState};
@@ -67,17 +68,17 @@ pub struct Applied {
 }
 
 /// One application in the making.
-struct Apply<'a, 't> {
-    tree: &'t Tree,
-    txn: Txn<'a>,
-    options: ApplyOptions,
+pub(super) struct Apply<'a, 't> {
+    pub(super) tree: &'t Tree,
+    pub(super) txn: Txn<'a>,
+    pub(super) options: ApplyOptions,
     /// Records that the server removed: as they were here.
     removed_nodes: BTreeMap<NodeId, NodeRecord>,
     /// Nodes whose deletion the server made and that have no reason of their own to stay.
     to_remove: BTreeSet<NodeId>,
     /// Nodes that stay though the server deleted them, and those whose deletion here is undone.
     to_keep: BTreeSet<NodeId>,
-    /// The names that the server took away, by the node they led to.
+    /// The names that the server took away or gave to another node, by the node they led to.
     removed_names: BTreeMap<NodeId, Vec<(NodeId, Name)>>,
     /// Nodes that both sides took a name from: both may have moved them.
     moved_by_both: BTreeSet<NodeId>,
@@ -87,6 +88,12 @@ struct Apply<'a, 't> {
     set_entries: Vec<(NodeId, Name, NodeId)>,
     forks: Vec<(NodeId, NodeId, Name)>,
     conflicts: Vec<Conflict>,
+    /// The same for the table of them: the copy's node and its row.
+    pub(super) rows: Vec<(NodeId, ConflictRow)>,
+    /// What the contents of nodes were that both sides agreed on last.
+    base_contents: BTreeMap<NodeId, Option<ContentId>>,
+    /// Where names led that both sides agreed on last.
+    base_targets: BTreeMap<(NodeId, Name), NodeId>,
     hash_first: Vec<NodeId>,
 }
 
@@ -112,6 +119,9 @@ impl Tree {
             set_entries: Vec::new(),
             forks: Vec::new(),
             conflicts: Vec::new(),
+            rows: Vec::new(),
+            base_contents: BTreeMap::new(),
+            base_targets: BTreeMap::new(),
             hash_first: Vec::new(),
         };
         let news = apply.take(records)?;
@@ -217,6 +227,7 @@ impl Apply<'_, '_> {
             SyncState::New => None,
             SyncState::Changed { base, .. } => Some(base),
         };
+        self.base_contents.insert(id, base.and_then(|base| base.content));
         let local = LocalView { record: node.record.as_ref(), dirty_content: node.dirty_content.is_some() };
         let there = remote.map(|(record, _)| record);
         let verdict = if let Some(replaced) = self.lost(&node.sync, remote.map(|(_, revision)| revision)) {
@@ -330,6 +341,7 @@ impl Apply<'_, '_> {
         }
         let copy = self.free_conflict_name(parent, &name)?;
         self.txn.change_link(parent, &copy, Some(id))?;
+        self.remember(id, node.id, parent, &name, self.base_contents.get(&node.id).copied().flatten())?;
         self.conflicts.push(Conflict { parent, name, copy: copy.clone() });
         self.forks.push((node.id, id, copy));
         Ok(())
@@ -357,8 +369,10 @@ impl Apply<'_, '_> {
             Some(entry) => self.lost(&entry.sync, remote.map(|(_, revision)| revision)),
             None => self.has_moved(remote)?.then_some(false),
         };
-        if let (Some(base), None, None) = (base, there, lost) {
+        if let Some(base) = base.filter(|base| there != Some(*base) && lost.is_none()) {
             self.removed_names.entry(base).or_default().push((parent, name.clone()));
+        }
+        if let (Some(base), None, None) = (base, there, lost) {
             if here != Some(base) {
                 self.moved_by_both.insert(base);
             }
@@ -380,6 +394,7 @@ impl Apply<'_, '_> {
             (EntryVerdict::TakeRemote, None) => self.txn.set_link(parent, name, None),
             (EntryVerdict::KeepLocal, _) | (EntryVerdict::Collide, None) => Ok(()),
             (EntryVerdict::Collide, Some(node)) => {
+                self.base_targets.extend(base.map(|base| ((parent, name.clone()), base)));
                 self.collisions.push((parent, name.clone(), node));
                 Ok(())
             }
@@ -419,8 +434,9 @@ impl Apply<'_, '_> {
                 effects.insert(0, Effect::Forked { from, to: to_ino, to_node: *to, name: name.clone() });
             }
         }
-        let conflicts = std::mem::take(&mut self.conflicts);
-        self.tree.finish(self.txn, self.options.at, false)?;
+        let (conflicts, rows) = (std::mem::take(&mut self.conflicts), std::mem::take(&mut self.rows));
+        self.tree.finish_carried(self.txn, self.options.at)?;
+        self.tree.note_conflicts(rows);
         Ok(Applied { effects, conflicts, news })
     }
 }

@@ -306,6 +306,12 @@ impl Tree {
         self.store.commit(writes)
     }
 
+    /// Returns the newest change group that carries on what older ones began. Who waits for an older one waits for it, too.
+    #[must_use]
+    pub fn carried(&self) -> u64 {
+        self.seq_carried.load(Ordering::Acquire)
+    }
+
     /// Returns the sequence number of the newest change group: when no group up to it is pending, everything that
     /// was changed before the call is on the server.
     ///

@@ -180,3 +180,6 @@ pub fn entry(base: Option<NodeId>, local: Option<NodeId>, remote: Option<NodeId>
         (Some(_), Some(_)) => EntryVerdict::Collide,
     }
 }
+
+#[cfg(test)]
+mod tests;

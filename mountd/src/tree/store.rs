@@ -49,9 +49,11 @@ pub(crate) enum Space {
     Manifests,
     /// Node id → nothing: open for writing.
     Opens,
+    /// Node id of a conflict copy → what it is in conflict with.
+    Conflicts,
 }
 
-const SPACES: [(Space, &str); 11] = [
+const SPACES: [(Space, &str); 12] = [
     (Space::Nodes, "nodes"),
     (Space::Inodes, "inodes"),
     (Space::Entries, "entries"),
@@ -63,6 +65,7 @@ const SPACES: [(Space, &str); 11] = [
     (Space::Content, "content"),
     (Space::Manifests, "manifests"),
     (Space::Opens, "opens"),
+    (Space::Conflicts, "conflicts"),
 ];
 
 /// One change of one table.

@@ -61,7 +61,7 @@ impl Apply<'_, '_> {
         TreeError::HashFirst { nodes: std::mem::take(&mut self.hash_first) }
     }
 
-    fn keep_both(
+    pub(super) fn keep_both(
         &mut self,
         parent: NodeId,
         name: &Name,
@@ -71,6 +71,9 @@ impl Apply<'_, '_> {
         let copy = self.free_conflict_name(parent, name)?;
         self.link_remote(parent, name, theirs)?;
         self.txn.change_link(parent, &copy, Some(ours))?;
+        let base = self.base_targets.get(&(parent, name.clone()));
+        let base = base.and_then(|base| self.base_contents.get(base).copied().flatten());
+        self.remember(ours, theirs, parent, name, base)?;
         self.conflicts.push(Conflict { parent, name: name.clone(), copy });
         Ok(())
     }

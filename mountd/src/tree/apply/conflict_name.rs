@@ -95,4 +95,36 @@ mod tests {
         let umlauts = "ä".repeat(127);
         assert!(std::str::from_utf8(made(umlauts.as_bytes(), 1).as_bytes()).is_ok());
     }
+
+    #[test]
+    fn at_the_length_limit_every_cut_keeps_whole_characters_host_time_and_extension() {
+        for character in ["x", "ä", "語", "🦀"] {
+            for pad in 0..4 {
+                let stem = "p".repeat(pad) + &character.repeat((NAME_LEN_MAX - 4 - pad) / character.len());
+                for number in [1, 2, 10, 100] {
+                    let copy = made(format!("{stem}.txt").as_bytes(), number);
+                    let text = std::str::from_utf8(copy.as_bytes()).expect("whole characters");
+                    assert!(text.len() <= NAME_LEN_MAX && text.len() > NAME_LEN_MAX - 4, "{}", text.len());
+                    assert!(
+                        text.ends_with(").txt") && text.contains(" (conflict laptop 2023-11-14 22.13.20")
+                    );
+                }
+            }
+        }
+        // One byte less than the limit needs no cut, one more does.
+        let mark = " (conflict laptop 2023-11-14 22.13.20)".len();
+        let fits = "s".repeat(NAME_LEN_MAX - mark - 4);
+        assert!(made(format!("{fits}.txt").as_bytes(), 1).to_string().starts_with(&fits));
+        let longer = made(format!("{fits}s.txt").as_bytes(), 1);
+        assert_eq!(longer, made(format!("{fits}.txt").as_bytes(), 1));
+    }
+
+    #[test]
+    fn a_host_name_of_any_length_leaves_room_for_the_rest() {
+        let at = Timestamp { secs: 1_700_000_000, nanos: 0 };
+        let name = Name::new("ä".repeat(125).as_bytes()).expect("a name");
+        let copy = conflict_name(&name, &"語/".repeat(500), at, 7);
+        assert!(copy.as_bytes().len() <= NAME_LEN_MAX);
+        assert!(copy.to_string().ends_with(" 2023-11-14 22.13.20 7)"), "{copy}");
+    }
 }

@@ -11,7 +11,7 @@ use dfs_shared::ids::NodeId;
 use dfs_shared::name::Name;
 use dfs_shared::record::NodeKind;
 
-use super::Apply;
+use super::{Apply, Conflict};
 use crate::tree::TreeError;
 use crate::tree::node::SyncState;
 
@@ -66,15 +66,14 @@ impl Apply<'_, '_> {
             }
             return Ok(());
         }
-        // A name that only this mount removed and the server still has comes back as it was.
+        // A name that only this mount removed or gave away, and the server still has, comes back as it was.
         for (parent, name) in self.txn.entry_keys_of(id)? {
             let on_server = self
                 .txn
                 .entry(parent, &name)?
                 .is_some_and(|entry| matches!(entry.sync, SyncState::Changed { base, .. } if base == id));
-            if on_server && self.txn.target(parent, &name)?.is_none() {
-                self.txn.set_link(parent, &name, Some(id))?;
-                return self.keep_directory(parent);
+            if on_server {
+                return self.take_name_back(parent, &name, id);
             }
         }
         let old = self.removed_names.get(&id).and_then(|names| names.first()).cloned();
@@ -84,11 +83,28 @@ impl Apply<'_, '_> {
         };
         let name = match self.txn.target(parent, &name)? {
             None => name,
-            Some(_) => self.free_conflict_name(parent, &name)?,
+            Some(holder) => {
+                let copy = self.free_conflict_name(parent, &name)?;
+                let base = self.base_contents.get(&id).copied().flatten();
+                self.remember(id, holder.node, parent, &name, base)?;
+                self.conflicts.push(Conflict { parent, name, copy: copy.clone() });
+                copy
+            }
         };
         self.keep_directory(parent)?;
         let parent = if self.txn.is_live_dir(parent)? { parent } else { NodeId::ROOT };
         self.txn.change_link(parent, &name, Some(id))
+    }
+
+    /// The server's node gets the name; what has it here is kept beside it.
+    fn take_name_back(&mut self, parent: NodeId, name: &Name, id: NodeId) -> Result<(), TreeError> {
+        if let Some(ours) = self.txn.target(parent, name)?.map(|target| target.node) {
+            self.base_targets.insert((parent, name.clone()), id);
+            self.keep_both(parent, name, ours, id)?;
+        } else {
+            self.txn.set_link(parent, name, Some(id))?;
+        }
+        self.keep_directory(parent)
     }
 
     /// A node whose old names are all unknown is kept in the root directory.

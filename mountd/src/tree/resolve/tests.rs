@@ -1,0 +1,180 @@
+//! The conflict table, row by row, of nodes and of entries.
+
+use std::collections::BTreeMap;
+
+use dfs_shared::hash::{ChunkHash, ContentId};
+use dfs_shared::ids::NodeId;
+use dfs_shared::manifest::{ChunkRef, Manifest};
+use dfs_shared::record::{NodeKind, NodeRecord};
+use dfs_shared::time::Timestamp;
+
+use super::{EntryVerdict, LocalView, NodeVerdict, entry, node};
+
+const ID: NodeId = NodeId::from_bytes([7; 16]);
+
+fn at(secs: i64) -> Timestamp {
+    Timestamp { secs, nanos: 0 }
+}
+
+fn content(text: &str) -> Option<ContentId> {
+    let chunk = ChunkRef { hash: ChunkHash::of(text.as_bytes()), len: text.len() as u64 };
+    (!text.is_empty()).then(|| Manifest { chunk_log2: 14, chunks: vec![chunk] }.id())
+}
+
+fn file(text: &str) -> NodeRecord {
+    NodeRecord {
+        id: ID,
+        kind: NodeKind::File,
+        mode: 0o644,
+        uid: 1,
+        gid: 1,
+        atime: at(1),
+        mtime: at(1),
+        ctime: at(1),
+        crtime: at(1),
+        size: text.len() as u64,
+        content: content(text),
+        rdev: 0,
+        target: Vec::new(),
+        xattrs: BTreeMap::new(),
+    }
+}
+
+fn edited(text: &str, secs: i64) -> NodeRecord {
+    NodeRecord { mtime: at(secs), ctime: at(secs), ..file(text) }
+}
+
+fn with_xattr(mut record: NodeRecord, name: &str, value: &str) -> NodeRecord {
+    record.xattrs.insert(name.as_bytes().to_vec(), value.as_bytes().to_vec());
+    record
+}
+
+fn decide(local: Option<&NodeRecord>, remote: Option<&NodeRecord>) -> NodeVerdict {
+    node(Some(&file("base")), LocalView { record: local, dirty_content: false }, remote, false)
+}
+
+fn merged(verdict: NodeVerdict) -> NodeRecord {
+    match verdict {
+        NodeVerdict::Merge(record) => record,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_same_edit_is_unified_and_different_ones_fork_with_the_servers_content() {
+    let (left, right) = (edited("left", 2), edited("right", 3));
+    for (here, there) in [(&left, &right), (&right, &left)] {
+        assert_eq!(
+            merged(decide(Some(here), Some(&edited(if here == &left { "left" } else { "right" }, 9))))
+                .content,
+            here.content
+        );
+        match decide(Some(here), Some(there)) {
+            NodeVerdict::Fork(record) => {
+                assert_eq!(
+                    (record.content, record.size, record.mtime),
+                    (there.content, there.size, there.mtime)
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn bytes_without_a_name_are_hashed_only_where_they_may_be_the_same() {
+    let base = file("base");
+    let dirty = |here: &NodeRecord, there: &NodeRecord, force| {
+        node(Some(&base), LocalView { record: Some(here), dirty_content: true }, Some(there), force)
+    };
+    let (here, same_length, longer) = (edited("aaaa", 2), edited("bbbb", 3), edited("ccccc", 3));
+    assert_eq!(dirty(&here, &same_length, false), NodeVerdict::HashFirst);
+    assert!(matches!(dirty(&here, &same_length, true), NodeVerdict::Fork(_)));
+    assert!(matches!(dirty(&here, &longer, false), NodeVerdict::Fork(_)));
+    // The server changed attributes only: there is nothing to compare with.
+    let chmod = NodeRecord { mode: 0o600, ..base.clone() };
+    assert_eq!(merged(dirty(&here, &chmod, false)).mode, 0o600);
+}
+
+#[test]
+fn an_edit_survives_a_deletion_whichever_side_it_is_on() {
+    let edit = edited("edit", 2);
+    assert_eq!(decide(Some(&edit), None), NodeVerdict::Resurrect);
+    assert_eq!(decide(None, Some(&edit)), NodeVerdict::Undelete);
+    let unhashed = LocalView { record: Some(&file("base")), dirty_content: true };
+    assert_eq!(node(Some(&file("base")), unhashed, None, false), NodeVerdict::Resurrect);
+}
+
+#[test]
+fn a_deletion_stands_against_a_change_of_attributes_whichever_side_it_is_on() {
+    let chmod = NodeRecord { mode: 0o600, ctime: at(2), ..file("base") };
+    assert_eq!(decide(Some(&chmod), None), NodeVerdict::TakeRemote);
+    assert_eq!(decide(None, Some(&chmod)), NodeVerdict::KeepLocal);
+    assert_eq!(decide(None, None), NodeVerdict::TakeRemote);
+}
+
+#[test]
+fn attributes_merge_field_by_field_and_the_later_in_server_order_wins_one_field() {
+    let chmod = |mode| NodeRecord { mode, ctime: at(2), ..file("base") };
+    let marked = with_xattr(file("base"), "user.other", "1");
+    for (here, there) in [(chmod(0o600), marked.clone()), (marked, chmod(0o600))] {
+        let both = merged(decide(Some(&here), Some(&there)));
+        assert_eq!(both.mode, 0o600);
+        assert_eq!(both.xattrs.len(), 1);
+    }
+    assert_eq!(
+        merged(decide(Some(&chmod(0o600)), Some(&chmod(0o640)))).mode,
+        0o600,
+        "what is here is sent later"
+    );
+    let (mine, theirs) =
+        (with_xattr(file("base"), "user.x", "mine"), with_xattr(file("base"), "user.x", "theirs"));
+    assert_eq!(merged(decide(Some(&mine), Some(&theirs))).xattrs[&b"user.x"[..]], b"mine");
+}
+
+#[test]
+fn attributes_and_content_both_apply_whichever_side_changed_which() {
+    let chmod = NodeRecord { mode: 0o600, ctime: at(5), ..file("base") };
+    let edit = edited("edit", 2);
+    for (here, there) in [(&chmod, &edit), (&edit, &chmod)] {
+        let both = merged(decide(Some(here), Some(there)));
+        assert_eq!((both.mode, both.content, both.size, both.mtime), (0o600, edit.content, 4, at(2)));
+        assert_eq!(both.ctime, at(5));
+    }
+}
+
+#[test]
+fn an_attribute_that_one_side_removed_is_gone() {
+    let base = with_xattr(file("base"), "user.x", "1");
+    let view = |record| LocalView { record: Some(record), dirty_content: false };
+    let (gone, kept) = (file("base"), NodeRecord { mode: 0o600, ..base.clone() });
+    for (here, there) in [(&gone, &kept), (&kept, &gone)] {
+        assert!(merged(node(Some(&base), view(here), Some(there), false)).xattrs.is_empty());
+    }
+}
+
+#[test]
+fn entries_follow_the_table() {
+    let [x, y, z] = [1, 2, 3].map(|n| Some(NodeId::from_bytes([n; 16])));
+    use EntryVerdict::{Collide, KeepLocal, TakeRemote};
+    let rows = [
+        // base, local, remote
+        (None, None, x, TakeRemote),
+        (x, x, y, TakeRemote),
+        (x, x, None, TakeRemote),
+        (x, y, x, KeepLocal),
+        (None, x, None, KeepLocal),
+        (x, None, x, KeepLocal),
+        (None, x, x, TakeRemote),
+        (None, x, y, Collide),
+        (x, y, z, Collide),
+        // Renamed away or removed here, renamed over there: the name is the server's.
+        (x, None, y, TakeRemote),
+        // Replaced here, removed there: the new one stays.
+        (x, y, None, KeepLocal),
+        (x, None, None, TakeRemote),
+    ];
+    for (base, local, remote, wanted) in rows {
+        assert_eq!(entry(base, local, remote), wanted, "{base:?} {local:?} {remote:?}");
+    }
+}
