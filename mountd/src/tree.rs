@@ -24,6 +24,7 @@ pub mod apply;
 pub mod content;
 pub mod effect;
 pub mod error;
+pub mod held;
 pub mod journal;
 mod keys;
 pub mod namespace;

@@ -21,14 +21,18 @@ use tokio::sync::oneshot;
 use crate::blocking::block_on;
 use sessions::{ReadSessions, WriteSessions};
 
+mod changes;
 mod files;
+mod replicas;
 pub mod sessions;
 pub mod sqlite;
 pub mod token;
 
 use token::{AccessToken, TokenId};
 
+pub use changes::{CommitChanges, ReadChanges, WriteChanges};
 pub use files::{Announced, ReadFiles, WriteFiles};
+pub use replicas::{HeldVersion, ReadReplicas, WriteReplicas};
 
 /// Names a volume inside one store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -189,7 +193,7 @@ impl MetadataError {
 }
 
 /// What can be read, in a snapshot or inside the write transaction.
-pub trait ReadMetadata: ReadFiles + ReadSessions {
+pub trait ReadMetadata: ReadFiles + ReadSessions + ReadReplicas + ReadChanges {
     /// Finds a volume by name.
     ///
     /// # Errors
@@ -290,7 +294,7 @@ pub trait ReadMetadata: ReadFiles + ReadSessions {
 }
 
 /// What can be written inside the write transaction.
-pub trait WriteMetadata: ReadMetadata + WriteFiles + WriteSessions {
+pub trait WriteMetadata: ReadMetadata + WriteFiles + WriteSessions + WriteReplicas + WriteChanges {
     /// Makes an empty volume.
     ///
     /// # Errors

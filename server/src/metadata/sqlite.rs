@@ -19,6 +19,7 @@ use crate::metadata::{MetadataError, MetadataStore, ReadWork, WriteJob};
 mod checkpoint;
 mod files;
 mod read;
+mod replicas;
 mod sessions;
 mod write;
 mod writer;
@@ -31,11 +32,12 @@ use writer::Writer;
 pub const DATABASE_FILE: &str = "metadata.sqlite";
 
 /// Migrations in order; the schema version is how many have run.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("sql/01-init.sql"),
     include_str!("sql/02-files.sql"),
     include_str!("sql/03-sessions.sql"),
     include_str!("sql/04-tokens.sql"),
+    include_str!("sql/05-replicas.sql"),
 ];
 
 /// The metadata store on SQLite.
