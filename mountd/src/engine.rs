@@ -31,6 +31,7 @@ mod outcome;
 mod pending;
 pub mod plan;
 mod reconcile;
+mod report;
 mod request;
 mod retry;
 mod shared;
@@ -156,6 +157,7 @@ impl Engine {
         }
         let shared = Arc::clone(&self.shared);
         self.shared.runtime.spawn(connection::run(Arc::clone(&shared)));
+        self.shared.runtime.spawn(report::run(Arc::clone(&shared)));
         self.shared.runtime.spawn(commit::run(shared));
     }
 

@@ -37,6 +37,14 @@ pub const RECENT_FILES_MAX: usize = 1 << 16;
 /// Part of `--cache-size` in percent that eviction goes down to, so that it does not run for every file.
 pub const CACHE_LOW_PERCENT: u64 = 90;
 
+/// Files of which it is remembered that their bytes came or went, until the server is told; past it all rows are compared once.
+pub const TOUCHED_CONTENTS_MAX: usize = 1 << 16;
+/// Rows of what the server was told that are removed in one batch.
+pub const REPORTED_ROWS_FORGOTTEN_AT_ONCE: usize = 10_000;
+/// Milliseconds without bytes coming or going after which the server is told what is here: a burst is one report.
+pub const REPORT_QUIET_MS: u64 = 300;
+/// Longest wait in milliseconds for such a pause.
+pub const REPORT_WAIT_MS_MAX: u64 = 5_000;
 /// Shortest and longest pause between two attempts to reach the server, in milliseconds.
 pub const RETRY_MS: std::ops::RangeInclusive<u64> = 50..=5_000;
 /// Most frames of the event stream that wait to be applied; past it the peer is slowed down.

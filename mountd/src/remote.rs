@@ -16,6 +16,7 @@ use dfs_shared::wire::history::{HistoryReply, HistoryRequest};
 use dfs_shared::wire::messages::{
     CommitReply, MerkleReply, RecordsReply, RegisterReply, RegisterRequest, StreamFrame,
 };
+use dfs_shared::wire::report::{ReportReply, ReportRequest};
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 
@@ -31,6 +32,17 @@ pub type ChunkStream = Pin<Box<dyn Stream<Item = Result<(ChunkHash, Bytes), Remo
 /// Frames of the event stream. An error, or the end, means that the stream is dead.
 pub type FrameStream = Pin<Box<dyn Stream<Item = Result<StreamFrame, RemoteError>> + Send>>;
 
+/// The file that chunks belong to, for the server's events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadOf {
+    /// Who uploads.
+    pub client: ClientId,
+    /// The file's path in the volume.
+    pub path: Vec<u8>,
+    /// The file's length in bytes.
+    pub size: u64,
+}
+
 /// A volume on a server. Every call may be repeated; each has its own deadline.
 pub trait Remote: Send + Sync {
     /// Introduces this mount.
@@ -40,10 +52,10 @@ pub trait Remote: Send + Sync {
     /// Sends an encoded [`CommitRequest`](dfs_shared::wire::messages::CommitRequest): encoded, so that what is
     /// repeated after a crash is the same to the byte.
     fn commit(&self, request: Bytes) -> RemoteFuture<'_, CommitReply>;
-    /// Asks which of these chunks have to be uploaded; at most `QUERY_ITEMS_MAX`.
-    fn missing(&self, hashes: Vec<ChunkHash>) -> RemoteFuture<'_, Vec<ChunkHash>>;
-    /// Uploads chunks, at most `CHUNK_BATCH_LEN_MAX` bytes; they are durable when this returns.
-    fn put_chunks(&self, chunks: Vec<(ChunkHash, Bytes)>) -> RemoteFuture<'_, ()>;
+    /// Asks which of these chunks have to be uploaded; at most `QUERY_ITEMS_MAX`. The first question about a file names it.
+    fn missing(&self, hashes: Vec<ChunkHash>, of: Option<UploadOf>) -> RemoteFuture<'_, Vec<ChunkHash>>;
+    /// Uploads chunks of the named file, at most `CHUNK_BATCH_LEN_MAX` bytes; they are durable when this returns.
+    fn put_chunks(&self, chunks: Vec<(ChunkHash, Bytes)>, of: Option<UploadOf>) -> RemoteFuture<'_, ()>;
     /// Downloads chunks, at most `QUERY_ITEMS_MAX`; each was hashed before it comes out of the stream.
     fn get_chunks(&self, hashes: Vec<ChunkHash>) -> RemoteFuture<'_, ChunkStream>;
     /// Asks for manifests, at most `QUERY_ITEMS_MAX`; each was hashed.
@@ -58,6 +70,8 @@ pub trait Remote: Send + Sync {
         let (code, message) = ("not_built".to_owned(), format!("{} keeps no history", self.name()));
         Box::pin(async move { Err(RemoteError::Refused { status: 501, code, message }) })
     }
+    /// Tells what this mount holds and has done.
+    fn report(&self, request: ReportRequest) -> RemoteFuture<'_, ReportReply>;
     /// Opens the event stream; silence longer than `STREAM_SILENCE_MS_MAX` is an error in the stream.
     fn stream(&self, client: ClientId) -> RemoteFuture<'_, FrameStream>;
     /// Names the server that is being talked to, for people.

@@ -25,6 +25,7 @@ mod conflicts;
 pub mod content;
 pub mod effect;
 pub mod error;
+pub mod held;
 pub mod journal;
 mod keys;
 pub mod namespace;

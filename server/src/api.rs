@@ -40,6 +40,7 @@ mod register;
 mod session;
 pub mod status;
 mod stream;
+mod upload_name;
 
 use status::ApiError;
 
@@ -78,7 +79,8 @@ pub fn router(api: Arc<Api>) -> Router<Api> {
         .route(Method::Post, "/sync/{volume}/register", messages::register)
         .route(Method::Post, "/sync/{volume}/lineage", messages::lineage)
         .route(Method::Post, "/sync/{volume}/commit", messages::commit)
-        .route(Method::Post, "/sync/{volume}/missing", messages::missing)
+        .route(Method::Post, "/sync/{volume}/missing", chunks::missing)
+        .route(Method::Post, "/sync/{volume}/report", messages::report)
         .route(Method::Post, "/sync/{volume}/contents", messages::contents)
         .route(Method::Post, "/sync/{volume}/records", messages::records)
         .route(Method::Post, "/sync/{volume}/merkle", messages::merkle)

@@ -7,7 +7,7 @@ mod metrics;
 mod notifier;
 
 pub use changes::Changes;
-pub use feed::{Feed, FeedJoined, GAP, KINDS, Listener, Since, Wanted};
+pub use feed::{Feed, FeedJoined, GAP, KINDS, Listener, Mark, Since, Wanted};
 pub use logger::Logger;
 pub use metrics::Metrics;
 pub use notifier::{Notifier, Pushed, Subscription};

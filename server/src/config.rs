@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use dfs_shared::ids::VolumeName;
+use dfs_shared::ids::{ClientId, VolumeName};
 use serde::Deserialize;
 
 use crate::access::{Access, TokenId};
@@ -134,6 +134,12 @@ pub enum Command {
         /// The backup.
         file: PathBuf,
     },
+    /// List clients or remove one that is gone for good, also while a server runs on the data directory
+    Client {
+        /// What to do with clients.
+        #[command(subcommand)]
+        action: ClientAction,
+    },
 }
 
 /// What to do with volumes.
@@ -169,6 +175,25 @@ pub enum TokenAction {
     Revoke {
         /// Its id, as `token list` prints it.
         id: TokenId,
+    },
+}
+
+/// What to do with clients.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum ClientAction {
+    /// List a volume's clients: id, when each registered last, name
+    List {
+        /// The volume
+        #[arg(long, value_name = "NAME", default_value = "main")]
+        volume: VolumeName,
+    },
+    /// Forget a client and what it was said to hold; if it comes back, it registers again
+    Remove {
+        /// The volume
+        #[arg(long, value_name = "NAME", default_value = "main")]
+        volume: VolumeName,
+        /// Its id, as `client list` prints it.
+        id: ClientId,
     },
 }
 
@@ -321,6 +346,7 @@ impl Options {
                         Some(versions) => Some(versions),
                     },
                 },
+                components: crate::server::Components::default(),
             },
             log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),

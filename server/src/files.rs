@@ -62,7 +62,8 @@ pub struct FileInfo {
     pub file_hash: Option<ChunkHash>,
     /// `Synced` for a version that is or was current, `Deleted` for the last one of a removed file.
     pub status: SyncStatus,
-    /// Who has which version. The server itself has the current one; what mounts report will stand behind it.
+    /// Who has which version: the server itself, which has the current one, and behind it the mounts by their client ids, as they
+    /// reported last. In a history only those who have that version.
     pub replicas: Vec<Replica>,
 }
 

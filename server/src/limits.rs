@@ -98,7 +98,15 @@ pub const STREAM_FRAMES_MAX: usize = 1024;
 /// Bytes of frames that wait for one event stream before it counts as too slow.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;
 
+/// Bytes of the changes of past commits that are kept for listeners that come back, for each volume: about a million files.
+pub const COMMIT_CHANGES_LEN_KEPT: u64 = 64 << 20;
+/// Commits whose changes are read at once for a listener that comes back: each may be of 20,000 files.
+pub const COMMIT_CHANGES_READ: usize = 16;
+
 // files
+
+/// Most mounts that are shown as holders of a file.
+pub const FILE_REPLICAS_SHOWN_MAX: usize = 1000;
 
 /// Longest path in the public API in bytes: Linux's `PATH_MAX`.
 pub const FILE_PATH_LEN_MAX: usize = 4096;

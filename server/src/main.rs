@@ -12,11 +12,11 @@ use dfs_server::StartError;
 use dfs_server::access::{self, Access, AccessToken, Secret, TokenId};
 use dfs_server::blocking::block_on;
 use dfs_server::config::{
-    Cli, Command, ConfigError, LogFormat, Options, Settings, TokenAction, VolumeAction,
+    Cli, ClientAction, Command, ConfigError, LogFormat, Options, Settings, TokenAction, VolumeAction,
 };
 use dfs_server::limits::{ACCESS_TOKEN_NAME_LEN_MAX, ACCESS_TOKENS_MAX};
-use dfs_server::metadata::MetadataStore;
 use dfs_server::metadata::sqlite::SqliteStore;
+use dfs_server::metadata::{Client, MetadataStore};
 use dfs_server::server::DEFAULT_VOLUME;
 use dfs_shared::ddl::ModifiedAt;
 use dfs_shared::ids::{VolumeId, VolumeName};
@@ -76,6 +76,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Gc { grace }) => upkeep::gc(&settings.server, grace),
         Some(Command::Backup { file }) => upkeep::backup(&settings.server, &file),
         Some(Command::Restore { file }) => upkeep::restore(&settings.server, &file),
+        Some(Command::Client { action }) => client(&settings.server.data_dir, action),
     }
 }
 
@@ -198,6 +199,38 @@ fn token(data_dir: &Path, action: TokenAction) -> anyhow::Result<()> {
                 true => print(&format!("token {id} revoked")),
                 false => {
                     Err(NotFound(format!("there is no token {id}; `dfs-server token list` lists all")).into())
+                }
+            }
+        }
+    }
+}
+
+fn client(data_dir: &Path, action: ClientAction) -> anyhow::Result<()> {
+    let store = open_store(data_dir)?;
+    let store: &dyn MetadataStore = &store;
+    let no_volume = |volume: &VolumeName| NotFound(format!("there is no volume `{volume}`"));
+    match action {
+        ClientAction::List { volume } => {
+            let clients = store.read(|snapshot| match snapshot.volume(&volume)? {
+                Some(volume) => snapshot.clients(volume.key).map(Some),
+                None => Ok(None),
+            })?;
+            for Client { id, name, last_seen } in clients.ok_or_else(|| no_volume(&volume))? {
+                print(&format!("{id}\t{}\t{name}", rfc3339(last_seen)))?;
+            }
+            Ok(())
+        }
+        ClientAction::Remove { volume, id } => {
+            let (name, client) = (volume.clone(), id.clone());
+            let removed = store.write(1, move |tx| match tx.volume(&name)? {
+                Some(volume) => tx.remove_client(volume.key, &client).map(Some),
+                None => Ok(None),
+            });
+            match removed.wait()?.ok_or_else(|| no_volume(&volume))? {
+                true => print(&format!("client {id} removed")),
+                false => {
+                    let why = format!("there is no client {id}; `dfs-server client list` lists all");
+                    Err(NotFound(why).into())
                 }
             }
         }

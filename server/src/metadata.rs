@@ -21,7 +21,9 @@ use tokio::sync::oneshot;
 use crate::blocking::block_on;
 use sessions::{ReadSessions, WriteSessions};
 
+mod changes;
 mod files;
+mod replicas;
 pub mod sessions;
 pub mod sqlite;
 pub mod token;
@@ -30,7 +32,9 @@ pub mod upkeep;
 use token::{AccessToken, TokenId};
 use upkeep::{ReadUpkeep, WriteUpkeep};
 
+pub use changes::{CommitChanges, ReadChanges, WriteChanges};
 pub use files::{Announced, ReadFiles, WriteFiles};
+pub use replicas::{HeldVersion, ReadReplicas, WriteReplicas};
 
 /// Names a volume inside one store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -193,7 +197,7 @@ impl MetadataError {
 }
 
 /// What can be read, in a snapshot or inside the write transaction.
-pub trait ReadMetadata: ReadFiles + ReadSessions + ReadUpkeep {
+pub trait ReadMetadata: ReadFiles + ReadSessions + ReadReplicas + ReadChanges + ReadUpkeep {
     /// Finds a volume by name.
     ///
     /// # Errors
@@ -306,7 +310,9 @@ pub trait ReadMetadata: ReadFiles + ReadSessions + ReadUpkeep {
 }
 
 /// What can be written inside the write transaction.
-pub trait WriteMetadata: ReadMetadata + WriteFiles + WriteSessions + WriteUpkeep {
+pub trait WriteMetadata:
+    ReadMetadata + WriteFiles + WriteSessions + WriteReplicas + WriteChanges + WriteUpkeep
+{
     /// Makes an empty volume.
     ///
     /// # Errors

@@ -53,6 +53,25 @@ pub struct Config {
     pub insecure_no_auth: bool,
     /// How long replaced and removed versions are kept.
     pub retention: Retention,
+    /// Which components listen on the event bus.
+    pub components: Components,
+}
+
+/// The components on the event bus; each can be left out, and the others do not notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Components {
+    /// Writes what happens to the log.
+    pub logger: bool,
+    /// Counts what happens, for `/metrics`.
+    pub metrics: bool,
+    /// Pushes commits to the mounts. Without it mounts learn of changes when they connect.
+    pub notifier: bool,
+}
+
+impl Default for Components {
+    fn default() -> Self {
+        Self { logger: true, metrics: true, notifier: true }
+    }
 }
 
 /// The files that TLS needs.
@@ -69,6 +88,7 @@ impl Config {
     #[must_use]
     pub fn new(listen: SocketAddr, data_dir: PathBuf) -> Self {
         let (engine, tls) = (Engine::Async, None);
+        let components = Components::default();
         Self {
             listen,
             data_dir,
@@ -78,6 +98,7 @@ impl Config {
             tls,
             insecure_no_auth: false,
             retention: Retention::default(),
+            components,
         }
     }
 }
@@ -239,7 +260,8 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     let chunks = DiskStore::open(&config.chunks_dir.unwrap_or_else(|| data_dir.path().join("chunks")))?;
     let (notifier, metrics) = (Arc::<Notifier>::default(), Arc::<Metrics>::default());
     let bus = EventBus::new();
-    let components = join_components(&bus, &notifier, &metrics)?;
+    let components = join_components(&bus, config.components, &notifier, &metrics)?;
+    let metrics = config.components.metrics.then_some(metrics);
     let feed = Arc::new(Feed::new(boot()));
     let fed = feed.join(&bus, Arc::clone(&metadata))?;
     let chunks: Arc<dyn ChunkStore> = Arc::new(chunks);
@@ -273,7 +295,7 @@ pub fn start(config: Config) -> Result<Server, StartError> {
         feed,
         bus: bus.clone(),
         notifier,
-        metrics: Some(metrics),
+        metrics,
         engine: config.engine.name(),
         access,
         started: Instant::now(),
@@ -338,12 +360,20 @@ fn default_volume() -> VolumeName {
 /// Subscribes the components; each line can go without touching the others.
 fn join_components(
     bus: &EventBus,
+    wanted: Components,
     notifier: &Arc<Notifier>,
     metrics: &Arc<Metrics>,
 ) -> Result<Vec<Subscription>, SubscribeError> {
-    let mut joined = vec![notifier.join(bus)?];
-    joined.extend(metrics.join(bus)?);
-    joined.extend(Logger.join(bus)?);
+    let mut joined = Vec::new();
+    if wanted.notifier {
+        joined.push(notifier.join(bus)?);
+    }
+    if wanted.metrics {
+        joined.extend(metrics.join(bus)?);
+    }
+    if wanted.logger {
+        joined.extend(Logger.join(bus)?);
+    }
     joined.push(Changes.join(bus)?);
     Ok(joined)
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use dfs_shared::event::EventBus;
+use dfs_shared::event::kinds::server::{SyncRound, SyncStarted};
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::ids::{VolumeId, VolumeName};
 use dfs_shared::limits::STATES_SEEN_MAX;
@@ -25,6 +26,7 @@ use crate::chunk_store::ChunkStore;
 use crate::metadata::upkeep::Kind;
 use crate::metadata::{Client, MetadataError, MetadataStore, ReadMetadata, Volume};
 
+mod changes;
 mod chunks;
 mod claims;
 mod commit;
@@ -33,15 +35,18 @@ mod event;
 mod group;
 mod merkle;
 mod register;
+mod report;
 mod request;
 mod validity;
 
+pub use changes::FileChange;
 pub use chunks::{Batch, FoundChunk};
 pub use claims::Claims;
 pub use commit::UNNUMBERED;
 pub use error::SyncError;
 pub use event::{ChunkCorrupt, ChunksMoved, CommitAnswered};
 pub use merkle::{node as merkle_node, rebuild as rebuild_tree};
+pub use report::shown_version;
 
 use commit::CommitJob;
 use register::{RegisterJob, new_client_id, root_record};
@@ -201,6 +206,10 @@ impl SyncService {
     /// [`SyncError`] when the request as a whole is refused; refused groups are no error.
     pub async fn commit(&self, name: &VolumeName, request: CheckedRequest) -> Result<CommitReply, SyncError> {
         let taken = Instant::now();
+        if request.is_numbered() {
+            let (volume, client) = (name.clone(), request.client.clone());
+            self.bus.publish(SyncStarted { volume, client, round: SyncRound::Commit });
+        }
         let (reply, replied) = oneshot::channel();
         self.metadata.submit(Box::new(CommitJob {
             volume: name.clone(),

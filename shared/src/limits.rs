@@ -42,6 +42,14 @@ pub const STATES_SEEN_MAX: usize = 64;
 pub const QUERY_ITEMS_MAX: usize = 16_384;
 /// Most bytes of chunks in one upload or download request.
 pub const CHUNK_BATCH_LEN_MAX: usize = 32 << 20;
+/// Most files in one report of a mount: the server writes as many rows beside commits that wait.
+pub const REPORT_HELD_MAX: usize = 1024;
+/// Most events in one report of a mount.
+pub const REPORT_EVENTS_MAX: usize = 256;
+/// Longest path in a report in bytes: Linux's `PATH_MAX`.
+pub const REPORT_PATH_LEN_MAX: usize = 4096;
+/// Longest reason in a report in bytes: a line for people.
+pub const REPORT_REASON_LEN_MAX: usize = 512;
 /// Longest silence on the event stream in milliseconds before the server sends a heartbeat.
 pub const HEARTBEAT_INTERVAL_MS: u64 = 5_000;
 /// Longest silence in milliseconds after which a mount takes the event stream for dead: three heartbeats.

@@ -20,6 +20,7 @@ use crate::limits::MESSAGE_LEN_MAX;
 pub mod chunks;
 pub mod history;
 pub mod messages;
+pub mod report;
 
 /// First bytes of every message.
 pub const WIRE_MAGIC: [u8; 4] = *b"dfsw";

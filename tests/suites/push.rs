@@ -60,6 +60,10 @@ fn an_idle_mount_asks_nothing() {
     through_proxies(|cluster| {
         arrives(cluster, "file", 0, 1)?;
         cluster.settle()?;
+        eventually("b has told what it holds", || {
+            let file = dfs_tests::http::get(cluster.server.port(), "/api/metadata/get/file")?;
+            Ok(file.text().contains("host-b"))
+        })?;
         let before = (cluster.proxies[1].passed(), cluster.proxies[1].accepted());
         // Nothing is synchronised by this pause: the silence itself is observed.
         std::thread::sleep(Duration::from_secs(4));

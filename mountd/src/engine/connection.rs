@@ -7,6 +7,7 @@ use dfs_shared::ids::ClientId;
 use dfs_shared::lineage::State;
 use dfs_shared::revision::Revision;
 use dfs_shared::wire::messages::{Committed, RegisterReply, RegisterRequest, StreamFrame};
+use dfs_shared::wire::report::MountEvent;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 
@@ -40,6 +41,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
             Ok(()) => EngineError::Lost,
         };
         shared.note_token(&error);
+        if *shared.connection.borrow() == Connection::Reconciling {
+            shared.reports.sync_failed(&error);
+        }
         note_offline(&shared, &error);
         let pause = backoff.next();
         tokio::select! {
@@ -152,6 +156,8 @@ async fn go_online(
     lost_after: Option<Revision>,
 ) -> Result<(), EngineError> {
     shared.connection.send_replace(Connection::Reconciling);
+    shared.reports.event(MountEvent::SyncStarted);
+    let mut news = 0;
     {
         // A commit that was on its way is given up now and stays stored. Its changes would look like somebody else's.
         let _sending = shared.sending.lock().await;
@@ -165,7 +171,7 @@ async fn go_online(
     let mut backoff = Backoff::new(state.revision.0);
     for attempt in 0..RECONCILE_ATTEMPTS_MAX {
         let mut base = shared.base.lock().await;
-        reconcile(shared, state.root, lost_after).await?;
+        news += reconcile(shared, state.root, lost_after).await?;
         let mut incoming = Incoming::default();
         while let Ok(frame) = frames.try_recv() {
             match frame? {
@@ -179,7 +185,7 @@ async fn go_online(
                 StreamFrame::Hello { .. } | StreamFrame::Heartbeat { .. } => {}
             }
         }
-        apply(shared, incoming)?;
+        news += apply(shared, incoming)?;
         if shared.tree.base_root()? == state.root {
             *base = (*base).max(state.revision);
             if lost_after.is_some() {
@@ -189,6 +195,7 @@ async fn go_online(
             note_state(shared, state)?;
             *shared.token_refused.lock() = None;
             shared.connection.send_replace(Connection::Online { client: client.clone() });
+            shared.reports.event(MountEvent::SyncCompleted { revision: state.revision, records: news as u64 });
             shared.note_progress();
             return Ok(());
         }

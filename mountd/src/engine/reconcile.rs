@@ -14,14 +14,14 @@ use crate::limits::WALK_PREFIXES_AT_ONCE;
 
 /// Compares the base with the server's tree, whose root is `root`, and applies what differs. The caller holds
 /// `Shared::base`. The server's tree may move on meanwhile: compare again afterwards. A server that went back lacks what was
-/// committed after `lost_after`.
+/// committed after `lost_after`. Returns how many records were news.
 pub(super) async fn reconcile(
     shared: &Arc<Shared>,
     root: MerkleHash,
     lost_after: Option<Revision>,
-) -> Result<(), EngineError> {
+) -> Result<usize, EngineError> {
     if shared.tree.base_root()? == root {
-        return Ok(());
+        return Ok(0);
     }
     let differences = differences(shared).await?;
     tracing::info!(records = differences.len(), "reconciling with the server");
@@ -29,8 +29,7 @@ pub(super) async fn reconcile(
     for keys in differences.chunks(QUERY_ITEMS_MAX) {
         records.extend(shared.remote.records(keys.to_vec()).await?.records);
     }
-    apply(shared, Incoming::of(records, lost_after))?;
-    Ok(())
+    apply(shared, Incoming::of(records, lost_after))
 }
 
 async fn differences(shared: &Arc<Shared>) -> Result<Vec<RecordKey>, EngineError> {

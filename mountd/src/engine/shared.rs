@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use super::conflict::Merges;
 use super::download::Downloads;
 use super::manifests::Manifests;
+use super::report::Reports;
 use super::upload::Uploads;
 use super::{Parts, Wake};
 use crate::cache::{Cache, CacheError, OpenFiles};
@@ -112,6 +113,7 @@ pub(super) struct Shared {
     pub(super) merges: Merges,
     pub(super) downloads: Downloads,
     pub(super) manifests: Manifests,
+    pub(super) reports: Reports,
     /// By the first journal group of the change.
     pub(super) refused: parking_lot::Mutex<BTreeMap<u64, Refused>>,
     /// Why the server does not accept the access token, while it does not.
@@ -154,6 +156,7 @@ impl Shared {
             merges: Merges::default(),
             downloads: Downloads::default(),
             manifests: Manifests::new(MANIFEST_CHUNKS_KEPT),
+            reports: Reports::default(),
             refused: parking_lot::Mutex::default(),
             token_refused: parking_lot::Mutex::default(),
             conflicts: parking_lot::Mutex::default(),
@@ -238,6 +241,9 @@ impl Shared {
         for conflict in found {
             tracing::warn!(name = %conflict.name, copy = %conflict.copy, "conflict: both versions were kept");
             self.conflict_count.fetch_add(1, Ordering::Relaxed);
+            if let Err(error) = self.report_conflict(&conflict) {
+                tracing::debug!(%error, "a conflict is not told to the server");
+            }
             kept.push_back(conflict);
             if kept.len() > CONFLICTS_KEPT {
                 kept.pop_front();

@@ -1,5 +1,6 @@
 //! The engine with a real tree and cache against the server in memory.
 
+mod report;
 mod rig;
 mod went_back;
 

@@ -22,7 +22,7 @@ use super::retry::Backoff;
 use super::shared::{EngineError, Shared, chain};
 use crate::cache::HashSource;
 use crate::limits::{HASH_TASKS_MAX, UPLOAD_BATCH_LEN, UPLOAD_REQUESTS_MAX};
-use crate::remote::RemoteError;
+use crate::remote::{RemoteError, UploadOf};
 use crate::tree::journal::NamedContent;
 
 /// The uploads that are going on.
@@ -290,12 +290,13 @@ async fn upload_chunks(
     manifest: &Manifest,
 ) -> Result<Step, EngineError> {
     shared.uploads.say(node, "being uploaded");
-    let missing = missing_chunks(shared, manifest).await?;
+    let of = upload_of(shared, node, manifest)?;
+    let missing = missing_chunks(shared, manifest, of.as_ref()).await?;
     let total = missing.iter().map(|piece| piece.len).sum();
     shared.uploads.note(node, |progress| (progress.total, progress.done) = (total, 0));
     let batches = batches(missing);
     let whole = stream::iter(batches)
-        .map(|batch| put_batch(shared, node, file, batch))
+        .map(|batch| put_batch(shared, node, file, batch, of.clone()))
         .buffer_unordered(UPLOAD_REQUESTS_MAX)
         .try_fold(true, |all, whole| async move { Ok(all && whole) });
     Ok(if whole.await? { Step::Done } else { Step::Again })
@@ -308,7 +309,18 @@ struct Piece {
     len: u64,
 }
 
-async fn missing_chunks(shared: &Arc<Shared>, manifest: &Manifest) -> Result<Vec<Piece>, EngineError> {
+/// Names the file for the server's events; `None` for one that has no path any more.
+fn upload_of(shared: &Shared, node: NodeId, manifest: &Manifest) -> Result<Option<UploadOf>, EngineError> {
+    let (client, path) = (shared.online(), shared.tree.path_of(node)?);
+    let named = client.zip(path);
+    Ok(named.map(|(client, path)| UploadOf { client, path, size: manifest.size() }))
+}
+
+async fn missing_chunks(
+    shared: &Arc<Shared>,
+    manifest: &Manifest,
+    of: Option<&UploadOf>,
+) -> Result<Vec<Piece>, EngineError> {
     let mut seen = HashSet::new();
     let pieces: Vec<Piece> = manifest
         .offsets()
@@ -316,8 +328,9 @@ async fn missing_chunks(shared: &Arc<Shared>, manifest: &Manifest) -> Result<Vec
         .map(|(offset, chunk)| Piece { hash: chunk.hash, offset, len: chunk.len })
         .collect();
     let mut missing = Vec::new();
-    for asked in pieces.chunks(QUERY_ITEMS_MAX) {
-        let lacking = shared.remote.missing(asked.iter().map(|piece| piece.hash).collect()).await?;
+    for (at, asked) in pieces.chunks(QUERY_ITEMS_MAX).enumerate() {
+        let hashes = asked.iter().map(|piece| piece.hash).collect();
+        let lacking = shared.remote.missing(hashes, of.filter(|_| at == 0).cloned()).await?;
         let lacking: HashSet<ChunkHash> = lacking.into_iter().collect();
         missing.extend(asked.iter().filter(|piece| lacking.contains(&piece.hash)));
     }
@@ -344,12 +357,13 @@ async fn put_batch(
     node: NodeId,
     file: &Arc<File>,
     batch: Vec<Piece>,
+    of: Option<UploadOf>,
 ) -> Result<bool, EngineError> {
     let _slot = shared.uploads.put_slots.acquire().await.expect("the semaphore is never closed");
     let len: u64 = batch.iter().map(|piece| piece.len).sum();
     let file = Arc::clone(file);
     let Some(chunks) = off_thread(move || read_pieces(&file, &batch)).await else { return Ok(false) };
-    match shared.remote.put_chunks(chunks).await {
+    match shared.remote.put_chunks(chunks, of).await {
         // The server hashes what arrives: the file has changed since it was cut.
         Err(RemoteError::Refused { code, .. }) if code == "hash_mismatch" => return Ok(false),
         done => done?,

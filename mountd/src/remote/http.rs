@@ -22,6 +22,7 @@ use dfs_shared::wire::messages::{
     MerkleRequest, MissingReply, MissingRequest, RecordsReply, RecordsRequest, RegisterReply,
     RegisterRequest,
 };
+use dfs_shared::wire::report::{ReportReply, ReportRequest};
 use dfs_shared::wire::{CHUNKS_CONTENT_TYPE, CONTENT_TYPE, WireError, decode, encode};
 use futures_util::{FutureExt, StreamExt, stream};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE as CONTENT_TYPE_HEADER};
@@ -30,7 +31,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::token::{Token, TokenSource};
-use super::{ChunkStream, FrameStream, Remote, RemoteError, RemoteFuture};
+use super::{ChunkStream, FrameStream, Remote, RemoteError, RemoteFuture, UploadOf};
 use crate::limits::{
     CONNECT_TIMEOUT_MS, ERROR_BODY_LEN_MAX, IDLE_CONNECTIONS_MAX, REQUEST_SILENCE_MS_MAX, UNSENT_MS_MAX,
 };
@@ -259,17 +260,18 @@ impl Remote for HttpRemote {
         .boxed()
     }
 
-    fn missing(&self, hashes: Vec<ChunkHash>) -> RemoteFuture<'_, Vec<ChunkHash>> {
+    fn missing(&self, hashes: Vec<ChunkHash>, of: Option<UploadOf>) -> RemoteFuture<'_, Vec<ChunkHash>> {
         debug_assert!(hashes.len() <= QUERY_ITEMS_MAX);
         async move {
-            let reply: MissingReply =
-                self.ask("missing", "list of chunks", &MissingRequest { hashes }).await?;
+            let size = of.as_ref().map(|of| format!("&size={}", of.size));
+            let route = format!("missing{}{}", upload_query(of.as_ref()), size.unwrap_or_default());
+            let reply: MissingReply = self.ask(&route, "list of chunks", &MissingRequest { hashes }).await?;
             Ok(reply.missing)
         }
         .boxed()
     }
 
-    fn put_chunks(&self, chunks: Vec<(ChunkHash, Bytes)>) -> RemoteFuture<'_, ()> {
+    fn put_chunks(&self, chunks: Vec<(ChunkHash, Bytes)>, of: Option<UploadOf>) -> RemoteFuture<'_, ()> {
         let mut pieces = Vec::with_capacity(2 * chunks.len());
         for (hash, bytes) in chunks {
             let len = u32::try_from(bytes.len()).expect("a chunk is within CHUNK_LEN_MAX");
@@ -281,10 +283,15 @@ impl Remote for HttpRemote {
         let body =
             move || Body::wrap_stream(stream::iter(pieces.clone().into_iter().map(Ok::<_, std::io::Error>)));
         async move {
-            let response = self.send(Method::PUT, "chunks", CHUNKS_CONTENT_TYPE, len, body).await?;
+            let route = format!("chunks{}", upload_query(of.as_ref()));
+            let response = self.send(Method::PUT, &route, CHUNKS_CONTENT_TYPE, len, body).await?;
             collect(self.server().1, response, ERROR_BODY_LEN_MAX).await.map(drop)
         }
         .boxed()
+    }
+
+    fn report(&self, request: ReportRequest) -> RemoteFuture<'_, ReportReply> {
+        async move { self.ask("report", "reply to a report", &request).await }.boxed()
     }
 
     fn get_chunks(&self, hashes: Vec<ChunkHash>) -> RemoteFuture<'_, ChunkStream> {
@@ -348,6 +355,21 @@ impl Remote for HttpRemote {
     fn name(&self) -> String {
         self.server().1.to_owned()
     }
+}
+
+/// Names the file that an upload is about.
+fn upload_query(of: Option<&UploadOf>) -> String {
+    let Some(of) = of else { return String::new() };
+    let mut query = format!("?client={}&path=", of.client);
+    for byte in &of.path {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                query.push(char::from(*byte));
+            }
+            byte => query.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    query
 }
 
 fn transport_error(server: &str, error: reqwest::Error) -> RemoteError {

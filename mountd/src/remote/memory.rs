@@ -20,11 +20,12 @@ use dfs_shared::wire::messages::{
     CommitReply, CommitRequest, Committed, CurrentRecord, GroupOutcome, MerkleReply, RecordsReply, Refusal,
     RegisterReply, RegisterRequest, SmallChunk, StreamFrame,
 };
+use dfs_shared::wire::report::{Held, Holding, ReportReply, ReportRequest};
 use futures_util::{FutureExt, StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::{ChunkStream, FrameStream, Remote, RemoteError, RemoteFuture};
+use super::{ChunkStream, FrameStream, Remote, RemoteError, RemoteFuture, UploadOf};
 
 /// What a server had at some moment, for [`MemoryRemote::restore`].
 #[derive(Debug, Clone)]
@@ -60,6 +61,16 @@ struct State {
     swallow_replies: u32,
     lose_commits: u32,
     commits: u64,
+    reports: BTreeMap<ClientId, Reports>,
+    swallow_reports: u32,
+}
+
+/// What a client has reported.
+#[derive(Debug, Default)]
+struct Reports {
+    number: u64,
+    held: BTreeMap<NodeId, Option<ContentId>>,
+    requests: Vec<ReportRequest>,
 }
 
 impl Default for MemoryRemote {
@@ -88,6 +99,8 @@ impl MemoryRemote {
             swallow_replies: 0,
             lose_commits: 0,
             commits: 0,
+            reports: BTreeMap::new(),
+            swallow_reports: 0,
         };
         let root = Record::Node(root());
         state.write(vec![(root.key(), Some(root))]);
@@ -153,6 +166,30 @@ impl MemoryRemote {
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.state.lock().commits
+    }
+
+    /// Makes the server note the next `count` reports without answering.
+    pub fn swallow_reports(&self, count: u32) {
+        self.state.lock().swallow_reports = count;
+    }
+
+    /// Forgets what clients have reported, as when they are removed.
+    pub fn forget_reports(&self) {
+        self.state.lock().reports.clear();
+    }
+
+    /// Returns what the only client holds, as it reported.
+    #[must_use]
+    pub fn held(&self) -> BTreeMap<NodeId, Option<ContentId>> {
+        let state = self.state.lock();
+        state.reports.values().flat_map(|reports| reports.held.clone()).collect()
+    }
+
+    /// Returns all reports that came, in order, repeated ones included.
+    #[must_use]
+    pub fn reports(&self) -> Vec<ReportRequest> {
+        let state = self.state.lock();
+        state.reports.values().flat_map(|reports| reports.requests.clone()).collect()
     }
 
     /// Returns all records.
@@ -327,6 +364,26 @@ impl State {
         });
     }
 
+    fn report(&mut self, request: ReportRequest) -> ReportReply {
+        let reports = self.reports.entry(request.client.clone()).or_default();
+        reports.requests.push(request.clone());
+        let ReportRequest { after, anew, held, .. } = request;
+        let is_noted = anew || reports.number == after || reports.number == after + 1;
+        if is_noted {
+            if anew {
+                reports.held.clear();
+            }
+            for Held { node, holding } in held {
+                match holding {
+                    Holding::Whole(content) => reports.held.insert(node, content),
+                    Holding::Nothing => reports.held.remove(&node),
+                };
+            }
+            reports.number = if anew { reports.number.max(after) + 1 } else { after + 1 };
+        }
+        ReportReply { number: reports.number, is_noted }
+    }
+
     fn chunk(&self, hash: ChunkHash) -> Result<(ChunkHash, Bytes), RemoteError> {
         match self.chunks.get(&hash) {
             _ if self.corrupt.contains(&hash) => Err(RemoteError::CorruptChunk { hash }),
@@ -383,13 +440,13 @@ impl Remote for MemoryRemote {
         })
     }
 
-    fn missing(&self, hashes: Vec<ChunkHash>) -> RemoteFuture<'_, Vec<ChunkHash>> {
+    fn missing(&self, hashes: Vec<ChunkHash>, _of: Option<UploadOf>) -> RemoteFuture<'_, Vec<ChunkHash>> {
         self.call(move |state| {
             Ok(hashes.into_iter().filter(|hash| !state.chunks.contains_key(hash)).collect())
         })
     }
 
-    fn put_chunks(&self, chunks: Vec<(ChunkHash, Bytes)>) -> RemoteFuture<'_, ()> {
+    fn put_chunks(&self, chunks: Vec<(ChunkHash, Bytes)>, _of: Option<UploadOf>) -> RemoteFuture<'_, ()> {
         self.call(move |state| {
             if let Some((hash, _)) = chunks.iter().find(|(hash, bytes)| ChunkHash::of(bytes) != *hash) {
                 let (code, message) = ("hash_mismatch".to_owned(), format!("not the bytes of {hash}"));
@@ -422,6 +479,17 @@ impl Remote for MemoryRemote {
         self.call(move |state| {
             let node = |prefix: &Vec<u8>| merkle::node(&state.nodes, prefix).expect("memory does not fail");
             Ok(MerkleReply { revision: state.revision, nodes: prefixes.iter().map(node).collect() })
+        })
+    }
+
+    fn report(&self, request: ReportRequest) -> RemoteFuture<'_, ReportReply> {
+        self.call(move |state| {
+            let reply = state.report(request);
+            if state.swallow_reports > 0 {
+                state.swallow_reports -= 1;
+                return Err(RemoteError::Disconnected { server: "memory".to_owned() });
+            }
+            Ok(reply)
         })
     }
 

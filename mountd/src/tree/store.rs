@@ -19,6 +19,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::TreeError;
+use super::held::TouchedContents;
 use crate::limits;
 use rows::{Found, RowCache};
 
@@ -51,9 +52,11 @@ pub(crate) enum Space {
     Opens,
     /// Node id of a conflict copy → what it is in conflict with.
     Conflicts,
+    /// Node id → content that the server was told is here.
+    Reported,
 }
 
-const SPACES: [(Space, &str); 12] = [
+const SPACES: [(Space, &str); 13] = [
     (Space::Nodes, "nodes"),
     (Space::Inodes, "inodes"),
     (Space::Entries, "entries"),
@@ -66,6 +69,7 @@ const SPACES: [(Space, &str); 12] = [
     (Space::Manifests, "manifests"),
     (Space::Opens, "opens"),
     (Space::Conflicts, "conflicts"),
+    (Space::Reported, "reported"),
 ];
 
 /// One change of one table.
@@ -142,6 +146,7 @@ pub struct Store {
     committed: AtomicU64,
     persisted: AtomicU64,
     reserve_held: AtomicBool,
+    touched_contents: TouchedContents,
 }
 
 /// First number that is handed out: smaller ones have fixed meanings (inode 1, `.` and `..`).
@@ -163,6 +168,7 @@ impl Store {
             committed: AtomicU64::new(1),
             persisted: AtomicU64::new(0),
             reserve_held: AtomicBool::new(false),
+            touched_contents: TouchedContents::default(),
         };
         if let Some(reserved) = store.read(Space::Meta, NUMBERS_KEY)? {
             *store.numbers.lock() = Numbers { next: reserved, reserved };
@@ -206,6 +212,11 @@ impl Store {
             Some(inner) => work(inner),
             None => Err(TreeError::Closed),
         }
+    }
+
+    /// Returns the files whose rows of bytes were written.
+    pub(crate) fn touched_contents(&self) -> &TouchedContents {
+        &self.touched_contents
     }
 
     /// Freezes what the store holds now, for several reads that must fit together.
@@ -315,6 +326,8 @@ impl Store {
         let failed = match written {
             Ok(()) => {
                 self.committed.fetch_add(1, Ordering::AcqRel);
+                let contents = writes.iter().filter(|write| write.space == Space::Content);
+                self.touched_contents.note(contents.map(|write| &*write.key));
                 return Ok(());
             }
             Err(error) => error,

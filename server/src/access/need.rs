@@ -35,6 +35,7 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("POST", "/sync/{volume}/records", Need::Volume(Read)),
     ("POST", "/sync/{volume}/merkle", Need::Volume(Read)),
     ("POST", "/sync/{volume}/history", Need::Volume(Read)),
+    ("POST", "/sync/{volume}/report", Need::Volume(Read)),
     ("PUT", "/sync/{volume}/chunks", Need::Volume(Write)),
     ("POST", "/sync/{volume}/chunks/get", Need::Volume(Read)),
     ("GET", "/sync/{volume}/stream", Need::Volume(Read)),

@@ -10,7 +10,9 @@ use dfs_shared::wire::{CHUNKS_CONTENT_TYPE, decode};
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use super::messages::query;
 use super::status::{ApiError, answer};
+use super::upload_name::UploadName;
 use super::{Api, volume_of};
 use crate::blocking::{beside, offload};
 use crate::http::{Body, Response, Status, StreamError, StreamItem};
@@ -23,20 +25,42 @@ pub(super) async fn put(api: Arc<Api>, call: Call) -> Response {
     answer(try_put(&api, call).await)
 }
 
+/// `POST /sync/{volume}/missing`
+pub(super) async fn missing(api: Arc<Api>, call: Call) -> Response {
+    let named = match volume_of(&call) {
+        Ok(volume) => UploadName::of(&api, &call, &volume).await,
+        Err(_) => None,
+    };
+    let answered = query(&api, call, SyncService::missing).await;
+    if let (Ok(_), Some(named)) = (&answered, named) {
+        named.started(&api);
+    }
+    answer(answered)
+}
+
 async fn try_put(api: &Api, mut call: Call) -> Result<Response, ApiError> {
     let volume = volume_of(&call)?;
     let sync = Arc::clone(&api.sync);
-    offload(move || sync.volume(&volume)).await?;
+    let name = volume.clone();
+    offload(move || sync.volume(&name)).await?;
+    let named = UploadName::of(api, &call, &volume).await;
+    let mut chunks = Vec::new();
     let mut batch = api.sync.upload();
     let mut frames = Frames::default();
     while let Some(piece) = call.body.next().await.transpose()? {
         frames.push(piece);
         while let Some((header, bytes)) = frames.next()? {
+            if named.is_some() {
+                chunks.push((header.hash, bytes.len() as u64));
+            }
             batch.put(header.hash, bytes).await?;
         }
     }
     frames.end()?;
     let stored = batch.finish().await?;
+    if let Some(named) = named {
+        named.received(api, chunks);
+    }
     Ok(Response::json(Status::OK, format!("{}\n", json!({ "stored": stored }))))
 }
 

@@ -1,6 +1,6 @@
 //! `GET /api/events?types=A,B&since=ID`: what happens, as server-sent events.
 //!
-//! `since` is a revision (a number: everything that commits after it did to files) or the id of an event (`BOOT-NUMBER`;
+//! `since` is a revision (a number: everything that commits after it did to files) or the id of an event (`BOOT-NUMBER-MARK`;
 //! browsers send it by themselves as `Last-Event-ID` when they come back). What is not kept any more is a `gap`
 //! event, after which a listener should look again at what it shows. Silence is filled with comments.
 
@@ -34,9 +34,9 @@ async fn try_open(api: &Api, call: &Call) -> Result<Response, ApiError> {
     let current = offload(move || sync.volume(&name)).await?.revision;
     let since = match call.request.query("since").or_else(|| call.request.header("Last-Event-ID")) {
         None | Some("") => Since::Now,
-        Some(text) => since(text, current)?,
+        Some(text) => since(text)?,
     };
-    let listener = api.feed.listen(Wanted { kinds, volume }, &since);
+    let listener = api.feed.listen(Wanted { kinds, volume, newest: current }, &since);
     let listener = listener.ok_or(ApiError::TooManyListeners { max: FEED_LISTENERS_MAX })?;
     let (pieces, body) = mpsc::channel(1);
     // Tells the peer at once that it is connected, and browsers how soon to come back.
@@ -58,11 +58,11 @@ fn kinds(text: &str) -> Result<BTreeSet<String>, ApiError> {
     }
 }
 
-fn since(text: &str, current: Revision) -> Result<Since, ApiError> {
+fn since(text: &str) -> Result<Since, ApiError> {
     if let Ok(since) = text.parse() {
-        return Ok(Since::Revision { since: Revision(since), current });
+        return Ok(Since::Revision { since: Revision(since) });
     }
-    let why = "is neither a revision (a number) nor the id of an event (BOOT-NUMBER)";
+    let why = "is neither a revision (a number) nor the id of an event (BOOT-NUMBER-MARK)";
     Since::from_id(text).ok_or_else(|| field("since", why))
 }
 

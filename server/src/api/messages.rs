@@ -6,6 +6,7 @@ use dfs_shared::ids::VolumeName;
 use dfs_shared::limits::MESSAGE_LEN_MAX;
 use dfs_shared::wire::history::HistoryRequest;
 use dfs_shared::wire::messages::RegisterRequest;
+use dfs_shared::wire::report::ReportRequest;
 use dfs_shared::wire::{CONTENT_TYPE, decode, encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -44,6 +45,17 @@ async fn try_commit(api: &Api, call: Call) -> Result<Response, ApiError> {
         decode(&body).map(SyncService::prepare)
     };
     reply(&api.sync.commit(&volume, prepared??).await?)
+}
+
+/// `POST /sync/{volume}/report`
+pub(super) async fn report(api: Arc<Api>, call: Call) -> Response {
+    answer(try_report(&api, call).await)
+}
+
+async fn try_report(api: &Api, call: Call) -> Result<Response, ApiError> {
+    let volume = volume_of(&call)?;
+    let request: ReportRequest = decode(&call.body.collect(QUERY_LEN_MAX).await?)?;
+    reply(&api.sync.report(&volume, request).await?)
 }
 
 /// Bodies up to this many bytes are decoded where they arrived: about 0.1 ms.
@@ -92,7 +104,8 @@ async fn try_history(api: &Api, call: Call) -> Result<Response, ApiError> {
     offload(move || reply(&files.past(&volume, &request)?)).await
 }
 
-async fn query<Q, R>(
+/// Answers a message that only reads.
+pub(super) async fn query<Q, R>(
     api: &Api,
     call: Call,
     work: fn(&SyncService, &VolumeName, &Q) -> Result<R, SyncError>,

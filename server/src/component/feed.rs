@@ -4,15 +4,18 @@
 //! bus ─► queue (bounded) ─► the feed's thread: path looked up, JSON made ─► ring (bounded) ─► each listener's place in it
 //! ```
 //!
+//! Events of files are told again from the changes of past commits that the store keeps, so that a listener which comes back misses
+//! none of them, also after a restart of the server: [`Mark`] says up to where it has heard of a volume's commits.
+//!
 //! Policy when full: publishers never wait. A full queue drops the newest events and the ring gets a `gap` in their place; a listener
 //! that is slower than the ring is long loses the oldest ones and is told so by a `gap`, then goes on. Event ids are
-//! `BOOT-NUMBER`: numbers grow by one without holes, and begin anew with another BOOT when the server starts.
+//! `BOOT-NUMBER-MARK`: numbers grow by one without holes, and begin anew with another BOOT when the server starts.
 //! Invariant: a listener sees the events that it wants in order, each once, or a `gap` where some are missing.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use dfs_shared::ids::VolumeName;
@@ -21,13 +24,18 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::limits::{FEED_BYTES_MAX, FEED_EVENTS_MAX, FEED_LISTENERS_MAX, FEED_PIECE_LEN};
+use crate::metadata::MetadataStore;
 
 mod happened;
 mod listener;
+mod mark;
+mod past;
 mod place;
 
 pub use happened::{FeedJoined, KINDS};
 pub use listener::{Listener, Since, Wanted};
+pub use mark::Mark;
+use past::Past;
 
 /// The name of the event that stands for missing ones.
 pub const GAP: &str = "gap";
@@ -37,14 +45,13 @@ pub const GAP: &str = "gap";
 pub(crate) struct Entry {
     kind: &'static str,
     volume: Option<VolumeName>,
-    /// The commit that it tells of.
-    revision: Option<Revision>,
+    /// Which file event of which commit it is; `None` for all others.
+    mark: Option<Mark>,
     /// One line of JSON.
     data: String,
 }
 
 /// The events of one server since it started, as far as they are kept.
-#[derive(Debug)]
 pub struct Feed {
     boot: u64,
     ring: Mutex<Ring>,
@@ -53,6 +60,8 @@ pub struct Feed {
     listeners: AtomicUsize,
     /// Events that found the queue full and are not told as a gap yet.
     dropped: AtomicU64,
+    /// Where changes of past commits are read, once the feed has joined the bus.
+    store: OnceLock<Arc<dyn MetadataStore>>,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +74,24 @@ struct Ring {
     floors: HashMap<VolumeName, Revision>,
 }
 
+impl std::fmt::Debug for Feed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Feed").field("boot", &self.boot).finish_non_exhaustive()
+    }
+}
+
+/// Where a listener begins.
+struct Start {
+    /// The number of the first event of the ring.
+    at: u64,
+    /// What it has missed for certain or perhaps.
+    gap: Option<Entry>,
+    /// What is told before the ring.
+    past: Option<Past>,
+    /// How far the listener has heard of the volume's commits.
+    mark: Mark,
+}
+
 impl Feed {
     /// Makes a feed without events; `boot` differs from start to start of a server.
     #[must_use]
@@ -75,6 +102,7 @@ impl Feed {
             next: watch::Sender::new(0),
             listeners: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
+            store: OnceLock::new(),
         }
     }
 
@@ -100,40 +128,58 @@ impl Feed {
             (count < FEED_LISTENERS_MAX).then_some(count + 1)
         });
         entered.ok()?;
-        let (at, gap) = self.place(&wanted, since);
-        Some(Listener::new(Arc::clone(self), wanted, at, gap, self.next.subscribe()))
+        let start = self.place(&wanted, since);
+        Some(Listener::new(Arc::clone(self), wanted, start, self.next.subscribe()))
     }
 
-    /// Finds where a listener begins, and what it has missed for certain or perhaps.
-    fn place(&self, wanted: &Wanted, since: &Since) -> (u64, Option<Entry>) {
+    fn place(&self, wanted: &Wanted, since: &Since) -> Start {
         let ring = self.ring.lock();
+        let newest = Mark::end_of(wanted.newest);
+        let begin = |at, gap, mark| Start { at, gap, past: None, mark };
         match *since {
-            Since::Now => (ring.next(), None),
+            Since::Now => begin(ring.next(), None, newest),
+            Since::Event { boot, number, mark }
+                if boot == self.boot && number.saturating_add(1) >= ring.first =>
+            {
+                let mark = mark.unwrap_or(Mark::end_of(Revision::ZERO));
+                begin(number.saturating_add(1).min(ring.next()), None, mark)
+            }
+            Since::Event { mark: Some(mark), .. } => self.behind(&ring, wanted, mark),
             Since::Event { boot, .. } if boot != self.boot => {
-                (ring.next(), Some(gap(None, "the server was started anew since that event")))
+                begin(ring.next(), Some(gap(None, "the server was started anew since that event")), newest)
             }
+            // What was lost since then is told when the listener reads.
             Since::Event { number, .. } => {
-                // Events that were lost since then are told when the listener reads.
-                (number.saturating_add(1).min(ring.next()), None)
+                begin(number.saturating_add(1), None, Mark::end_of(Revision::ZERO))
             }
-            Since::Revision { since, current } => {
-                let covered = match ring.floors.get(&wanted.volume) {
-                    Some(floor) => since >= *floor,
-                    None => since >= current,
-                };
-                let is_later = |entry: &Entry| {
-                    entry.volume.as_ref() == Some(&wanted.volume) && entry.revision > Some(since)
-                };
-                let at = ring.entries.iter().position(is_later);
-                let at = at.map_or(ring.next(), |at| ring.first + at as u64);
-                let gap = (!covered).then(|| gap(None, "the events of earlier revisions are not kept"));
-                (at, gap)
+            Since::Revision { since } => self.behind(&ring, wanted, Mark::end_of(since)),
+        }
+    }
+
+    /// Finds what follows the file events up to a mark: first what the ring does not have, from the store.
+    fn behind(&self, ring: &Ring, wanted: &Wanted, mark: Mark) -> Start {
+        let floor = ring.floors.get(&wanted.volume).copied().unwrap_or(wanted.newest);
+        let in_ring = Mark::end_of(floor);
+        let from = mark.max(in_ring);
+        let is_later =
+            |entry: &Entry| entry.volume.as_ref() == Some(&wanted.volume) && entry.mark > Some(from);
+        let at = ring.entries.iter().position(is_later);
+        let at = at.map_or(ring.next(), |at| ring.first + at as u64);
+        if mark >= in_ring || !wanted.takes_files() {
+            return Start { at, gap: None, past: None, mark };
+        }
+        match self.store.get() {
+            Some(_) => Start { at, gap: None, past: Some(Past::new(mark, floor)), mark },
+            None => {
+                let gap = Some(gap(None, "the events of earlier revisions are not kept"));
+                Start { at, gap, past: None, mark }
             }
         }
     }
 
-    /// Takes the next events from `at` on, as the stream has them; `None` when there is none yet.
-    fn take(&self, wanted: &Wanted, at: &mut u64) -> Option<Bytes> {
+    /// Takes the next events from `at` on, as the stream has them; `None` when there is none yet. `mark` follows the file events
+    /// of the volume; those up to `told` were told before.
+    fn take(&self, wanted: &Wanted, at: &mut u64, mark: &mut Mark, told: Mark) -> Option<Bytes> {
         let ring = self.ring.lock();
         let mut text = String::new();
         if *at < ring.first {
@@ -146,8 +192,10 @@ impl Feed {
             if text.len() >= FEED_PIECE_LEN {
                 break;
             }
-            if wanted.takes(entry) {
-                write_event(&mut text, Some((self.boot, *at)), entry);
+            let own = entry.mark.filter(|_| entry.volume.as_ref() == Some(&wanted.volume));
+            *mark = own.map_or(*mark, |own| own.max(*mark));
+            if wanted.takes(entry) && own.is_none_or(|own| own > told) {
+                write_event(&mut text, Some((self.boot, *at, *mark)), entry);
             }
             *at += 1;
         }
@@ -161,10 +209,10 @@ impl Ring {
     }
 
     fn push(&mut self, entry: Entry) {
-        if let (Some(volume), Some(revision)) = (&entry.volume, entry.revision)
+        if let (Some(volume), Some(mark)) = (&entry.volume, entry.mark)
             && !self.floors.contains_key(volume)
         {
-            self.floors.insert(volume.clone(), Revision(revision.0.saturating_sub(1)));
+            self.floors.insert(volume.clone(), Revision(mark.revision.0.saturating_sub(1)));
         }
         self.bytes += entry.data.len();
         self.entries.push_back(entry);
@@ -172,9 +220,9 @@ impl Ring {
             let Some(oldest) = self.entries.pop_front() else { break };
             self.first += 1;
             self.bytes -= oldest.data.len();
-            if let (Some(volume), Some(revision)) = (oldest.volume, oldest.revision) {
-                let floor = self.floors.entry(volume).or_insert(revision);
-                *floor = revision.max(*floor);
+            if let (Some(volume), Some(mark)) = (oldest.volume, oldest.mark) {
+                let floor = self.floors.entry(volume).or_insert(mark.revision);
+                *floor = mark.revision.max(*floor);
             }
         }
         debug_assert!(self.bytes <= FEED_BYTES_MAX || self.entries.len() == 1);
@@ -184,14 +232,14 @@ impl Ring {
 /// Makes the event that stands for missing ones.
 fn gap(missed: Option<u64>, reason: &str) -> Entry {
     let data = serde_json::json!({ "type": GAP, "missed": missed, "reason": reason }).to_string();
-    Entry { kind: GAP, volume: None, revision: None, data }
+    Entry { kind: GAP, volume: None, mark: None, data }
 }
 
 /// Writes an event as the stream has it: `data` is one line, so it needs no escapes.
-fn write_event(out: &mut String, id: Option<(u64, u64)>, entry: &Entry) {
+fn write_event(out: &mut String, id: Option<(u64, u64, Mark)>, entry: &Entry) {
     let written = match id {
-        Some((boot, number)) => {
-            write!(out, "id: {boot:x}-{number}\nevent: {}\ndata: {}\n\n", entry.kind, entry.data)
+        Some((boot, number, mark)) => {
+            write!(out, "id: {boot:x}-{number}-{mark}\nevent: {}\ndata: {}\n\n", entry.kind, entry.data)
         }
         None => write!(out, "event: {}\ndata: {}\n\n", entry.kind, entry.data),
     };

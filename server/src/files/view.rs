@@ -2,15 +2,15 @@
 
 use dfs_shared::ddl::{Replica, SyncStatus};
 use dfs_shared::hash::{ChunkHash, ContentId};
-use dfs_shared::ids::{NodeId, VolumeName};
+use dfs_shared::ids::{ClientId, NodeId, VolumeName};
 use dfs_shared::name::Name;
 use dfs_shared::record::{EntryRecord, NodeKind, NodeRecord, Record, RecordKey, Versioned};
 use dfs_shared::revision::Revision;
 
 use super::{FileInfo, FilePath, FilesError};
-use crate::limits::FILE_VERSIONS_MAX;
-use crate::metadata::{MetadataStore, ReadMetadata, Volume};
-use crate::sync::SyncError;
+use crate::limits::{FILE_REPLICAS_SHOWN_MAX, FILE_VERSIONS_MAX};
+use crate::metadata::{HeldVersion, MetadataStore, ReadMetadata, Volume};
+use crate::sync::{SyncError, shown_version};
 
 /// The name under which the server itself stands among the replicas.
 const SERVER: &str = "server";
@@ -125,7 +125,40 @@ impl View<'_> {
     /// Describes the current version of a file.
     pub(super) fn current(&self, path: FilePath, node: Node) -> Result<FileInfo, FilesError> {
         let version = self.snapshot.past_versions(self.volume.key, node.record.id)? + 1;
-        self.describe(path, version, node, SyncStatus::Synced, true)
+        let current = (node.record.content, version);
+        let mut info = self.describe(path, version, node, SyncStatus::Synced)?;
+        info.replicas = server_replica(version);
+        info.replicas.extend(self.mounts(info.node, Some(current))?);
+        Ok(info)
+    }
+
+    /// Reads which version of a file each mount holds, as it said last.
+    fn mounts(
+        &self,
+        node: NodeId,
+        current: Option<(Option<ContentId>, u64)>,
+    ) -> Result<Vec<Replica>, FilesError> {
+        let held = self.snapshot.replicas(self.volume.key, node, FILE_REPLICAS_SHOWN_MAX)?;
+        let replica = |(client, held): (ClientId, HeldVersion)| Replica {
+            node: client.into(),
+            version: shown_version(&held, current),
+        };
+        Ok(held.into_iter().map(replica).collect())
+    }
+
+    /// Shows with each version those who hold that one.
+    fn name_holders(
+        &self,
+        versions: &mut [FileInfo],
+        node: NodeId,
+        current: Option<(Option<ContentId>, u64)>,
+    ) -> Result<(), FilesError> {
+        let mounts = self.mounts(node, current)?;
+        for info in versions {
+            info.replicas.retain(|replica| replica.node == SERVER);
+            info.replicas.extend(mounts.iter().filter(|replica| replica.version == info.version).cloned());
+        }
+        Ok(())
     }
 
     fn describe(
@@ -134,11 +167,18 @@ impl View<'_> {
         version: u64,
         Node { revision, record }: Node,
         status: SyncStatus,
-        is_current: bool,
     ) -> Result<FileInfo, FilesError> {
         let file_hash = self.known_hash(record.content.as_ref())?;
-        let replicas = if is_current { server_replica(version) } else { Vec::new() };
-        Ok(FileInfo { path, node: record.id, version, record, revision, file_hash, status, replicas })
+        Ok(FileInfo {
+            path,
+            node: record.id,
+            version,
+            record,
+            revision,
+            file_hash,
+            status,
+            replicas: Vec::new(),
+        })
     }
 
     fn known_hash(&self, content: Option<&ContentId>) -> Result<Option<ChunkHash>, FilesError> {
@@ -152,8 +192,10 @@ impl View<'_> {
     pub(super) fn history(&self, path: &FilePath) -> Result<Vec<FileInfo>, FilesError> {
         match self.find(path) {
             Ok(current) => {
+                let (node, now) = (current.node, Some((current.content(), current.version)));
                 let mut versions = self.past(path, current.node, current.version - 1, None)?;
                 versions.insert(0, current);
+                self.name_holders(&mut versions, node, now)?;
                 Ok(versions)
             }
             Err(FilesError::NotFound { .. }) => self.removed(path),
@@ -184,8 +226,10 @@ impl View<'_> {
             && node.revision < removed.ended
             && node.record.kind == NodeKind::File
         {
-            versions.insert(0, self.describe(path.clone(), count + 1, node, SyncStatus::Synced, false)?);
+            versions.insert(0, self.describe(path.clone(), count + 1, node, SyncStatus::Synced)?);
         }
+        let current = self.node(removed.node)?.map(|node| (node.record.content, count + 1));
+        self.name_holders(&mut versions, removed.node, current)?;
         let newest = versions.first_mut().ok_or_else(not_found)?;
         newest.status = SyncStatus::Deleted;
         Ok(versions)
@@ -209,14 +253,13 @@ impl View<'_> {
                 continue;
             }
             let node = Node { revision: past.began, record };
-            versions.push(self.describe(path.clone(), version, node, SyncStatus::Synced, false)?);
+            versions.push(self.describe(path.clone(), version, node, SyncStatus::Synced)?);
         }
         Ok(versions)
     }
 }
 
-/// The server's own line among the replicas: it has the current version of everything that was committed. Lines for
-/// mounts belong behind it as soon as they report what they hold.
+/// The server's own line among the replicas: it has the current version of everything that was committed.
 pub(super) fn server_replica(version: u64) -> Vec<Replica> {
     vec![Replica { node: SERVER.to_owned(), version }]
 }

@@ -224,7 +224,8 @@ fn edited(
     edit(&mut info.record)?;
     if info.record.content != before {
         info.version += 1;
-        info.replicas = server_replica(info.version);
+        // The first line is the server's own; what mounts hold is as old as it was.
+        info.replicas.splice(..1, server_replica(info.version));
     }
     let value = Some(Record::Node(info.record.clone()));
     let change = Change { key: RecordKey::Node(info.node), base: Some(base), value };

@@ -19,6 +19,7 @@ use crate::metadata::{MetadataError, MetadataStore, ReadWork, WriteJob};
 mod checkpoint;
 mod files;
 mod read;
+mod replicas;
 mod sessions;
 mod upkeep;
 mod write;
@@ -37,6 +38,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sql/02-files.sql"),
     include_str!("sql/03-sessions.sql"),
     include_str!("sql/04-tokens.sql"),
+    include_str!("sql/05-replicas.sql"),
     include_str!("sql/06-history.sql"),
     include_str!("sql/07-lineage.sql"),
 ];

@@ -363,3 +363,61 @@ fn every_route_has_a_row_in_the_table_of_needs() {
         "routes without a row in access::need, which only admin may use: {missing:?}"
     );
 }
+
+/// Starts a server without some of its components.
+fn running_with(components: Components) -> (tempfile::TempDir, Server) {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config::new("127.0.0.1:0".parse().unwrap(), dir.path().join("data"));
+    let server = start(Config { components, ..config }).unwrap();
+    (dir, server)
+}
+
+/// Reads the next events of the public feed, one piece at a time, until one has this text.
+fn feed_until(reader: &mut impl BufRead, wanted: &str) {
+    let mut told = String::new();
+    while !told.contains(wanted) {
+        let piece = chunk_of(reader).expect("the feed goes on");
+        told.push_str(&String::from_utf8(piece).unwrap());
+    }
+}
+
+#[test]
+fn each_component_can_be_left_out_and_the_others_work() {
+    let all = Components::default();
+    for without in [
+        Components { logger: false, ..all },
+        Components { metrics: false, ..all },
+        Components { notifier: false, ..all },
+        Components { logger: false, metrics: false, notifier: false },
+    ] {
+        let (_dir, server) = running_with(without);
+        let client = register(&server).client;
+        let mut feed = connect(&server);
+        feed.write_all(b"GET /api/events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut feed = BufReader::new(feed);
+        assert_eq!(head_of(&mut feed).0, 200, "{without:?}");
+        feed_until(&mut feed, "dfs events");
+        let mut stream = connect(&server);
+        stream.write_all(b"GET /sync/main/stream?client=other HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut stream = BufReader::new(stream);
+        assert_eq!(head_of(&mut stream).0, 200, "{without:?}");
+        let frame = |stream: &mut BufReader<TcpStream>| {
+            let piece = chunk_of(stream).expect("a frame");
+            decode_frame::<StreamFrame>(&piece).unwrap().expect("a whole frame").0
+        };
+        assert!(matches!(frame(&mut stream), StreamFrame::Hello { .. }), "{without:?}");
+        let reply: CommitReply = tell(&server, "commit", &new_file(&client, 1));
+        assert_eq!(reply.outcomes, [GroupOutcome::Accepted], "{without:?}");
+        feed_until(&mut feed, "event: SyncCompleted");
+        if without.notifier {
+            assert!(matches!(frame(&mut stream), StreamFrame::Committed(_)), "{without:?}");
+        }
+        let (status, metrics) = ask(&server, "GET", "/metrics", b"");
+        let metrics = String::from_utf8(metrics).unwrap();
+        match without.metrics {
+            true => assert!(status == 200 && metrics.contains("dfs_commits_total 1"), "{metrics}"),
+            false => assert_eq!(status, 404, "{without:?}"),
+        }
+        assert_eq!(ask(&server, "GET", "/ready", b"").0, 200, "{without:?}");
+    }
+}

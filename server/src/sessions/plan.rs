@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use dfs_shared::ddl::SyncStatus;
-use dfs_shared::event::kinds::server::{FileConflictDetected, SyncCompleted, SyncFailed, SyncStarted};
+use dfs_shared::event::kinds::server::{
+    FileConflictDetected, SyncCompleted, SyncFailed, SyncRound, SyncStarted,
+};
 use dfs_shared::hash::MerkleHash;
 use dfs_shared::ids::VolumeName;
 use dfs_shared::revision::Revision;
@@ -125,7 +127,12 @@ impl SessionService {
             Ok(Ok(()))
         });
         failed.await?;
-        self.bus.publish(SyncFailed { volume: row.volume.clone(), client: row.client.clone(), reason });
+        self.bus.publish(SyncFailed {
+            volume: row.volume.clone(),
+            client: row.client.clone(),
+            round: SyncRound::Session,
+            reason,
+        });
         Ok(())
     }
 
@@ -161,6 +168,7 @@ impl SessionService {
         self.bus.publish(SyncCompleted {
             volume: row.volume.clone(),
             client: row.client.clone(),
+            round: SyncRound::Session,
             revision: revision.unwrap_or_default(),
             accepted: row.files_synced,
             refused: 0,
@@ -186,7 +194,7 @@ pub(super) fn end_file(
 }
 
 pub(super) fn started(row: &SessionRow) -> SyncStarted {
-    SyncStarted { volume: row.volume.clone(), client: row.client.clone() }
+    SyncStarted { volume: row.volume.clone(), client: row.client.clone(), round: SyncRound::Session }
 }
 
 pub(super) fn conflict(row: &SessionRow, path: Vec<u8>) -> FileConflictDetected {

@@ -224,11 +224,19 @@ impl SessionService {
             volume: row.volume.clone(),
             content: info.content(),
             size,
+            client: Some(row.client.clone()),
+            node: Some(info.node),
             path: Some(path_bytes.clone()),
         });
         if begun.planned.as_ref().is_some_and(|file| file.action == FileAction::Conflict) {
             let (volume, client) = (row.volume.clone(), row.client.clone());
-            self.bus.publish(FileConflictResolved { volume, client, key: None, path: Some(path_bytes) });
+            self.bus.publish(FileConflictResolved {
+                volume,
+                client,
+                key: None,
+                path: Some(path_bytes),
+                copy: None,
+            });
         }
         let service = Arc::clone(self);
         offload(move || service.announce(&row, state)).await;

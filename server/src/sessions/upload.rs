@@ -85,17 +85,17 @@ impl SessionService {
 
     fn tell(&self, row: &SessionRow, chunk: &ChunkUpload, is_first: bool) {
         let (volume, path) = (row.volume.clone(), Some(chunk.path.to_bytes()));
+        let client = Some(row.client.clone());
         if is_first {
-            let client = Some(row.client.clone());
             self.bus.publish(FileUploadStarted {
                 volume: volume.clone(),
-                client,
+                client: client.clone(),
                 size: None,
                 path: path.clone(),
             });
         }
         let len = chunk.bytes.len() as u64;
-        self.bus.publish(FileChunkReceived { volume, chunk: chunk.hash, len, path });
+        self.bus.publish(FileChunkReceived { volume, chunk: chunk.hash, len, client, path });
     }
 
     /// Checks before any byte is written what is checked again when the chunk is noted. Blocks.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use dfs_shared::event::EventBus;
-use dfs_shared::event::kinds::server::{Committed, FileConflictDetected};
+use dfs_shared::event::kinds::server::{
+    Committed, FileConflictDetected, FileUploadCompleted, SyncCompleted, SyncFailed, SyncRound,
+};
 use dfs_shared::hash::ContentId;
 use dfs_shared::ids::{ClientId, NodeId, VolumeName};
 use dfs_shared::limits::{COMMIT_SMALL_BYTES_MAX, EVENT_MANIFEST_CHUNKS_MAX, SMALL_CONTENT_LEN_MAX};
@@ -17,12 +19,13 @@ use dfs_shared::wire::messages::{self, CommitReply, CurrentRecord, GroupOutcome,
 use dfs_shared::wire::{decode_plain, encode_plain};
 use tokio::sync::oneshot;
 
+use super::changes::FileChange;
 use super::event::CommitAnswered;
 use super::group::Groups;
 use super::request::CheckedRequest;
 use super::{SyncError, merkle};
-use crate::limits::COMMIT_REPLIES_KEPT;
-use crate::metadata::{MetadataError, PastRecord, Volume, VolumeKey, WriteJob, WriteMetadata};
+use crate::limits::{COMMIT_CHANGES_LEN_KEPT, COMMIT_REPLIES_KEPT};
+use crate::metadata::{CommitChanges, MetadataError, PastRecord, Volume, VolumeKey, WriteJob, WriteMetadata};
 
 /// The number of commits that are never repeated: no reply is kept. What the server itself commits has it.
 pub const UNNUMBERED: u64 = u64::MAX;
@@ -35,13 +38,15 @@ pub(super) struct CommitJob {
     /// When the request was taken, for the measured latency.
     pub(super) taken: Instant,
     pub(super) done: Option<Done>,
-    pub(super) reply: oneshot::Sender<Result<CommitReply, SyncError>>,
+    pub(super) reply: oneshot::Sender<Answer>,
 }
+
+type Answer = Result<CommitReply, SyncError>;
 
 /// What a commit has come to, before it is durable.
 pub(super) enum Done {
     /// An earlier reply, or a refusal of the whole request.
-    Answer(Result<CommitReply, SyncError>),
+    Answer(Answer),
     /// A new reply and, if a group was accepted, what to publish.
     New { reply: CommitReply, commit: Option<Concluded>, changes: usize },
 }
@@ -71,7 +76,7 @@ impl WriteJob for CommitJob {
             return Ok(());
         };
         let (client, number) = (&self.request.client, self.request.commit);
-        let is_numbered = number != UNNUMBERED;
+        let is_numbered = self.request.is_numbered();
         if let Some(kept) =
             is_numbered.then(|| tx.commit_reply(volume.key, client, number)).transpose()?.flatten()
         {
@@ -97,7 +102,11 @@ impl WriteJob for CommitJob {
             (Ok(()), Some(Done::Answer(answer))) => answer,
             (Ok(()), Some(Done::New { reply, commit, changes })) => {
                 if let Some(commit) = commit {
-                    self.bus.publish(commit.into_event(self.volume.clone()));
+                    let event = commit.into_event(self.volume.clone());
+                    self.bus.publish(event.clone());
+                    if self.request.is_numbered() {
+                        uploads(&event).for_each(|upload| self.bus.publish(upload));
+                    }
                 }
                 for key in reply.outcomes.iter().filter_map(conflict) {
                     let (volume, client) = (self.volume.clone(), self.request.client.clone());
@@ -110,9 +119,9 @@ impl WriteJob for CommitJob {
                 }
                 let accepted = reply.outcomes.iter().filter(|outcome| is_accepted(outcome)).count();
                 self.bus.publish(CommitAnswered {
-                    volume: self.volume,
+                    volume: self.volume.clone(),
                     revision: reply.revision,
-                    client: self.request.client,
+                    client: self.request.client.clone(),
                     changes,
                     accepted,
                     refused: reply.outcomes.len() - accepted,
@@ -121,9 +130,46 @@ impl WriteJob for CommitJob {
                 Ok(reply)
             }
         };
+        if self.request.is_numbered() {
+            publish_round(&self.bus, &self.volume, &self.request.client, &answer);
+        }
         // The asker may have gone away; the commit stands, and a repeated request gets the kept reply.
         let _ = self.reply.send(answer);
     }
+}
+
+/// Tells how a mount's commit round ended.
+fn publish_round(bus: &EventBus, volume: &VolumeName, client: &ClientId, answer: &Answer) {
+    let (volume, client, round) = (volume.clone(), client.clone(), SyncRound::Commit);
+    match answer {
+        Ok(reply) => {
+            let accepted = reply.outcomes.iter().filter(|outcome| is_accepted(outcome)).count() as u64;
+            let refused = reply.outcomes.len() as u64 - accepted;
+            let revision = reply.revision;
+            bus.publish(SyncCompleted { volume, client, round, revision, accepted, refused });
+        }
+        Err(error) => {
+            let reason = crate::report::chain(error);
+            bus.publish(SyncFailed { volume, client, round, reason });
+        }
+    }
+}
+
+/// The contents of a mount's commit that were uploaded before it, chunk by chunk.
+fn uploads(event: &Committed) -> impl Iterator<Item = FileUploadCompleted> + '_ {
+    let records = event.commit.records.iter().zip(event.before.iter());
+    records.filter_map(|(current, before)| {
+        let content = new_content(before.as_ref(), current.value.as_ref())?;
+        let Record::Node(node) = &current.value.as_ref()?.record else { return None };
+        (node.size > SMALL_CONTENT_LEN_MAX).then(|| FileUploadCompleted {
+            volume: event.volume.clone(),
+            content: Some(content),
+            size: node.size,
+            client: Some(event.commit.client.clone()),
+            node: Some(node.id),
+            path: None,
+        })
+    })
 }
 
 /// The record over which a group was refused because somebody else had changed it.
@@ -164,7 +210,7 @@ fn commit(
         (reply.revision, reply.root) = (committed.commit.revision, committed.commit.root);
         published = Some(committed);
     }
-    if request.commit != UNNUMBERED {
+    if request.is_numbered() {
         let kept = encode_plain(&reply);
         tx.put_commit_reply(volume.key, &request.client, request.commit, &kept, COMMIT_REPLIES_KEPT)?;
     }
@@ -201,6 +247,9 @@ pub(super) fn conclude(
     let root = merkle::update(tx, volume.key, &records)?;
     tx.advance_volume(volume.key, revision, root)?;
     tx.put_commit_author(volume.key, revision, client, time)?;
+    let changes: Vec<FileChange> = FileChange::all(&records, &before).collect();
+    let changes = CommitChanges { revision, time, changes: encode_plain(&changes) };
+    tx.put_changes(volume.key, &changes, COMMIT_CHANGES_LEN_KEPT)?;
     let (manifests, small_chunks) = pushed(tx, &contents, introduced, request)?;
     let client = client.clone();
     let commit = messages::Committed { revision, root, client, commit, records, manifests, small_chunks };

@@ -9,8 +9,8 @@ use dfs_shared::limits::{COMMIT_CHANGES_MAX, QUERY_ITEMS_MAX, SMALL_CONTENT_LEN_
 use dfs_shared::record::{ChangeGroup, RecordKey};
 use dfs_shared::wire::messages::{CommitRequest, NewContent, SmallChunk};
 
-use super::SyncError;
 use super::validity::{check_change, check_manifest};
+use super::{SyncError, UNNUMBERED};
 
 /// A group and, if it can never be accepted, the first thing that is wrong with it.
 #[derive(Debug)]
@@ -68,6 +68,11 @@ impl CheckedRequest {
             contents: contents.collect(),
             small_chunks,
         })
+    }
+
+    /// Tells whether a client may repeat it: then it is a mount's.
+    pub(super) fn is_numbered(&self) -> bool {
+        self.commit != UNNUMBERED
     }
 
     /// About how many rows the request writes.

@@ -206,6 +206,9 @@ impl File {
                 }
             }
             if filler.is_whole() {
+                if let Err(error) = self.shared.report_download(self.node) {
+                    tracing::debug!(%error, "a download is not told to the server");
+                }
                 self.finish_all(&Ok(()));
                 return Ended::Idle;
             }

@@ -226,6 +226,14 @@ impl Rig {
         self.find(name)?.live()?.content
     }
 
+    pub(super) fn id(&self, name: &str) -> NodeId {
+        self.find(name).map_or(NodeId::ROOT, |node| node.id)
+    }
+
+    pub(super) fn evict(&self, name: &str) {
+        self.live().cache.evict(self.id(name)).expect("nobody uses it");
+    }
+
     pub(super) fn manifest(&self, name: &str) -> Manifest {
         let node = self.find(name).expect("a file");
         self.live().tree.manifest(node.id).expect("a store").expect("a manifest").1

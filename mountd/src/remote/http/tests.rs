@@ -61,13 +61,13 @@ async fn the_next_server_is_tried_when_the_first_cannot_be_reached() {
     let reply = encode(&MissingReply { missing: vec![ChunkHash::of(b"x")] });
     let server = serve(ok(&reply)).await;
     let remote = remote(&[nobody(), server.to_string()]);
-    assert_eq!(remote.missing(vec![]).await.expect("an answer"), [ChunkHash::of(b"x")]);
+    assert_eq!(remote.missing(vec![], None).await.expect("an answer"), [ChunkHash::of(b"x")]);
     assert_eq!(remote.name(), format!("http://{server}"));
 }
 
 #[tokio::test]
 async fn nobody_there_is_unreachable_and_can_be_tried_again() {
-    let error = remote(&[nobody(), nobody()]).missing(vec![]).await.expect_err("nobody");
+    let error = remote(&[nobody(), nobody()]).missing(vec![], None).await.expect_err("nobody");
     assert!(matches!(error, RemoteError::Unreachable { .. }) && error.is_retryable(), "{error:?}");
 }
 
@@ -76,14 +76,14 @@ async fn errors_carry_the_code_and_message_of_the_server() {
     let body = r#"{"error":{"code":"volume_not_found","message":"no volume x"}}"#;
     let answer = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let server = serve(answer.into()).await;
-    let error = remote(&[server.to_string()]).missing(vec![]).await.expect_err("refused");
+    let error = remote(&[server.to_string()]).missing(vec![], None).await.expect_err("refused");
     assert!(
         matches!(&error, RemoteError::VolumeNotFound { message } if message == "no volume x"),
         "{error:?}"
     );
     let answer = "HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy";
     let server = serve(answer.into()).await;
-    let error = remote(&[server.to_string()]).missing(vec![]).await.expect_err("refused");
+    let error = remote(&[server.to_string()]).missing(vec![], None).await.expect_err("refused");
     assert!(matches!(&error, RemoteError::Refused { status: 503, message, .. } if message == "busy"));
     assert!(error.is_retryable());
 }
@@ -114,10 +114,10 @@ async fn an_answer_of_another_version_is_named_and_a_cut_one_is_damaged() {
     let mut reply = encode(&MissingReply { missing: vec![] });
     reply[5] = 9;
     let server = serve(ok(&reply)).await;
-    let error = remote(&[server.to_string()]).missing(vec![]).await.expect_err("another version");
+    let error = remote(&[server.to_string()]).missing(vec![], None).await.expect_err("another version");
     assert!(matches!(error, RemoteError::VersionMismatch { .. }), "{error:?}");
     let server = serve(ok(b"dfs")).await;
-    let error = remote(&[server.to_string()]).missing(vec![]).await.expect_err("damaged");
+    let error = remote(&[server.to_string()]).missing(vec![], None).await.expect_err("damaged");
     assert!(matches!(error, RemoteError::Damaged { .. }), "{error:?}");
 }
 

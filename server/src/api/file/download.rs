@@ -125,7 +125,13 @@ impl Sent {
         let _ = block_on(pieces.reserve_many(CHUNK_PIECES_MAX));
         let (content, size) = (self.info.content(), self.info.size());
         let path = Some(self.path.to_bytes());
-        self.api.bus.publish(FileDownloadCompleted { volume: self.volume, content, size, path });
+        self.api.bus.publish(FileDownloadCompleted {
+            volume: self.volume,
+            content,
+            size,
+            client: None,
+            path,
+        });
         if let Some(id) = self.session
             && let Err(error) = block_on(self.api.sessions.downloaded(id, &self.path, size))
         {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dfs_shared::hash::MerkleHash;
 use dfs_shared::ids::{ClientId, NodeId, VolumeName};
 use dfs_shared::name::Name;
-use dfs_shared::record::EntryRecord;
+use dfs_shared::record::{EntryRecord, NodeKind, NodeRecord, Record, Versioned};
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
 use dfs_shared::wire::messages::{self, CurrentRecord};

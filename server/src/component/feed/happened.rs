@@ -1,5 +1,6 @@
 //! From the bus into the feed: one queue for all kinds of events, so that their order is kept, and the thread behind it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
@@ -13,22 +14,25 @@ use dfs_shared::event::kinds::server::{
     ServerStarted, SyncCompleted, SyncFailed, SyncStarted,
 };
 use dfs_shared::event::{Event, EventBus, SubscribeError, SubscribeOptions, Subscription};
-use dfs_shared::ids::{NodeId, VolumeName};
+use dfs_shared::ids::{ClientId, NodeId, VolumeName};
 use dfs_shared::record::RecordKey;
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
 use serde_json::{Value, json};
 
-use super::place::{Places, kind};
+use super::mark::Mark;
+use super::place::{NO_REVISION, Places, kind};
 use super::{Entry, Feed};
+use crate::component::changes::Change;
 use crate::files::FilePath;
 use crate::limits::FEED_QUEUE_MAX;
 use crate::metadata::{MetadataError, MetadataStore};
+use crate::sync::FileChange;
 
 macro_rules! happened {
     ($($event:ident),+ $(,)?) => {
         /// An event on its way into the feed.
-        enum Happened {
+        pub(super) enum Happened {
             $($event($event),)+
         }
 
@@ -64,6 +68,44 @@ happened!(
     ServerShuttingDown,
 );
 
+impl Happened {
+    /// Takes a change of a past commit.
+    pub(super) fn of_change(change: FileChange, volume: VolumeName, revision: Revision) -> Self {
+        match Change::new(change, volume, revision) {
+            Change::Added(event) => event.into(),
+            Change::Modified(event) => event.into(),
+            Change::Deleted(event) => event.into(),
+        }
+    }
+
+    /// The volume and the commit of an event about a file that a commit changed.
+    fn commit(&self) -> Option<(&VolumeName, Revision)> {
+        match self {
+            Self::FileAdded(event) => Some((&event.volume, event.revision)),
+            Self::FileModified(event) => Some((&event.volume, event.revision)),
+            Self::FileDeleted(event) => Some((&event.volume, event.revision)),
+            _ => None,
+        }
+    }
+}
+
+/// Counts the file events of each volume's newest commit.
+#[derive(Default)]
+struct Marks(HashMap<VolumeName, Mark>);
+
+impl Marks {
+    fn next(&mut self, event: &Happened) -> Option<Mark> {
+        let (volume, revision) = event.commit()?;
+        let index = match self.0.get(volume) {
+            Some(mark) if mark.revision == revision => mark.index.saturating_add(1),
+            Some(_) | None => 0,
+        };
+        let mark = Mark { revision, index };
+        self.0.insert(volume.clone(), mark);
+        Some(mark)
+    }
+}
+
 /// Keeps a feed on the bus; dropping it takes the feed off and ends its thread.
 #[derive(Debug)]
 pub struct FeedJoined {
@@ -93,12 +135,15 @@ impl Feed {
     ) -> Result<FeedJoined, SubscribeError> {
         let (queue, events) = mpsc::sync_channel(FEED_QUEUE_MAX);
         let subscriptions = subscribe(self, bus, &queue)?;
+        // A feed joins once; a second store would be the same one.
+        let _ = self.store.set(Arc::clone(&store));
         let feed = Arc::clone(self);
         let run = move || {
-            let mut places = Places::default();
+            let (mut places, mut marks) = (Places::default(), Marks::default());
             for (at, event) in events {
+                let mark = marks.next(&event);
                 match entry(&*store, &mut places, at, event) {
-                    Ok(entry) => feed.add(entry),
+                    Ok(entry) => feed.add(Entry { mark, ..entry }),
                     Err(error) => {
                         feed.dropped.fetch_add(1, Ordering::AcqRel);
                         tracing::warn!(error = %crate::report::chain(&error), "an event is not told");
@@ -130,7 +175,7 @@ fn listen<E: Event + Into<Happened>>(
     })
 }
 
-fn entry(
+pub(super) fn entry(
     store: &dyn MetadataStore,
     places: &mut Places,
     at: Timestamp,
@@ -145,7 +190,7 @@ fn entry(
     if let Some(revision) = revision {
         data["revision"] = revision.0.into();
     }
-    Ok(Entry { kind, volume, revision, data: data.to_string() })
+    Ok(Entry { kind, volume, mark: None, data: data.to_string() })
 }
 
 type Told = (&'static str, Option<VolumeName>, Option<Revision>, Value);
@@ -174,33 +219,45 @@ fn told(store: &dyn MetadataStore, places: &mut Places, event: Happened) -> Resu
         }
         Happened::FileChunkReceived(e) => {
             let data = json!({ "path": text(e.path), "chunk": e.chunk.to_string(), "size": e.len });
-            simple(FileChunkReceived::NAME, e.volume, data)
+            simple(FileChunkReceived::NAME, e.volume, with_client(data, e.client.as_ref()))
         }
         Happened::FileUploadCompleted(e) => {
-            simple(FileUploadCompleted::NAME, e.volume, json!({ "path": text(e.path), "size": e.size }))
+            let path = match (e.path, e.node) {
+                (None, Some(node)) => places.node_now(store, &e.volume, node)?,
+                (path, _) => path,
+            };
+            let data = json!({ "path": text(path), "size": e.size });
+            simple(FileUploadCompleted::NAME, e.volume, with_client(data, e.client.as_ref()))
         }
         Happened::FileDownloadCompleted(e) => {
-            simple(FileDownloadCompleted::NAME, e.volume, json!({ "path": text(e.path), "size": e.size }))
+            let data = json!({ "path": text(e.path), "size": e.size });
+            simple(FileDownloadCompleted::NAME, e.volume, with_client(data, e.client.as_ref()))
         }
         Happened::SyncStarted(e) => {
-            simple(SyncStarted::NAME, e.volume, json!({ "client": e.client.as_str() }))
+            let data = json!({ "client": e.client.as_str(), "round": e.round.as_str() });
+            simple(SyncStarted::NAME, e.volume, data)
         }
         Happened::SyncCompleted(e) => {
-            let data =
-                json!({ "client": e.client.as_str(), "files_synced": e.accepted, "refused": e.refused });
+            let data = json!({
+                "client": e.client.as_str(),
+                "round": e.round.as_str(),
+                "files_synced": e.accepted,
+                "refused": e.refused,
+            });
             Ok((SyncCompleted::NAME, Some(e.volume), Some(e.revision), data))
         }
         Happened::SyncFailed(e) => {
-            let data = json!({ "client": e.client.as_str(), "reason": e.reason });
+            let data = json!({ "client": e.client.as_str(), "round": e.round.as_str(), "reason": e.reason });
             simple(SyncFailed::NAME, e.volume, data)
         }
         Happened::FileConflictDetected(e) => {
             let data = conflict(store, places, &e.volume, e.path, e.key)?;
-            simple(FileConflictDetected::NAME, e.volume, with_client(data, e.client.as_str()))
+            simple(FileConflictDetected::NAME, e.volume, with_client(data, Some(&e.client)))
         }
         Happened::FileConflictResolved(e) => {
-            let data = conflict(store, places, &e.volume, e.path, e.key)?;
-            simple(FileConflictResolved::NAME, e.volume, with_client(data, e.client.as_str()))
+            let mut data = conflict(store, places, &e.volume, e.path, e.key)?;
+            data["copy"] = text(e.copy).into();
+            simple(FileConflictResolved::NAME, e.volume, with_client(data, Some(&e.client)))
         }
         Happened::ServerStarted(e) => {
             Ok((ServerStarted::NAME, None, None, json!({ "address": e.address.to_string() })))
@@ -233,21 +290,19 @@ fn conflict(
     path: Option<Vec<u8>>,
     key: Option<RecordKey>,
 ) -> Result<Value, MetadataError> {
-    // Not of one revision: nothing that was found for another event counts.
-    let at = (volume, Revision(u64::MAX));
     let found = match (path, key) {
         (Some(path), _) => Some(path),
-        (None, Some(RecordKey::Node(node))) => Places::default().node(store, at, node)?,
+        (None, Some(RecordKey::Node(node))) => places.node_now(store, volume, node)?,
         (None, Some(RecordKey::Entry { parent, name })) => {
-            places.name_in(store, at, parent, name.as_bytes())?
+            places.name_in(store, (volume, NO_REVISION), parent, name.as_bytes())?
         }
         (None, None) => None,
     };
     Ok(json!({ "path": text(found) }))
 }
 
-fn with_client(mut data: Value, client: &str) -> Value {
-    data["client"] = client.into();
+fn with_client(mut data: Value, client: Option<&ClientId>) -> Value {
+    data["client"] = client.map(ClientId::as_str).into();
     data
 }
 

@@ -5,11 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use dfs_shared::event::Event;
+use dfs_shared::event::kinds::server::{FileAdded, FileDeleted, FileModified};
 use dfs_shared::ids::VolumeName;
 use dfs_shared::revision::Revision;
 use tokio::sync::watch;
 
-use super::{Entry, Feed, GAP, write_event};
+use super::mark::Mark;
+use super::past::{Past, Read};
+use super::{Entry, Feed, GAP, Start, write_event};
+use crate::blocking::offload;
 
 /// Which events a listener wants. It gets gaps in any case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +23,8 @@ pub struct Wanted {
     pub kinds: Option<BTreeSet<String>>,
     /// Their volume; events without one are taken too.
     pub volume: VolumeName,
+    /// The volume's newest revision.
+    pub newest: Revision,
 }
 
 /// Where a listener begins.
@@ -31,13 +38,13 @@ pub enum Since {
         boot: u64,
         /// Its number.
         number: u64,
+        /// How far the volume's commits were told with it, if the id says so.
+        mark: Option<Mark>,
     },
     /// Behind a commit.
     Revision {
         /// The commit.
         since: Revision,
-        /// The volume's newest one.
-        current: Revision,
     },
 }
 
@@ -45,8 +52,13 @@ impl Since {
     /// Reads an event id as the stream has it.
     #[must_use]
     pub fn from_id(text: &str) -> Option<Self> {
-        let (boot, number) = text.split_once('-')?;
-        Some(Self::Event { boot: u64::from_str_radix(boot, 16).ok()?, number: number.parse().ok()? })
+        let (boot, rest) = text.split_once('-')?;
+        let (number, mark) = match rest.split_once('-') {
+            Some((number, mark)) => (number, Some(Mark::from_text(mark)?)),
+            None => (rest, None),
+        };
+        let (boot, number) = (u64::from_str_radix(boot, 16).ok()?, number.parse().ok()?);
+        Some(Self::Event { boot, number, mark })
     }
 }
 
@@ -55,6 +67,12 @@ impl Wanted {
         let is_kind = self.kinds.as_ref().is_none_or(|kinds| kinds.contains(entry.kind));
         let is_volume = entry.volume.as_ref().is_none_or(|volume| *volume == self.volume);
         entry.kind == GAP || is_kind && is_volume
+    }
+
+    /// Tells whether events about files that a commit changed are wanted.
+    pub(super) fn takes_files(&self) -> bool {
+        let names = [FileAdded::NAME, FileModified::NAME, FileDeleted::NAME];
+        self.kinds.as_ref().is_none_or(|kinds| names.iter().any(|name| kinds.contains(*name)))
     }
 }
 
@@ -65,31 +83,41 @@ pub struct Listener {
     wanted: Wanted,
     at: u64,
     gap: Option<Entry>,
+    past: Option<Past>,
+    /// How far the volume's commits were told.
+    mark: Mark,
+    /// How far they were told from the past.
+    told: Mark,
     next: watch::Receiver<u64>,
 }
 
 impl Listener {
-    pub(super) fn new(
-        feed: Arc<Feed>,
-        wanted: Wanted,
-        at: u64,
-        gap: Option<Entry>,
-        next: watch::Receiver<u64>,
-    ) -> Self {
-        Self { feed, wanted, at, gap, next }
+    pub(super) fn new(feed: Arc<Feed>, wanted: Wanted, start: Start, next: watch::Receiver<u64>) -> Self {
+        let Start { at, gap, past, mark } = start;
+        Self { feed, wanted, at, gap, past, mark, told: Mark::end_of(Revision::ZERO), next }
     }
 
-    /// Waits for the next events that are wanted; returns them as the stream has them.
+    /// Waits for the next events that are wanted; returns them as the stream has them. Nothing is lost if it is not waited for to
+    /// the end.
     pub async fn next(&mut self) -> Bytes {
         if let Some(gap) = self.gap.take() {
             let mut text = String::new();
             write_event(&mut text, None, &gap);
             return text.into();
         }
+        while let Some(past) = self.past {
+            let (feed, wanted) = (Arc::clone(&self.feed), self.wanted.clone());
+            let Read { text, mark, rest } = offload(move || feed.read_past(&wanted, past)).await;
+            (self.mark, self.told, self.past) = (mark, mark, rest);
+            if !text.is_empty() {
+                return text.into();
+            }
+        }
         loop {
             // Seen before the ring is read, so that what comes in between wakes.
             self.next.borrow_and_update();
-            if let Some(events) = self.feed.take(&self.wanted, &mut self.at) {
+            let taken = self.feed.take(&self.wanted, &mut self.at, &mut self.mark, self.told);
+            if let Some(events) = taken {
                 return events;
             }
             let waited = self.next.changed().await;

@@ -1,4 +1,4 @@
-//! Finds the path of a node for an event: names from the root, as the store has them now.
+//! Finds the path of a node for an event: names from the root, as the store has them now, or had them when they were removed.
 
 use std::collections::HashMap;
 
@@ -10,6 +10,12 @@ use crate::metadata::{MetadataError, MetadataStore, ReadMetadata, VolumeKey};
 
 /// Deepest directory whose path is told: a path is no longer than Linux's `PATH_MAX`.
 const DEPTH_MAX: usize = 2048;
+
+/// Past records of a removed node among which its last name is looked for: the newest, and the node's own.
+const PAST_MAX: usize = 8;
+
+/// Stands for what happened in no commit: what was found for one such event does not count for the next.
+pub(super) const NO_REVISION: Revision = Revision(u64::MAX);
 
 /// Directories whose paths were found for events of one revision: a commit's files often are in few of them.
 #[derive(Debug, Default)]
@@ -28,7 +34,7 @@ impl Places {
         name: &[u8],
     ) -> Result<Option<Vec<u8>>, MetadataError> {
         let is_same = self.revision.as_ref().is_some_and(|(volume, revision)| (volume, *revision) == at);
-        if !is_same {
+        if !is_same || at.1 == NO_REVISION {
             self.directories.clear();
             self.revision = Some((at.0.clone(), at.1));
         }
@@ -41,6 +47,16 @@ impl Places {
             }
         };
         Ok(directory.map(|path| join(path, name)))
+    }
+
+    /// Finds the first path that a node has at this moment; `None` if it has none.
+    pub(super) fn node_now(
+        &mut self,
+        store: &dyn MetadataStore,
+        volume: &VolumeName,
+        node: NodeId,
+    ) -> Result<Option<Vec<u8>>, MetadataError> {
+        self.node(store, (volume, NO_REVISION), node)
     }
 
     /// Finds the first path of a node; `None` if it has none.
@@ -115,11 +131,16 @@ fn entry_to(
     volume: VolumeKey,
     node: NodeId,
 ) -> Result<Option<(NodeId, Vec<u8>)>, MetadataError> {
-    let found = snapshot.entries_to(volume, node, 1)?.pop();
-    Ok(match found.map(|found| found.record) {
-        Some(Record::Entry(entry)) => Some((entry.parent, entry.name.as_bytes().to_vec())),
-        Some(Record::Node(_)) | None => None,
-    })
+    let place = |record: &Record| match record {
+        Record::Entry(entry) => Some((entry.parent, entry.name.as_bytes().to_vec())),
+        Record::Node(_) => None,
+    };
+    if let Some(found) = snapshot.entries_to(volume, node, 1)?.pop() {
+        return Ok(place(&found.record));
+    }
+    // It is gone: where it was last.
+    let past = snapshot.history(volume, node, PAST_MAX)?;
+    Ok(past.iter().find_map(|past| place(&past.record)))
 }
 
 fn join(mut directory: Vec<u8>, name: &[u8]) -> Vec<u8> {

@@ -8,13 +8,18 @@ fn volume(name: &str) -> VolumeName {
 }
 
 fn event(kind: &'static str, of: &str, revision: Option<u64>) -> Entry {
-    let revision = revision.map(Revision);
-    Entry { kind, volume: Some(volume(of)), revision, data: format!("{{\"of\":\"{of}\"}}") }
+    let mark = revision.map(|revision| Mark { revision: Revision(revision), index: 0 });
+    Entry { kind, volume: Some(volume(of)), mark, data: format!("{{\"of\":\"{of}\"}}") }
 }
 
 fn wanted(kinds: &[&str]) -> Wanted {
     let kinds = (!kinds.is_empty()).then(|| kinds.iter().map(ToString::to_string).collect());
-    Wanted { kinds, volume: volume("main") }
+    Wanted { kinds, volume: volume("main"), newest: Revision::ZERO }
+}
+
+/// As [`wanted`], of a volume that has this revision.
+fn wanted_at(newest: u64) -> Wanted {
+    Wanted { newest: Revision(newest), ..wanted(&[]) }
 }
 
 /// The names and ids of the next events.
@@ -23,13 +28,15 @@ fn next(listener: &mut Listener) -> Vec<String> {
     let event = |event: &str| {
         let line = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("-");
         assert!(line("data: ").starts_with('{'), "{event}");
-        format!("{} {}", line("event: "), line("id: "))
+        // Without its mark.
+        let id: Vec<&str> = line("id: ").splitn(3, '-').take(2).collect();
+        format!("{} {}", line("event: "), if id == ["", ""] { "-".to_owned() } else { id.join("-") })
     };
     text.split_terminator("\n\n").map(event).collect()
 }
 
-fn since(revision: u64, current: u64) -> Since {
-    Since::Revision { since: Revision(revision), current: Revision(current) }
+fn since(revision: u64) -> Since {
+    Since::Revision { since: Revision(revision) }
 }
 
 #[test]
@@ -41,7 +48,7 @@ fn a_listener_gets_what_it_wants_from_its_beginning_on_in_order() {
     for (kind, of) in [("A", "main"), ("B", "other"), ("B", "main"), ("A", "main")] {
         feed.add(event(kind, of, None));
     }
-    feed.add(Entry { kind: "C", volume: None, revision: None, data: "{}".to_owned() });
+    feed.add(Entry { kind: "C", volume: None, mark: None, data: "{}".to_owned() });
     assert_eq!(next(&mut all), ["A b-1", "B b-3", "A b-4", "C b-5"]);
     assert_eq!(next(&mut some), ["B b-3"]);
 }
@@ -57,7 +64,7 @@ fn a_listener_that_comes_back_goes_on_behind_its_last_event() {
     assert_eq!(next(&mut of_another_start), ["gap -"]);
     feed.add(event("A", "main", None));
     assert_eq!(next(&mut of_another_start), ["A b-4"]);
-    for bad in ["", "b", "b-", "-1", "x-1", "b-x"] {
+    for bad in ["", "b", "b-", "-1", "x-1", "b-x", "b-1-", "b-1-x", "b-1-2.x", "b-1-2-3"] {
         assert_eq!(Since::from_id(bad), None, "{bad}");
     }
 }
@@ -65,19 +72,19 @@ fn a_listener_that_comes_back_goes_on_behind_its_last_event() {
 #[test]
 fn events_since_a_revision_are_those_of_later_commits_or_a_gap() {
     let feed = Arc::new(Feed::new(0xb));
-    let mut empty = feed.listen(wanted(&[]), &since(4, 5)).unwrap();
+    let mut empty = feed.listen(wanted_at(5), &since(4)).unwrap();
     assert_eq!(next(&mut empty), ["gap -"], "a commit from before the start");
     for revision in [6, 6, 7, 9] {
         feed.add(event("A", "main", Some(revision)));
     }
-    let from = |revision| next(&mut feed.listen(wanted(&[]), &since(revision, 9)).unwrap());
+    let from = |revision| next(&mut feed.listen(wanted_at(9), &since(revision)).unwrap());
     assert_eq!(from(5), ["A b-0", "A b-1", "A b-2", "A b-3"]);
     assert_eq!(from(6), ["A b-2", "A b-3"]);
     assert_eq!(from(8), ["A b-3"]);
-    let mut early = feed.listen(wanted(&[]), &since(3, 9)).unwrap();
+    let mut early = feed.listen(wanted_at(9), &since(3)).unwrap();
     assert_eq!(next(&mut early), ["gap -"]);
     assert_eq!(next(&mut early).len(), 4);
-    let mut current = feed.listen(wanted(&[]), &since(9, 9)).unwrap();
+    let mut current = feed.listen(wanted_at(9), &since(9)).unwrap();
     feed.add(event("A", "main", Some(10)));
     assert_eq!(next(&mut current), ["A b-4"], "nothing was missed");
 }
@@ -91,10 +98,10 @@ fn a_listener_that_is_slower_than_the_ring_is_told_how_much_it_missed() {
     }
     let text = String::from_utf8(block_on(slow.next()).to_vec()).unwrap();
     assert!(text.starts_with("event: gap\ndata: {") && text.contains("\"missed\":2"), "{}", &text[..200]);
-    assert!(text.contains("\nid: b-2\n"), "it goes on with the oldest");
-    let mut early = feed.listen(wanted(&[]), &since(1, 9999)).unwrap();
+    assert!(text.contains("\nid: b-2-3.0\n"), "it goes on with the oldest");
+    let mut early = feed.listen(wanted_at(9999), &since(1)).unwrap();
     assert_eq!(next(&mut early), ["gap -"], "what has left the ring is no longer covered");
-    let mut covered = feed.listen(wanted(&[]), &since(2, 9999)).unwrap();
+    let mut covered = feed.listen(wanted_at(9999), &since(2)).unwrap();
     assert_ne!(next(&mut covered)[0], "gap -");
 }
 
@@ -126,4 +133,24 @@ fn listeners_are_bounded_and_leave_their_place() {
     assert!(listen().is_none());
     all.pop();
     assert!(listen().is_some());
+}
+
+#[test]
+fn a_mark_survives_its_text_and_ids_carry_how_far_the_commits_were_told() {
+    let part = Mark { revision: Revision(7), index: 3 };
+    for mark in [part, Mark::end_of(Revision(7)), Mark::end_of(Revision::ZERO)] {
+        assert_eq!(Mark::from_text(&mark.to_string()), Some(mark));
+    }
+    assert!(part < Mark::end_of(Revision(7)) && Mark::end_of(Revision(6)) < part);
+    assert_eq!((part.first_open(), Mark::end_of(Revision(7)).first_open()), (Revision(7), Revision(8)));
+    let feed = Arc::new(Feed::new(0xb));
+    let mut listener = feed.listen(wanted_at(4), &Since::Now).unwrap();
+    for (of, revision) in [("main", None), ("other", Some(9)), ("main", Some(5)), ("main", None)] {
+        feed.add(event("A", of, revision));
+    }
+    let text = String::from_utf8(block_on(listener.next()).to_vec()).unwrap();
+    let ids: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+    assert_eq!(ids, ["b-0-4", "b-2-5.0", "b-3-5.0"]);
+    let Some(Since::Event { mark, .. }) = Since::from_id(ids[1]) else { panic!("an id") };
+    assert_eq!(mark, Some(Mark { revision: Revision(5), index: 0 }));
 }

@@ -86,7 +86,9 @@ pub struct FileChunkReceived {
     pub chunk: ChunkHash,
     /// Its length in bytes.
     pub len: u64,
-    /// Its path, where the client named one.
+    /// Who sent it, where it is a registered client.
+    pub client: Option<ClientId>,
+    /// The file's path, where the client named one.
     pub path: Option<Vec<u8>>,
 }
 
@@ -99,6 +101,10 @@ pub struct FileUploadCompleted {
     pub content: Option<ContentId>,
     /// Its length in bytes.
     pub size: u64,
+    /// Who sent it, where it is a registered client.
+    pub client: Option<ClientId>,
+    /// The file, where a mount's commit named one.
+    pub node: Option<NodeId>,
     /// Its path, where the client named one.
     pub path: Option<Vec<u8>>,
 }
@@ -112,17 +118,44 @@ pub struct FileDownloadCompleted {
     pub content: Option<ContentId>,
     /// Bytes sent.
     pub size: u64,
+    /// Who took it, where it is a registered client.
+    pub client: Option<ClientId>,
     /// Its path, where the client named one.
     pub path: Option<Vec<u8>>,
 }
 
-/// A client began to send changes.
+/// What a client and the server bring in step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncRound {
+    /// All files of a client without a mount.
+    Session,
+    /// A mount's changes that wait in its journal.
+    Commit,
+    /// A mount's whole tree, after it was without the server.
+    Reconciliation,
+}
+
+impl SyncRound {
+    /// Returns the word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Commit => "commit",
+            Self::Reconciliation => "reconciliation",
+        }
+    }
+}
+
+/// A client began to bring itself and the server in step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyncStarted {
     /// The volume.
     pub volume: VolumeName,
     /// The client.
     pub client: ClientId,
+    /// What is brought in step.
+    pub round: SyncRound,
 }
 
 /// A client's changes are dealt with: committed or refused, each with its reason.
@@ -132,9 +165,11 @@ pub struct SyncCompleted {
     pub volume: VolumeName,
     /// The client.
     pub client: ClientId,
+    /// What was brought in step.
+    pub round: SyncRound,
     /// The volume's newest revision.
     pub revision: Revision,
-    /// Change groups accepted.
+    /// Files, change groups or records that were dealt with.
     pub accepted: u64,
     /// Change groups refused.
     pub refused: u64,
@@ -147,6 +182,8 @@ pub struct SyncFailed {
     pub volume: VolumeName,
     /// The client.
     pub client: ClientId,
+    /// What could not be brought in step.
+    pub round: SyncRound,
     /// Why, for people.
     pub reason: String,
 }
@@ -164,7 +201,7 @@ pub struct FileConflictDetected {
     pub path: Option<Vec<u8>>,
 }
 
-/// A record over which there was a conflict is committed again.
+/// A client has decided a conflict: it has sent the file again, or has kept both versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileConflictResolved {
     /// The volume.
@@ -175,6 +212,8 @@ pub struct FileConflictResolved {
     pub key: Option<RecordKey>,
     /// The path, where the client named one.
     pub path: Option<Vec<u8>>,
+    /// Where the other version is now, where both were kept.
+    pub copy: Option<Vec<u8>>,
 }
 
 /// The server accepts connections.
