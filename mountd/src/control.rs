@@ -68,6 +68,7 @@ pub enum Request {
         path: Vec<u8>,
         /// Which; `None`: the last one of a removed file.
         version: Option<VersionId>,
+    },
     /// Which conflicts nobody has decided.
     Conflicts,
     /// Forget conflicts: somebody has decided.

@@ -195,7 +195,9 @@ async fn go_online(
             note_state(shared, state)?;
             *shared.token_refused.lock() = None;
             shared.connection.send_replace(Connection::Online { client: client.clone() });
-            shared.reports.event(MountEvent::SyncCompleted { revision: state.revision, records: news as u64 });
+            shared
+                .reports
+                .event(MountEvent::SyncCompleted { revision: state.revision, records: news as u64 });
             shared.note_progress();
             return Ok(());
         }

@@ -53,7 +53,11 @@ fn push(mount: &Local, revision: u64, records: Vec<Record>) {
             value: Some(Versioned { revision: Revision(revision), record }),
         })
         .collect();
-    let options = ApplyOptions { at: Timestamp { secs: 2_000_000_000, nanos: 0 }, force_conflicts: true };
+    let options = ApplyOptions {
+        at: Timestamp { secs: 2_000_000_000, nanos: 0 },
+        force_conflicts: true,
+        lost_after: None,
+    };
     let fs: &Arc<_> = &mount.fs;
     let hold = fs.hold();
     let applied = mount.tree.apply(&records, options).unwrap();
@@ -213,7 +217,7 @@ fn a_file_removed_elsewhere_stays_readable_through_its_handle() {
         let entry = EntryRecord { parent: NodeId::ROOT, name: Name::new(b"f").unwrap(), node: id };
         let gone = [Record::Entry(entry).key(), Record::Node(record(id, &Manifest::default())).key()];
         let gone: Vec<_> = gone.into_iter().map(|key| CurrentRecord { key, value: None }).collect();
-        let options = ApplyOptions { at: Timestamp::default(), force_conflicts: false };
+        let options = ApplyOptions { at: Timestamp::default(), force_conflicts: false, lost_after: None };
         let hold = mount.fs.hold();
         mount.fs.effects(mount.tree.apply(&gone, options).unwrap().effects);
         drop(hold);

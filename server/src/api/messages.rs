@@ -76,10 +76,6 @@ query! {
     lineage
 }
 query! {
-    /// `POST /sync/{volume}/missing`
-    missing
-}
-query! {
     /// `POST /sync/{volume}/contents`
     contents
 }
