@@ -8,7 +8,7 @@
 //! | `POST /api/register`, `/api/sync/*`, `/api/file/*` | sync sessions and files, for clients without a mount |
 //! | `GET /api/events` | what happens, as server-sent events |
 //! | `/api/metadata/add`, `update`, `get`, `list`, `delete`, `history` | files by path, JSON or the metadata language |
-//! | `GET /api/info`, `/health`, `/ready`, `/metrics` | for people and their tools |
+//! | `GET /api/info`, `/api/openapi.json`, `/health`, `/ready`, `/metrics` | for people and their tools |
 //!
 //! Every route has a row in `access::need`, and `auth` lets requests in by it. Leaves every
 //! rule to `sync` and `files`. Invariant: an error leaves as JSON with the status of [`status`].
@@ -36,11 +36,13 @@ mod info;
 mod json;
 mod messages;
 mod metadata;
+mod openapi;
 mod register;
 mod session;
 pub mod status;
 mod stream;
 
+pub use openapi::OPENAPI;
 use status::ApiError;
 
 /// What all handlers share.
@@ -99,6 +101,7 @@ pub fn router(api: Arc<Api>) -> Router<Api> {
         .route(Method::Delete, "/api/metadata/delete/{path...}", metadata::delete)
         .route(Method::Get, "/api/metadata/history/{path...}", metadata::history)
         .route(Method::Get, "/api/info", info::info)
+        .route(Method::Get, "/api/openapi.json", openapi::openapi)
         .route(Method::Get, "/health", info::health)
         .route(Method::Get, "/ready", info::ready)
         .route(Method::Get, "/metrics", info::metrics);

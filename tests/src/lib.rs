@@ -17,6 +17,7 @@ pub mod ops;
 pub mod process;
 pub mod proxy;
 pub mod random;
+pub mod schema;
 pub mod server;
 pub mod snapshot;
 pub mod source;

@@ -25,6 +25,7 @@ use Access::{Admin, Read, Write};
 const TABLE: &[(&str, &str, Need)] = &[
     ("GET", "/health", Need::Nothing),
     ("GET", "/ready", Need::Nothing),
+    ("GET", "/api/openapi.json", Need::Nothing),
     ("GET", "/metrics", Need::Server(Read)),
     ("GET", "/api/info", Need::Volume(Read)),
     ("POST", "/sync/{volume}/register", Need::Volume(Read)),
