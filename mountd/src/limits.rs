@@ -130,3 +130,6 @@ pub const PENDING_SHOWN_MAX: usize = 20;
 pub const SYNC_LOOK_INTERVAL_MS: u64 = 200;
 /// Most bytes read of a token file: a token has 85.
 pub const TOKEN_FILE_LEN_MAX: u64 = 4096;
+/// Longest file in bytes that is read for `user.dfs.hash` when its hash is not known otherwise: the reading holds a thread of the
+/// daemon for some milliseconds.
+pub const XATTR_HASH_LEN_MAX: u64 = 16 << 20;
