@@ -7,7 +7,7 @@
 //! | `GET /sync/{volume}/stream` | the event stream |
 //! | `POST /api/register`, `/api/sync/*`, `/api/file/*` | sync sessions and files, for clients without a mount |
 //! | `GET /api/events` | what happens, as server-sent events |
-//! | `/api/metadata/add`, `update`, `get`, `list`, `delete`, `history` | files by path, JSON or the metadata language |
+//! | `/api/metadata/add`, `update`, `get`, `list`, `delete`, `history`, `export`, `import` | files by path, JSON or the metadata language |
 //! | `GET /api/info`, `/api/openapi.json`, `/health`, `/ready`, `/metrics` | for people and their tools |
 //!
 //! Every route has a row in `access::need`, and `auth` lets requests in by it. Leaves every
@@ -100,6 +100,8 @@ pub fn router(api: Arc<Api>) -> Router<Api> {
         .route(Method::Get, "/api/metadata/list", metadata::list)
         .route(Method::Delete, "/api/metadata/delete/{path...}", metadata::delete)
         .route(Method::Get, "/api/metadata/history/{path...}", metadata::history)
+        .route(Method::Get, "/api/metadata/export", metadata::export)
+        .route(Method::Post, "/api/metadata/import", metadata::import)
         .route(Method::Get, "/api/info", info::info)
         .route(Method::Get, "/api/openapi.json", openapi::openapi)
         .route(Method::Get, "/health", info::health)

@@ -349,6 +349,18 @@ fn metadata(api: &mut Checked<'_>) -> Result<()> {
     api.wants(200, Ask { headers: &ddl, ..ask("GET", list, "?prefix=copy") })?;
     api.wants(400, ask("GET", list, "?limit=0"))?;
     api.wants(404, ask("GET", list, "?volume=none"))?;
+    let export = "/api/metadata/export";
+    let text = api.wants(200, ask("GET", export, "?prefix=copy"))?;
+    api.wants(400, ask("GET", export, "?prefix=../"))?;
+    api.wants(404, ask("GET", export, "?volume=none"))?;
+    let import = "/api/metadata/import";
+    let imported = api.json(200, Ask { body: text.body, ..ask("POST", import, "") })?;
+    ensure!(imported["unchanged"] == 1, "{imported}");
+    let refused = api.json(200, ask("POST", import, "").json(&json!({"file_path": "copy", "size": 0})))?;
+    ensure!(refused["refused"] == 1 && refused["files"][0]["error"]["code"] == "exists", "{refused}");
+    api.wants(400, Ask { body: b"file_metadata:\n  name: 1\n".to_vec(), ..ask("POST", import, "") })?;
+    api.wants(404, ask("POST", import, "?volume=none").json(&content))?;
+    api.wants(413, Ask { body: vec![b'#'; (32 << 20) + 1], ..ask("POST", import, "") })?;
     let delete = "/api/metadata/delete/{path}";
     api.wants(400, ask("DELETE", delete, "a/../copy"))?;
     api.wants(404, ask("DELETE", delete, "none"))?;

@@ -50,6 +50,8 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("GET", "/api/metadata/list", Need::Volume(Read)),
     ("DELETE", "/api/metadata/delete/*", Need::Volume(Write)),
     ("GET", "/api/metadata/history/*", Need::Volume(Read)),
+    ("GET", "/api/metadata/export", Need::Volume(Read)),
+    ("POST", "/api/metadata/import", Need::Volume(Write)),
     ("GET", "/api/events", Need::Volume(Read)),
 ];
 
@@ -97,6 +99,7 @@ mod tests {
             ("POST", "/api/file/upload_chunk"),
             ("POST", "/api/file/upload_complete"),
             ("POST", "/api/metadata/add"),
+            ("POST", "/api/metadata/import"),
             ("PUT", "/api/metadata/update"),
             ("DELETE", "/api/metadata/delete/{path...}"),
         ] {
