@@ -5,6 +5,7 @@
 //! and only that: the kit ends its own children by process id and unmounts its own mount points.
 
 pub mod binaries;
+pub mod certificate;
 pub mod chunk_files;
 pub mod cluster;
 pub mod engine;
