@@ -24,6 +24,7 @@ mod bytes;
 mod effects;
 mod error;
 mod marks;
+mod metadata;
 mod names;
 mod notice;
 mod open;

@@ -150,3 +150,6 @@ pub const SYNC_LOOK_INTERVAL_MS: u64 = 200;
 pub const TOKEN_FILE_LEN_MAX: u64 = 4096;
 /// Chunks that are asked for at once when an old version is read.
 pub const RESTORE_BATCH_CHUNKS: usize = 256;
+/// Longest file in bytes that is read for `user.dfs.hash` when its hash is not known otherwise: the reading holds a thread of the
+/// daemon for some milliseconds.
+pub const XATTR_HASH_LEN_MAX: u64 = 16 << 20;

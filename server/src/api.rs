@@ -7,8 +7,8 @@
 //! | `GET /sync/{volume}/stream` | the event stream |
 //! | `POST /api/register`, `/api/sync/*`, `/api/file/*` | sync sessions and files, for clients without a mount |
 //! | `GET /api/events` | what happens, as server-sent events |
-//! | `/api/metadata/add`, `update`, `get`, `list`, `delete`, `history` | files by path, JSON or the metadata language |
-//! | `GET /api/info`, `/health`, `/ready`, `/metrics` | for people and their tools |
+//! | `/api/metadata/add`, `update`, `get`, `list`, `delete`, `history`, `export`, `import` | files by path, JSON or the metadata language |
+//! | `GET /api/info`, `/api/openapi.json`, `/health`, `/ready`, `/metrics` | for people and their tools |
 //!
 //! Every route has a row in `access::need`, and `auth` lets requests in by it. Leaves every
 //! rule to `sync` and `files`. Invariant: an error leaves as JSON with the status of [`status`].
@@ -36,12 +36,14 @@ mod info;
 mod json;
 mod messages;
 mod metadata;
+mod openapi;
 mod register;
 mod session;
 pub mod status;
 mod stream;
 mod upload_name;
 
+pub use openapi::OPENAPI;
 use status::ApiError;
 
 /// What all handlers share.
@@ -102,7 +104,10 @@ pub fn router(api: Arc<Api>) -> Router<Api> {
         .route(Method::Get, "/api/metadata/list", metadata::list)
         .route(Method::Delete, "/api/metadata/delete/{path...}", metadata::delete)
         .route(Method::Get, "/api/metadata/history/{path...}", metadata::history)
+        .route(Method::Get, "/api/metadata/export", metadata::export)
+        .route(Method::Post, "/api/metadata/import", metadata::import)
         .route(Method::Get, "/api/info", info::info)
+        .route(Method::Get, "/api/openapi.json", openapi::openapi)
         .route(Method::Get, "/health", info::health)
         .route(Method::Get, "/ready", info::ready)
         .route(Method::Get, "/metrics", info::metrics);

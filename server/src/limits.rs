@@ -118,6 +118,8 @@ pub const FILE_TRIES_MAX: usize = 16;
 pub const FILE_PAGE_LEN_DEFAULT: usize = 1000;
 /// Bytes read for hashes that nobody told, after which a page of a list ends: a fraction of a second.
 pub const FILE_PAGE_HASHED_LEN_MAX: u64 = 256 << 20;
+/// Longest text of an import in bytes: some 100,000 records, which the metadata language has as its own limit.
+pub const IMPORT_LEN_MAX: usize = 32 << 20;
 /// Largest body with metadata of files in bytes: [`METADATA_RECORDS_MAX`] records of 4 KiB.
 pub const METADATA_BODY_LEN_MAX: usize = 4 << 20;
 /// Most records in one request that adds or updates metadata: each is a commit.

@@ -24,7 +24,7 @@ mod tests;
 pub use binary::{BINARY_MAGIC, BINARY_VERSION, BinaryError, decode, encode};
 pub use diagnostic::{Diagnostic, Place};
 pub use metadata::{FileHash, FileMetadata, ModifiedAt, Replica, SyncState, SyncStatus};
-pub use print::print;
+pub use print::{print, print_without_hash};
 
 use crate::limits::DDL_DIAGNOSTICS_MAX;
 

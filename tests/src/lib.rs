@@ -5,6 +5,7 @@
 //! and only that: the kit ends its own children by process id and unmounts its own mount points.
 
 pub mod binaries;
+pub mod certificate;
 pub mod chunk_files;
 pub mod cluster;
 pub mod engine;
@@ -17,6 +18,7 @@ pub mod ops;
 pub mod process;
 pub mod proxy;
 pub mod random;
+pub mod schema;
 pub mod server;
 pub mod snapshot;
 pub mod source;

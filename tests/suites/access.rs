@@ -12,6 +12,7 @@ use dfs_tests::log::Log;
 use dfs_tests::process::{self, Daemon};
 use dfs_tests::server::{Server, isolate};
 use dfs_tests::{Cluster, Setup, binaries, eventually, run};
+use serde_json::{Value, json};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -136,6 +137,68 @@ fn a_token_is_good_for_its_volume_and_access_and_refusals_are_logged_without_it(
             ensure!(!cluster.server.has_said(secret), "the log shows a secret");
         }
         Ok(())
+    });
+}
+
+/// One call with a token and a JSON body; the status and what the answer says.
+fn send(cluster: &Cluster, (method, path): (&str, &str), token: &str, body: &Value) -> Result<(u16, Value)> {
+    let value = format!("Bearer {token}");
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let headers = [("Authorization", &*value)];
+    let reply = http::request(cluster.server.port(), method, path, &headers, body.as_bytes())?;
+    // A download answers with bytes.
+    Ok((reply.status, reply.json().unwrap_or(Value::Null)))
+}
+
+#[test]
+fn a_session_of_another_volume_looks_absent_on_every_route() {
+    run(&Setup::mounts(0), |cluster| {
+        succeed(&cluster.server, cluster.directory(), &["volume", "create", "other"])?;
+        let (own, foreign) = (create(cluster, "main", "write")?, create(cluster, "other", "admin")?);
+        eventually("both are known", || {
+            let known =
+                |token: &str| Ok::<_, anyhow::Error>(ask(cluster, "GET", "/metrics", token)?.status == 200);
+            Ok(known(&own)? && known(&foreign)?)
+        })?;
+        let client = send(cluster, ("POST", "/api/register"), &own, &json!({"client_name": "laptop1"}))?.1;
+        let started =
+            send(cluster, ("POST", "/api/sync/start"), &own, &json!({"client_id": client["client_id"]}))?.1;
+        let session = started["session_id"].as_str().context("no session")?;
+        // SHA-256 of `x`, which is 78 in hexadecimal digits.
+        let hash = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
+        let diff =
+            json!({"session_id": session, "local_snapshot": [{"file_path": "f", "hash": hash, "size": 1}]});
+        let chunk = json!({"session_id": session, "file_path": "f", "chunk_index": 0, "total_chunks": 1,
+                           "data": "78", "chunk_hash": hash});
+        let raw = format!("file_path=f&chunk_index=0&total_chunks=1&chunk_hash={hash}");
+        let complete = json!({"session_id": session, "file_path": "f", "expected_hash": hash});
+        let calls = [
+            ("POST", "/api/sync/diff", String::new(), &diff),
+            ("GET", "/api/sync/status", format!("session_id={session}"), &Value::Null),
+            ("POST", "/api/file/upload_chunk", String::new(), &chunk),
+            ("POST", "/api/file/upload_chunk", format!("session_id={session}&{raw}"), &json!("x")),
+            ("POST", "/api/file/upload_complete", String::new(), &complete),
+            ("GET", "/api/file/download/f", format!("session_id={session}"), &Value::Null),
+        ];
+        // Before the session has a plan and after it: no state tells that it is there.
+        for _ in 0..2 {
+            for (method, path, query, body) in &calls {
+                let target = format!("{path}?volume=other&{query}");
+                let (status, said) = send(cluster, (method, &target), &foreign, body)?;
+                ensure!(status == 404, "{method} {target}: {status} {said}");
+                ensure!(said["error"]["code"] == "session_not_found", "{method} {target}: {said}");
+                let target = format!("{path}?{query}");
+                ensure!(send(cluster, (method, &target), &foreign, body)?.0 == 403, "{method} {target}");
+            }
+            let planned = send(cluster, ("POST", "/api/sync/diff"), &own, &diff)?;
+            ensure!(planned.0 == 200 && planned.1["files_to_upload"] == json!(["f"]), "{planned:?}");
+        }
+        ensure!(send(cluster, ("POST", "/api/file/upload_chunk"), &own, &chunk)?.0 == 200, "its own token");
+        ensure!(
+            send(cluster, ("POST", "/api/file/upload_complete"), &own, &complete)?.0 == 200,
+            "its own token"
+        );
+        eventually("the audit line", || Ok(cluster.server.has_said("session of another volume")))
     });
 }
 

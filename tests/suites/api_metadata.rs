@@ -78,7 +78,7 @@ fn the_curl_lines_of_the_document_work() {
         let section = section.split("\n## ").next().unwrap_or_default();
         let blocks: Vec<&str> =
             section.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-        ensure!(blocks.len() == 2, "{} blocks of commands", blocks.len());
+        ensure!(blocks.len() == 3, "{} blocks of commands", blocks.len());
         let address = format!("127.0.0.1:{}", cluster.server.port());
         let commands = blocks.concat().replace("127.0.0.1:8080", &address);
         let directory = cluster.scratch("document")?;
@@ -216,6 +216,89 @@ fn the_metadata_language_comes_in_with_and_without_its_line_breaks() {
         json(cluster, 202, &["--data-binary", "@comment.ddl"], "add")?;
         let comment = json(cluster, 400, &["-d", "@comment.ddl"], "add")?;
         ensure!(comment.to_string().contains("--data-binary"), "{comment}");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_exported_from_a_mounts_files_brings_them_back_when_it_is_imported() {
+    with_mount(|cluster| {
+        let odd = std::ffi::OsStr::from_bytes(b"odd \xff \"name\"");
+        let large: Vec<u8> = (0..400_000_u32).flat_map(u32::to_be_bytes).collect();
+        let files: [(&std::ffi::OsStr, &[u8]); 3] =
+            [("large".as_ref(), &large), (odd, b"odd"), ("empty".as_ref(), b"")];
+        fs::create_dir(cluster.a().join("tree"))?;
+        for (name, bytes) in files {
+            fs::write(cluster.a().join("tree").join(name), bytes)?;
+        }
+        fs::write(cluster.a().join("other"), b"not exported")?;
+        cluster.settle()?;
+        let directory = cluster.scratch("curl")?;
+        let export = |file: &str| -> Result<String> {
+            let (status, _) = curl(cluster, &["-o", file, "-D", "head"], "export?prefix=tree/")?;
+            let head = fs::read_to_string(directory.join("head"))?;
+            ensure!(status == 200 && head.contains("text/x-dfs-ddl"), "{status}: {head}");
+            Ok(fs::read_to_string(directory.join(file))?)
+        };
+        let before = export("tree.ddl")?;
+        ensure!(before.matches("file_metadata:").count() == 3, "{before}");
+        ensure!(before.contains(&sha256(&large)), "{before}");
+        let same = json(cluster, 200, &["--data-binary", "@tree.ddl"], "import")?;
+        ensure!(same["unchanged"] == 3 && same["made"] == 0, "{same}");
+
+        fs::remove_dir_all(cluster.a().join("tree"))?;
+        cluster.settle()?;
+        ensure!(export("none.ddl")?.is_empty(), "a removed tree is exported");
+        let made = json(cluster, 200, &["--data-binary", "@tree.ddl"], "import")?;
+        ensure!(made["made"] == 3 && made["refused"] == 0 && made["left"] == 0, "{made}");
+        for (name, bytes) in files {
+            appears(&cluster.a().join("tree").join(name), bytes)?;
+        }
+        ensure!(export("again.ddl")? == before, "exported again");
+
+        fs::write(
+            directory.join("mixed.ddl"),
+            ddl("tree/empty", &sha256(b"x"), 1) + &ddl("new", &sha256(b"odd"), 3),
+        )?;
+        let mixed = json(cluster, 200, &["--data-binary", "@mixed.ddl"], "import")?;
+        ensure!(
+            mixed["files"][0]["error"]["code"] == "exists" && mixed["files"][1]["result"] == "made",
+            "{mixed}"
+        );
+        appears(&cluster.a().join("new"), b"odd")?;
+        let bad = before.replace("  size: 3", "  size: big") + &ddl("last", "md5", 1);
+        fs::write(directory.join("bad.ddl"), bad.replace("tree/", "elsewhere/"))?;
+        let bad = json(cluster, 400, &["--data-binary", "@bad.ddl"], "import")?;
+        let message = bad["error"]["message"].as_str().context("message")?;
+        ensure!(
+            message.contains("for `size`") && message.contains("`hash` cannot be"),
+            "all errors: {message}"
+        );
+        ensure!(!cluster.a().join("elsewhere").exists(), "a bad text changes nothing");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_import_takes_32_mib_and_not_a_byte_more_and_more_records_than_add() {
+    server_only(|cluster| {
+        let directory = cluster.scratch("curl")?;
+        let many: String = (0..1001).map(|number| ddl(&format!("many/{number:04}"), "sha256:1", 1)).collect();
+        fs::write(directory.join("many.ddl"), &many)?;
+        let done = json(cluster, 200, &["--data-binary", "@many.ddl"], "import")?;
+        ensure!(done["announced"] == 1001, "{}", done["announced"]);
+        let listed = curl(cluster, &[], "export?prefix=many/")?.1;
+        ensure!(listed.matches("file_metadata:").count() == 1001, "pages of an export");
+        let mut long = ddl("long", "sha256:1", 1) + "# ";
+        long += &"x".repeat((32 << 20) - long.len());
+        fs::write(directory.join("long.ddl"), &long)?;
+        let at_the_limit = json(cluster, 200, &["--data-binary", "@long.ddl"], "import")?;
+        ensure!(at_the_limit["announced"] == 1, "{at_the_limit}");
+        fs::write(directory.join("longer.ddl"), long + "x")?;
+        ensure!(
+            code(cluster, 413, &["--data-binary", "@longer.ddl"], "import")? == "body_too_large",
+            "past it"
+        );
         Ok(())
     });
 }

@@ -156,7 +156,7 @@ fn the_curl_lines_of_the_document_are_a_whole_session() {
         let page = fs::read_to_string(workspace().join("docs/SESSIONS.md"))?;
         let blocks: Vec<&str> =
             page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-        ensure!(blocks.len() == 2, "{} blocks of commands", blocks.len());
+        ensure!(blocks.len() == 3, "{} blocks of commands", blocks.len());
         let address = format!("127.0.0.1:{}", cluster.server.port());
         let commands = blocks.concat().replace("127.0.0.1:8080", &address);
         // `timeout` runs a program, not a function of the shell.
@@ -165,8 +165,33 @@ fn the_curl_lines_of_the_document_are_a_whole_session() {
         let said = shell(&directory, &script, DEADLINE)?;
         ensure!(said.contains("\"files_to_upload\":[\"docs/notes.txt\"]"), "{said}");
         ensure!(said.contains("\"state\":\"Complete\""), "{said}");
+        ensure!(said.contains("\"files_to_download\":[\"docs/notes.txt\"]"), "{said}");
+        ensure!(said.contains("\"conflicts\":[\"docs/notes.txt\"]"), "{said}");
+        ensure!(said.contains("\"version\":3"), "{said}");
         ensure!(said.contains("event: FileAdded"), "{said}");
-        appears(&cluster.a().join("docs/notes.txt"), &fs::read(directory.join("notes.txt"))?)
+        appears(&cluster.a().join("docs/notes.txt"), &fs::read(directory.join("second.txt"))?)
+    });
+}
+
+#[test]
+fn the_curl_lines_of_the_readme_list_download_and_upload() {
+    with_mount(|cluster| {
+        let page = fs::read_to_string(workspace().join("README.md"))?;
+        let section = page.split("\n## With curl\n").nth(1).context("no section on curl")?;
+        let section = section.split("\n## ").next().unwrap_or_default();
+        let block = section.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next());
+        let address = format!("127.0.0.1:{}", cluster.server.port());
+        let commands = block.context("no commands")?.replace("127.0.0.1:8080", &address);
+        let directory = cluster.scratch("readme")?;
+        let report = Random::new(302).bytes(200_000);
+        fs::write(directory.join("report.pdf"), &report)?;
+        fs::write(cluster.a().join("notes.txt"), b"written in the mount")?;
+        cluster.settle()?;
+        let script = format!("set -eu\ncurl() {{ command curl -sS --fail-with-body \"$@\"; }}\n{commands}");
+        let said = shell(&directory, &script, DEADLINE)?;
+        ensure!(said.contains("\"file_path\":\"notes.txt\""), "{said}");
+        ensure!(fs::read(directory.join("copy.txt"))? == b"written in the mount", "the download");
+        appears(&cluster.a().join("report.pdf"), &report)
     });
 }
 

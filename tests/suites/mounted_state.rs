@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +13,7 @@ use dfs_tests::mount::{self, Mount};
 use dfs_tests::random::Random;
 use dfs_tests::{Setup, eventually, eventually_within, http, ops, process, run};
 use rustix::process::Signal;
+use sha2::{Digest, Sha256};
 
 const MIB: usize = 1 << 20;
 
@@ -32,6 +34,97 @@ fn the_state_of_a_file_climbs_from_journaled_to_synced() {
         let there = cluster.b().join("file");
         eventually("b has its size", || Ok(fs::metadata(&there)?.len() == 3 * MIB as u64))?;
         ensure!(["remote", "synced"].contains(&ops::state(&there)?.as_str()), "{}", ops::state(&there)?);
+        Ok(())
+    });
+}
+
+/// An attribute as `getfattr` prints it.
+fn getfattr(name: &str, file: &Path) -> Result<String> {
+    let mut command = std::process::Command::new("getfattr");
+    process::quiet_environment(&mut command);
+    process::succeed(command.args(["--only-values", "-n", name]).arg(file), Duration::from_secs(20))
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// The lines of a text that begin with this key.
+fn line<'t>(text: &'t str, key: &str) -> Option<&'t str> {
+    text.lines().find_map(|line| line.trim_start().strip_prefix(key)?.strip_prefix(": "))
+}
+
+// S29, S30, S31
+#[test]
+fn getfattr_prints_a_files_metadata_as_the_server_takes_it() {
+    let needs = [Need::Program("getfattr"), Need::Program("curl")];
+    run(&Setup::mounts(2).needs(&needs), |cluster| {
+        let (file, large) = (cluster.a().join("file"), cluster.a().join("large"));
+        let bytes = Random::new(31).bytes(5 * MIB);
+        cluster.server.kill();
+        fs::write(&file, b"content")?;
+        let text = getfattr("user.dfs.metadata", &file)?;
+        ensure!(
+            ["\"modified\"", "\"syncing\""].contains(&line(&text, "status").unwrap_or_default()),
+            "{text}"
+        );
+        ensure!(line(&text, "size") == Some("7"), "without a server: {text}");
+        cluster.server.start()?;
+        fs::write(&large, &bytes)?;
+        cluster.settle()?;
+        for (path, bytes) in [(&file, &b"content"[..]), (&large, &bytes)] {
+            let hash = sha256(bytes);
+            let text = getfattr("user.dfs.metadata", path)?;
+            ensure!(text.starts_with("file_metadata:\n"), "{text}");
+            ensure!(line(&text, "hash") == Some(&*format!("\"sha256:{hash}\"")), "{text}");
+            ensure!(line(&text, "size") == Some(&*bytes.len().to_string()), "{text}");
+            ensure!(line(&text, "status") == Some("\"synced\""), "{text}");
+            ensure!(getfattr("user.dfs.hash", path)? == hash, "user.dfs.hash");
+            ensure!(getfattr("user.dfs.version", path)?.parse::<u64>()? > 0, "user.dfs.version");
+            // The server knows all that it says: adding it changes nothing.
+            let port = cluster.server.port();
+            let added = http::request(port, "POST", "/api/metadata/add", &[], text.as_bytes())?;
+            ensure!(added.status == 200, "{}: {}", added.status, added.text());
+            let told = http::get(
+                port,
+                &format!("/api/metadata/get/{}", path.file_name().context("name")?.display()),
+            )?;
+            let told = told.json()?;
+            for (key, field) in
+                [("name", "file_path"), ("last_modified", "last_modified"), ("owner", "owner")]
+            {
+                ensure!(line(&text, key) == Some(&*told[field].to_string()), "{key}: {text} {told}");
+            }
+        }
+        ensure!(ops::xattrs(&file)?.is_empty(), "copies stay clean");
+        for name in ["user.dfs.metadata", "user.dfs.hash", "user.dfs.version"] {
+            let set = ops::set_xattr(&file, name, b"x", rustix::fs::XattrFlags::empty());
+            ensure!(set == Err(rustix::io::Errno::PERM), "{name} can be set: {set:?}");
+        }
+        let no_file = ops::xattr(cluster.a(), "user.dfs.metadata");
+        ensure!(no_file == Err(rustix::io::Errno::NODATA), "of a directory: {no_file:?}");
+
+        // Bytes that were never read are not here: their hash is left out, nothing is fetched, and nothing waits.
+        let there = cluster.b().join("large");
+        eventually("b has its size", || Ok(fs::metadata(&there)?.len() == bytes.len() as u64))?;
+        cluster.server.kill();
+        let text = getfattr("user.dfs.metadata", &there)?;
+        ensure!(line(&text, "hash").is_none() && line(&text, "status") == Some("\"synced\""), "{text}");
+        ensure!(ops::xattr(&there, "user.dfs.hash") == Err(rustix::io::Errno::NODATA), "user.dfs.hash");
+        cluster.server.start()
+    });
+}
+
+// S30
+#[test]
+fn a_hash_is_read_from_at_most_16_mib() {
+    run(&Setup::mounts(1), |cluster| {
+        let file = cluster.a().join("file");
+        let bytes = Random::new(32).bytes(16 * MIB + 1);
+        fs::write(&file, &bytes[..16 * MIB])?;
+        ensure!(ops::xattr(&file, "user.dfs.hash")? == sha256(&bytes[..16 * MIB]).as_bytes(), "16 MiB");
+        fs::write(&file, &bytes)?;
+        ensure!(ops::xattr(&file, "user.dfs.hash") == Err(rustix::io::Errno::NODATA), "a byte more");
         Ok(())
     });
 }

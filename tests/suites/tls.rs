@@ -10,29 +10,14 @@ use dfs_tests::engine::on_every_engine_with;
 use dfs_tests::machine::{Need, skip_for};
 use dfs_tests::mount::Mount;
 use dfs_tests::server::{Server, isolate};
-use dfs_tests::{binaries, eventually, http, process};
+use dfs_tests::{binaries, certificate, eventually, http, process};
 use rustix::process::Signal;
 
 const NEEDS: [Need; 3] = [Need::Program("openssl"), Need::Program("curl"), Need::Program("python3")];
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Makes a self-signed certificate for 127.0.0.1 and its key as `NAME.pem` and `NAME.key`.
-fn make_certificate(directory: &Path, name: &str, serial: u32) -> Result<()> {
-    let script = format!(
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -set_serial {serial} \
-         -subj '/CN=localhost' -addext 'subjectAltName=IP:127.0.0.1' -addext 'basicConstraints=critical,CA:FALSE' \
-         -keyout {name}.key -out {name}.pem"
-    );
-    process::shell(directory, &script, DEADLINE).map(drop)
-}
-
 fn with_tls(name: &str, test: impl Fn(&mut Server, &Path) -> Result<()>) {
-    let arguments = |directory: &Path| {
-        make_certificate(directory, "used", 7)?;
-        let path = |name: &str| directory.join(name).display().to_string();
-        Ok(vec!["--tls-cert".into(), path("used.pem"), "--tls-key".into(), path("used.key")])
-    };
-    on_every_engine_with(name, &NEEDS, arguments, test);
+    on_every_engine_with(name, &NEEDS, certificate::server_arguments, test);
 }
 
 fn curl(server: &Server, directory: &Path, arguments: &[&str]) -> Result<std::process::Output> {
@@ -86,7 +71,7 @@ fn a_peer_that_does_not_speak_tls_is_refused_and_others_are_served() {
 #[test]
 fn a_new_certificate_is_used_after_sighup_and_open_connections_go_on() {
     with_tls("a_new_certificate_is_used_after_sighup", |server, directory| {
-        make_certificate(directory, "next", 99)?;
+        certificate::make(directory, "next", 99)?;
         let script = directory.join("client.py");
         fs::write(
             &script,
@@ -147,8 +132,8 @@ fn files_that_cannot_be_used_are_refused_by_name() -> Result<()> {
         return Ok(());
     }
     let directory = tempfile::tempdir()?;
-    make_certificate(directory.path(), "one", 1)?;
-    make_certificate(directory.path(), "two", 2)?;
+    certificate::make(directory.path(), "one", 1)?;
+    certificate::make(directory.path(), "two", 2)?;
     fs::write(directory.path().join("empty.pem"), "")?;
     for (certificate, key, named) in [
         ("missing.pem", "one.key", "missing.pem"),
@@ -171,10 +156,8 @@ fn files_that_cannot_be_used_are_refused_by_name() -> Result<()> {
 fn a_mount_that_knows_the_certificate_works_and_one_that_does_not_says_why() {
     const NEEDS: [Need; 2] = [Need::Program("openssl"), Need::Fuse];
     let arguments = |directory: &Path| {
-        make_certificate(directory, "used", 7)?;
-        make_certificate(directory, "other", 8)?;
-        let path = |name: &str| directory.join(name).display().to_string();
-        Ok(vec!["--tls-cert".into(), path("used.pem"), "--tls-key".into(), path("used.key")])
+        certificate::make(directory, "other", 8)?;
+        certificate::server_arguments(directory)
     };
     on_every_engine_with(
         "a_mount_that_knows_the_certificate_works",

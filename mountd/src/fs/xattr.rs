@@ -2,7 +2,6 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use dfs_shared::hash::ChunkHash;
 use dfs_shared::limits::{XATTR_NAME_LEN_MAX, XATTR_VALUE_LEN_MAX};
 use dfs_shared::record::NodeKind;
 
@@ -99,7 +98,10 @@ impl Fs {
                 Some(revision) => Ok(revision.to_string().into_bytes()),
                 None => Err(FsError::NoAttribute),
             },
-            b"hash" => self.content_hash(&node),
+            b"hash" => match self.content_hash(&node)? {
+                Some(hash) => Ok(hash.to_string().into_bytes()),
+                None => Err(FsError::NoAttribute),
+            },
             // What the server's public API has set; it stands in the record.
             b"owner" => {
                 record_of(&node)?.xattrs.get(&b"user.dfs.owner"[..]).cloned().ok_or(FsError::NoAttribute)
@@ -108,12 +110,12 @@ impl Fs {
                 Some(path) => Ok(path.as_os_str().as_bytes().to_vec()),
                 None => Err(FsError::NoAttribute),
             },
-            b"metadata" => Err(FsError::NotSupported),
+            b"metadata" => self.metadata_text(&node),
             _ => Err(FsError::NoAttribute),
         }
     }
 
-    fn state(&self, node: &LocalNode) -> Result<&'static str, FsError> {
+    pub(super) fn state(&self, node: &LocalNode) -> Result<&'static str, FsError> {
         let progress = self.progress.as_ref();
         if progress.is_some_and(|progress| progress.is_conflict(node.id)) {
             return Ok("conflict");
@@ -127,23 +129,5 @@ impl Fs {
             return Ok("remote");
         }
         Ok("synced")
-    }
-
-    /// The SHA-256 of the bytes, where it is known: of an empty file and of one that is a single chunk.
-    fn content_hash(&self, node: &LocalNode) -> Result<Vec<u8>, FsError> {
-        let record = record_of(node)?;
-        if record.kind != NodeKind::File || node.dirty_content.is_some() {
-            return Err(FsError::NoAttribute);
-        }
-        let Some(content) = record.content else {
-            return Ok(ChunkHash::of(b"").to_string().into_bytes());
-        };
-        match self.tree.manifest(node.id)? {
-            Some((id, manifest)) if id == content => match manifest.chunks.as_slice() {
-                [chunk] if !chunk.hash.is_hole() => Ok(chunk.hash.to_string().into_bytes()),
-                _ => Err(FsError::NoAttribute),
-            },
-            _ => Err(FsError::NoAttribute),
-        }
     }
 }

@@ -135,7 +135,10 @@ fn virtual_attributes_tell_where_a_file_stands_and_cannot_be_set() {
     let path = mount.at("f");
     std::fs::write(&path, b"x").unwrap();
     assert_eq!(get(&path, "user.dfs.state").unwrap(), b"journaled");
-    assert_eq!(get(&path, "user.dfs.hash"), Err(libc::ENODATA));
+    // SHA-256 of `x`, from the bytes that are here.
+    let hash = b"2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
+    assert_eq!(get(&path, "user.dfs.hash").unwrap(), hash);
+    assert_eq!(get(&path, "user.dfs.version"), Err(libc::ENODATA));
     assert_eq!(set(&path, "user.dfs.state", b"synced", 0), Err(libc::EPERM));
     assert_eq!(get(&path, "system.posix_acl_access"), Err(libc::EOPNOTSUPP));
     assert_eq!(get(&mount.path(), "user.dfs.control").unwrap(), b"/run/control");

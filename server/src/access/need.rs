@@ -25,6 +25,7 @@ use Access::{Admin, Read, Write};
 const TABLE: &[(&str, &str, Need)] = &[
     ("GET", "/health", Need::Nothing),
     ("GET", "/ready", Need::Nothing),
+    ("GET", "/api/openapi.json", Need::Nothing),
     ("GET", "/metrics", Need::Server(Read)),
     ("GET", "/api/info", Need::Volume(Read)),
     ("POST", "/sync/{volume}/register", Need::Volume(Read)),
@@ -52,6 +53,8 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("GET", "/api/metadata/list", Need::Volume(Read)),
     ("DELETE", "/api/metadata/delete/*", Need::Volume(Write)),
     ("GET", "/api/metadata/history/*", Need::Volume(Read)),
+    ("GET", "/api/metadata/export", Need::Volume(Read)),
+    ("POST", "/api/metadata/import", Need::Volume(Write)),
     ("GET", "/api/events", Need::Volume(Read)),
 ];
 
@@ -99,6 +102,7 @@ mod tests {
             ("POST", "/api/file/upload_chunk"),
             ("POST", "/api/file/upload_complete"),
             ("POST", "/api/metadata/add"),
+            ("POST", "/api/metadata/import"),
             ("PUT", "/api/metadata/update"),
             ("DELETE", "/api/metadata/delete/{path...}"),
         ] {

@@ -31,7 +31,8 @@ impl Said {
             path: FilePath::from_bytes(&metadata.name)?,
             hash: Some(metadata.hash),
             size: Some(metadata.size),
-            version: Some(metadata.version),
+            // A mount, which does not count versions, says 0.
+            version: Some(metadata.version).filter(|version| *version > 0),
             last_modified: Some(metadata.last_modified),
             owner: Some(metadata.owner).filter(|owner| !owner.is_empty()),
         })

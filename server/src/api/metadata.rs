@@ -22,6 +22,10 @@ use crate::limits::{
 };
 use crate::router::Call;
 
+mod tree;
+
+pub(super) use tree::{export, import};
+
 /// The author of what comes without a session.
 const AUTHOR: &str = "api";
 

@@ -1,5 +1,6 @@
 //! A whole server on 127.0.0.1, spoken to through plain sockets.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use dfs_shared::wire::{decode, decode_frame, encode};
 use serde::Serialize;
 
 use super::*;
+use crate::http::Method;
 
 /// Longest that a test waits for a server that does not answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -332,8 +334,7 @@ fn an_address_beyond_loopback_is_refused_until_there_is_a_token_or_the_flag() {
     assert_eq!(status, 401);
 }
 
-#[test]
-fn every_route_has_a_row_in_the_table_of_needs() {
+fn routes() -> Vec<(Method, &'static str)> {
     let dir = tempfile::tempdir().unwrap();
     let store: Arc<dyn MetadataStore> = Arc::new(SqliteStore::open(dir.path()).unwrap());
     let chunks = Arc::new(DiskStore::open(&dir.path().join("chunks")).unwrap());
@@ -353,11 +354,14 @@ fn every_route_has_a_row_in_the_table_of_needs() {
         engine: "test",
         started: Instant::now(),
     };
-    let router = api::router(Arc::new(api));
-    let missing: Vec<_> = router
-        .routes()
-        .filter(|(method, pattern)| crate::access::need::row(method.as_str(), pattern).is_none())
-        .collect();
+    api::router(Arc::new(api)).routes().collect()
+}
+
+#[test]
+fn every_route_has_a_row_in_the_table_of_needs() {
+    let is_missing =
+        |(method, pattern): &(Method, &str)| crate::access::need::row(method.as_str(), pattern).is_none();
+    let missing: Vec<_> = routes().into_iter().filter(is_missing).collect();
     assert!(
         missing.is_empty(),
         "routes without a row in access::need, which only admin may use: {missing:?}"
@@ -420,4 +424,26 @@ fn each_component_can_be_left_out_and_the_others_work() {
         }
         assert_eq!(ask(&server, "GET", "/ready", b"").0, 200, "{without:?}");
     }
+}
+
+#[test]
+fn the_openapi_description_names_every_public_route_and_no_other_and_who_needs_a_token() {
+    let document: serde_json::Value = serde_json::from_str(api::OPENAPI).unwrap();
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let mut described = BTreeMap::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let is_open = operation.get("security").is_some_and(|needs| needs == &serde_json::json!([]));
+            described.insert((method.to_uppercase(), path.clone()), is_open);
+        }
+    }
+    let public = routes().into_iter().filter(|(_, pattern)| !pattern.starts_with("/sync/"));
+    let served: BTreeMap<_, _> = public
+        .map(|(method, pattern)| {
+            let need = crate::access::need::need(method.as_str(), pattern);
+            let key = (method.as_str().to_owned(), pattern.replace("...}", "}"));
+            (key, need == crate::access::need::Need::Nothing)
+        })
+        .collect();
+    assert_eq!(described, served, "server/src/api/openapi.json beside the router's table");
 }

@@ -9,17 +9,27 @@ use super::metadata::FileMetadata;
 pub fn print(records: &[FileMetadata]) -> String {
     let mut text = String::new();
     for record in records {
-        write_record(&mut text, record).expect("a string takes everything");
+        write_record(&mut text, record, true).expect("a string takes everything");
     }
     text
 }
 
-fn write_record(text: &mut String, record: &FileMetadata) -> std::fmt::Result {
+/// Prints a record whose hash is not known: without that line, so [`super::parse`] says that it is missing.
+#[must_use]
+pub fn print_without_hash(record: &FileMetadata) -> String {
+    let mut text = String::new();
+    write_record(&mut text, record, false).expect("a string takes everything");
+    text
+}
+
+fn write_record(text: &mut String, record: &FileMetadata, is_hashed: bool) -> std::fmt::Result {
     writeln!(text, "file_metadata:")?;
     writeln!(text, "  name: {}", quoted(&record.name))?;
     writeln!(text, "  version: {}", record.version)?;
     writeln!(text, "  size: {}", record.size)?;
-    writeln!(text, "  hash: \"{}\"", record.hash.as_str())?;
+    if is_hashed {
+        writeln!(text, "  hash: \"{}\"", record.hash.as_str())?;
+    }
     writeln!(text, "  last_modified: \"{}\"", record.last_modified)?;
     writeln!(text, "  owner: {}", quoted(record.owner.as_bytes()))?;
     writeln!(text, "  sync_state:")?;

@@ -57,6 +57,20 @@ fn what_was_printed_is_read_back_the_same() {
 }
 
 #[test]
+fn a_record_without_its_hash_says_everything_else_and_is_refused_for_that_alone() {
+    let mut random = Random::new(7);
+    for _ in 0..50 {
+        let record = record(&mut random);
+        let whole = print(std::slice::from_ref(&record));
+        let text = print_without_hash(&record);
+        let expected: Vec<&str> = whole.lines().filter(|line| !line.starts_with("  hash: ")).collect();
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+        let told: Vec<String> = parse(&text).unwrap_err().iter().map(ToString::to_string).collect();
+        assert!(told.len() == 1 && told[0].contains("`hash` is missing"), "{told:?}");
+    }
+}
+
+#[test]
 fn a_text_without_its_line_breaks_is_read_the_same() {
     for seed in 0..2_000 {
         let records = records(&mut Random::new(seed));
