@@ -36,6 +36,7 @@ mod info;
 mod json;
 mod messages;
 mod metadata;
+mod outgoing;
 mod register;
 mod session;
 pub mod status;

@@ -31,7 +31,7 @@ mod register;
 mod request;
 mod validity;
 
-pub use chunks::{Batch, FoundChunk};
+pub use chunks::{Batch, ChunkSource, FoundChunk};
 pub use commit::UNNUMBERED;
 pub use error::SyncError;
 pub use event::{ChunkCorrupt, ChunksMoved, CommitAnswered};

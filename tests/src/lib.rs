@@ -20,6 +20,7 @@ pub mod random;
 pub mod server;
 pub mod snapshot;
 pub mod source;
+pub mod upload;
 pub mod user;
 pub mod wait;
 pub mod worker;
