@@ -4,6 +4,8 @@
 //! does meets all of them; medians are printed. Clients are plain blocking threads.
 //!
 //! `cargo run --release -p dfs-server --example http_engines [ROUNDS [SECONDS [CLIENTS]]]`
+//!
+//! With `serve NAME` it is one of them alone, until its input ends: `tests/benches/run http` measures them as processes.
 
 #![expect(clippy::print_stdout, reason = "a program that prints figures")]
 
@@ -121,8 +123,26 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
+/// Serves as one of the peers until the input ends.
+fn serve(name: &str) -> Result<()> {
+    let engine = Engine::ALL.into_iter().find(|engine| engine.name() == name);
+    let address = match engine {
+        Some(engine) => start_engine(engine)?,
+        None => {
+            ensure!(name == "hyper", "no server is named {name}");
+            start_hyper()?
+        }
+    };
+    println!("serving on {address}");
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    Ok(())
+}
+
 fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|word| word == "serve").is_some() {
+        return serve(&arguments.next().context("serve which one?")?);
+    }
     let mut number = |default: f64| arguments.next().map_or(Ok(default), |text| text.parse::<f64>());
     let (rounds, seconds, clients) = (number(5.0)? as usize, number(1.0)?, number(8.0)? as usize);
     ensure!(rounds > 0 && clients > 0 && seconds > 0.0, "rounds, seconds and clients have to be positive");

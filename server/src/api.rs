@@ -37,6 +37,7 @@ mod json;
 mod messages;
 mod metadata;
 mod openapi;
+mod outgoing;
 mod register;
 mod session;
 pub mod status;

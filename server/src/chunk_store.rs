@@ -1,7 +1,8 @@
 //! The chunk store: bytes under their SHA-256, whatever keeps them.
 //!
 //! Invariants: bytes are verified on the way in and on the way out, so that a damaged chunk is never
-//! served; a chunk counts as present only after [`ChunkStore::sync`] returned and the metadata
+//! served: those that are read each time, those that are sent from their file when the file is not the one that was
+//! verified lately (docs/adr/0002-chunks-are-sent-from-their-files.md); a chunk counts as present only after [`ChunkStore::sync`] returned and the metadata
 //! database has noted it. A chunk may be put again at any time, which also mends a damaged one.
 
 use std::ops::ControlFlow;
@@ -11,8 +12,10 @@ use bytes::Bytes;
 use dfs_shared::hash::ChunkHash;
 
 mod disk;
+mod verified;
 
 pub use disk::DiskStore;
+pub use verified::ChunkFile;
 
 /// Why the chunk store could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -98,4 +101,10 @@ pub trait ChunkStore: Send + Sync {
     /// # Errors
     /// [`ChunkError::Io`].
     fn each(&self, visit: &mut dyn FnMut(ChunkHash, u64) -> ControlFlow<()>) -> Result<(), ChunkError>;
+    /// Opens a chunk whose bytes are to be sent from its file, and verifies it unless it is the file that was verified
+    /// lately. `None` where the store has no files, or too many of them are open: then it has to be read.
+    ///
+    /// # Errors
+    /// As [`ChunkStore::get`].
+    fn open(&self, hash: ChunkHash) -> Result<Option<ChunkFile>, ChunkError>;
 }

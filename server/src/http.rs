@@ -35,7 +35,7 @@ pub use output::Output;
 pub use range::ByteRange;
 pub use representation::{Answer, Representation};
 pub use request::{Request, Version};
-pub use response::{Body, FilePart, Response, StreamError, StreamItem};
+pub use response::{Body, BodyFile, FilePart, Piece, Response, StreamError, StreamItem};
 pub use status::Status;
 pub(crate) use target::percent_decode;
 

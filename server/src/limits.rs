@@ -91,6 +91,18 @@ pub const CHUNK_WRITES_MAX: usize = 4;
 pub const QUERY_LEN_MAX: usize = 8 << 20;
 /// Bytes of chunks that are gathered before they are handed to the connection.
 pub const CHUNK_PIECE_LEN: usize = 256 * 1024;
+/// Shortest part of a chunk in bytes that is sent from its file: opening costs more than copying fewer.
+pub const CHUNK_FROM_FILE_LEN_MIN: u64 = 64 * 1024;
+/// Bytes of chunks' files that are handed to the connection at once: what a revoked token may still bring.
+pub const CHUNK_FILES_PIECE_LEN: u64 = 1024 * 1024;
+/// Most chunk files that are open for sending at once: further chunks are read into memory.
+pub const CHUNK_FILES_OPEN_MAX: usize = 256;
+/// Most chunk files that are remembered as verified: some MiB of memory, 16 GiB of chunks of the usual size.
+pub const CHUNKS_VERIFIED_MAX: usize = 65_536;
+/// Seconds after which a chunk file is verified again though nobody wrote to it: a disk may rot.
+pub const CHUNK_VERIFIED_S_MAX: u64 = 600;
+/// Seconds that a file has to rest before it is remembered as verified: several ticks of the clock of its times.
+pub const CHUNK_SETTLED_S: u64 = 1;
 /// Pieces of chunks that are read ahead of a peer: with the largest chunk this bounds a download's memory.
 pub const CHUNK_PIECES_MAX: usize = 2;
 /// Frames that wait for one event stream before it counts as too slow.

@@ -40,7 +40,7 @@ mod request;
 mod validity;
 
 pub use changes::FileChange;
-pub use chunks::{Batch, FoundChunk};
+pub use chunks::{Batch, ChunkSource, FoundChunk};
 pub use claims::Claims;
 pub use commit::UNNUMBERED;
 pub use error::SyncError;

@@ -13,13 +13,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dfs_server::engine::{Drained, Engine, EngineConfig, Handler, Options, RequestBody, Tls, prepare};
-use dfs_server::http::{Body, FilePart, Request, Response, Status};
+use dfs_server::http::{Body, FilePart, Piece, Request, Response, Status};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 const GIB: u64 = 1 << 30;
+const PIECE_LEN: usize = 1 << 20;
 /// Peak memory may grow by this much, whatever the bodies' lengths.
 const GROWTH_KIB_MAX: u64 = 48 * 1024;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The peak is one for the whole process: one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// `GET` answers with the file, anything else with the length of its body.
+/// `/file` answers with the file, `/pieces` with the same in pieces, anything else with the length of its body.
 struct Large {
     file: Arc<File>,
     len: u64,
@@ -37,8 +38,21 @@ impl Handler for Large {
     async fn handle(&self, request: Request, mut body: RequestBody) -> Response {
         if request.path.as_ref() == b"/file" {
             let offset = request.query("offset").map_or(0, |text| text.parse().unwrap());
-            let part = FilePart { file: Arc::clone(&self.file), offset, len: self.len - offset };
+            let part = FilePart { file: self.file.clone(), offset, len: self.len - offset };
             return Response::new(Status::OK).with_body(Body::File(part));
+        }
+        if request.path.as_ref() == b"/pieces" {
+            let (pieces, body) = mpsc::channel(2);
+            let (file, len) = (Arc::clone(&self.file), self.len);
+            std::thread::spawn(move || {
+                for offset in (0..len).step_by(PIECE_LEN) {
+                    let len = (len - offset).min(PIECE_LEN as u64);
+                    let part = FilePart { file: file.clone(), offset, len };
+                    // The connection may be gone; then the test sees a short body.
+                    let _ = pieces.blocking_send(Ok(Piece::Files(vec![part])));
+                }
+            });
+            return Response::new(Status::OK).with_body(Body::Sized(self.len, body));
         }
         let mut len = 0;
         while let Some(piece) = body.next().await {
@@ -149,8 +163,10 @@ fn a_sparse_file_of_4_gib_is_downloaded_in_constant_memory_on_every_engine() {
         for engine in Engine::ALL {
             let running = Running::start(engine, &file, None);
             let mut stream = running.connect();
-            stream.write_all(b"GET /file HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
-            assert_eq!(read_marks(&stream), (marks.clone(), len), "{engine:?}");
+            for path in ["/file", "/pieces"] {
+                write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+                assert_eq!(read_marks(&stream), (marks.clone(), len), "{engine:?} {path}");
+            }
             let offset = 4 * GIB;
             write!(stream, "GET /file?offset={offset} HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
             assert_eq!(read_marks(&stream), (vec![12_344], 12_345), "{engine:?}");
@@ -215,8 +231,10 @@ fn a_file_is_downloaded_under_tls_in_constant_memory_on_every_engine() {
             let name = ServerName::try_from("localhost").unwrap();
             let session = ClientConnection::new(Arc::clone(&client), name).unwrap();
             let mut stream = StreamOwned::new(session, running.connect());
-            stream.write_all(b"GET /file HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
-            assert_eq!(read_marks(&mut stream), (marks.clone(), len), "{engine:?}");
+            for path in ["/file", "/pieces"] {
+                write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+                assert_eq!(read_marks(&mut stream), (marks.clone(), len), "{engine:?} {path}");
+            }
             stream.write_all(b"POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc").unwrap();
             assert_eq!(read_marks(&mut stream).1, 1, "{engine:?}");
             running.end();

@@ -22,6 +22,7 @@ pub mod schema;
 pub mod server;
 pub mod snapshot;
 pub mod source;
+pub mod upload;
 pub mod user;
 pub mod wait;
 pub mod worker;

@@ -24,7 +24,7 @@ pub enum Need {
 }
 
 /// Every need that some suite has, for the summary.
-pub const ALL: [Need; 14] = [
+pub const ALL: [Need; 15] = [
     Need::Fuse,
     Need::Root,
     Need::Program("fusermount3"),
@@ -36,6 +36,7 @@ pub const ALL: [Need; 14] = [
     Need::Program("curl"),
     Need::Program("openssl"),
     Need::Program("python3"),
+    Need::Program("wrk"),
     Need::Program("mount"),
     Need::PythonSqlite,
     Need::FreePort(8080),

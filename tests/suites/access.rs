@@ -1,6 +1,7 @@
 //! Access tokens with real processes: made, listed, scoped, revoked; what is refused and what is logged of it.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,7 +11,9 @@ use anyhow::{Context, Result, ensure};
 use dfs_tests::http::{self, Reply};
 use dfs_tests::log::Log;
 use dfs_tests::process::{self, Daemon};
+use dfs_tests::random::Random;
 use dfs_tests::server::{Server, isolate};
+use dfs_tests::upload::upload;
 use dfs_tests::{Cluster, Setup, binaries, eventually, run};
 use serde_json::{Value, json};
 
@@ -227,6 +230,31 @@ fn revoking_a_token_cuts_its_open_event_stream_and_no_other() {
         revoke(cluster, &tokens[0])?;
         streams[0].wait_exit(DEADLINE)?;
         ensure!(streams[1].is_running()?, "the other one goes on");
+        Ok(())
+    });
+}
+
+#[test]
+fn revoking_a_token_cuts_its_download() {
+    run(&Setup::mounts(0), |cluster| {
+        // Far more than the buffers of a connection hold.
+        let content = Random::new(76).bytes(48 << 20);
+        upload(cluster.server.port(), "large", &content)?;
+        let token = create(cluster, "main", "read")?;
+        wait_closed(cluster)?;
+        let is_good = || Ok(ask(cluster, "GET", "/api/info", &token)?.status == 200);
+        eventually("the token is known", is_good)?;
+        let mut stream = TcpStream::connect(("127.0.0.1", cluster.server.port()))?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        let route = "/api/file/download/large";
+        write!(stream, "GET {route} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n")?;
+        let mut got = vec![0; 100_000];
+        stream.read_exact(&mut got)?;
+        revoke(cluster, &token)?;
+        eventually("the token is known as revoked", || Ok(!is_good()?))?;
+        // The end may come as a reset.
+        let _either = stream.read_to_end(&mut got);
+        ensure!(got.len() < content.len(), "all of it was sent");
         Ok(())
     });
 }

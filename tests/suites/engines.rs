@@ -7,9 +7,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use dfs_tests::chunk_files::{ChunkFile, chunk_files, flip_bit};
 use dfs_tests::engine::{ENGINES, on_every_engine};
 use dfs_tests::machine::{Need, say, scale};
+use dfs_tests::random::Random;
 use dfs_tests::server::Server;
+use dfs_tests::upload::upload;
 use dfs_tests::{Setup, eventually, http, process, run};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -128,6 +131,89 @@ print("served")
 "#,
         )?;
         ensure!(said.trim() == "served", "{said}");
+        Ok(())
+    });
+}
+
+#[test]
+fn wrk_meets_no_error_with_many_connections_and_a_pipeline() {
+    let name = "wrk_meets_no_error_with_many_connections_and_a_pipeline";
+    on_every_engine(name, &[Need::Program("wrk"), CURL], |server, directory| {
+        let script = directory.join("pipelined.lua");
+        std::fs::write(&script, WRK_PIPELINE)?;
+        let script = script.display().to_string();
+        for more in [&[][..], &["-s", &script]] {
+            let mut command = Command::new("wrk");
+            command.args(["-t2", "-c32", "-d1s"]).args(more);
+            command.arg(format!("http://127.0.0.1:{}/health", server.port()));
+            process::quiet_environment(&mut command);
+            let said = process::succeed(&mut command, DEADLINE)?;
+            let failed = ["Non-2xx", "Socket errors"].iter().any(|text| said.contains(text));
+            ensure!(!failed && said.contains("Requests/sec"), "{more:?}: {said}");
+            let count =
+                said.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse::<u64>().ok());
+            ensure!(count > Some(32), "{more:?}: {said}");
+        }
+        is_served(server)
+    });
+}
+
+/// Sixteen requests in one write.
+const WRK_PIPELINE: &str = r#"
+local all
+init = function() all = string.rep(wrk.format("GET"), 16) end
+request = function() return all end
+"#;
+
+/// A download of many chunks: whole, in ranges over their edges, and with chunks that are damaged, cut or gone.
+#[test]
+fn a_download_comes_from_the_files_of_its_chunks_and_never_from_damaged_ones() {
+    let name = "a_download_comes_from_the_files_of_its_chunks_and_never_from_damaged_ones";
+    on_every_engine(name, &[CURL], |server, directory| {
+        let content = Random::new(610).bytes(12 << 20);
+        upload(server.port(), "large", &content)?;
+        let chunks = chunk_files(server.data())?;
+        ensure!(chunks.len() > 3, "{} chunks", chunks.len());
+        let body = directory.join("body");
+        let to = body.display().to_string();
+        let route = "/api/file/download/large";
+        for (range, expected) in [
+            (None, &content[..]),
+            (Some("0-0"), &content[..1]),
+            (Some("65537-9437184"), &content[65_537..=9_437_184]),
+            (Some("12582000-"), &content[12_582_000..]),
+            (Some("-7000001"), &content[content.len() - 7_000_001..]),
+        ] {
+            let arguments = [&["-o", &to][..], &range.map_or(vec![], |range| vec!["-r", range])].concat();
+            curl(server, &arguments, route)?;
+            ensure!(std::fs::read(&body)? == expected, "{range:?}");
+        }
+        let head = curl(server, &["--head"], route)?;
+        ensure!(head.contains(&format!("Content-Length: {}\n", content.len())), "{head}");
+        let damages: [fn(&ChunkFile) -> Result<()>; 3] = [
+            flip_bit,
+            |chunk| Ok(std::fs::File::options().write(true).open(&chunk.path)?.set_len(70_000)?),
+            |chunk| Ok(std::fs::remove_file(&chunk.path)?),
+        ];
+        for (index, damage) in damages.into_iter().enumerate() {
+            let kept =
+                chunks.iter().map(|chunk| std::fs::read(&chunk.path)).collect::<Result<Vec<_>, _>>()?;
+            let middle =
+                content.windows(64).position(|window| window == &kept[index][..64]).context("no chunk")?;
+            damage(&chunks[index])?;
+            ensure!(curl(server, &["-o", &to], route).is_err(), "a damaged file looked whole");
+            let got = std::fs::read(&body)?;
+            ensure!(
+                got.len() <= middle && content.starts_with(&got),
+                "{} bytes, damage at {middle}",
+                got.len()
+            );
+            for (chunk, bytes) in chunks.iter().zip(kept) {
+                std::fs::write(&chunk.path, bytes)?;
+            }
+            curl(server, &["-o", &to], route)?;
+            ensure!(std::fs::read(&body)? == content, "it was put right");
+        }
         Ok(())
     });
 }

@@ -51,6 +51,13 @@ impl Grant {
         self.alive.is_some()
     }
 
+    /// Tells whether it has ended, without waiting.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        // Nothing is ever sent: an error is the end.
+        self.alive.as_ref().is_some_and(|alive| alive.has_changed().is_err())
+    }
+
     /// Waits until it ends.
     pub async fn revoked(&self) {
         match self.alive.clone() {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
+use dfs_shared::hash::ChunkHash;
 use dfs_shared::limits::QUERY_ITEMS_MAX;
 use dfs_shared::wire::chunks::{CHUNK_HEADER_LEN, ChunkBody, ChunkHeader};
 use dfs_shared::wire::messages::ChunksRequest;
@@ -11,6 +12,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::messages::query;
+use super::outgoing::{Closed, Outgoing};
 use super::status::{ApiError, answer};
 use super::upload_name::UploadName;
 use super::{Api, volume_of};
@@ -18,7 +20,7 @@ use crate::blocking::{beside, offload};
 use crate::http::{Body, Response, Status, StreamError, StreamItem};
 use crate::limits::{CHUNK_PIECE_LEN, CHUNK_PIECES_MAX, QUERY_LEN_MAX};
 use crate::router::Call;
-use crate::sync::{FoundChunk, SyncError, SyncService};
+use crate::sync::{ChunkSource, FoundChunk, SyncError, SyncService};
 
 /// `PUT /sync/{volume}/chunks`: 200 when all chunks of the batch are durable.
 pub(super) async fn put(api: Arc<Api>, call: Call) -> Response {
@@ -131,9 +133,10 @@ async fn try_get(api: &Api, call: Call) -> Result<Response, ApiError> {
 
 /// Reads the chunks one after the other, ahead of the peer by [`CHUNK_PIECES_MAX`] pieces.
 fn send_chunks(sync: &SyncService, request: &ChunksRequest, pieces: &mpsc::Sender<StreamItem>) {
+    let mut outgoing = Outgoing::new(pieces);
     let mut piece = BytesMut::new();
     for hash in &request.hashes {
-        let found = match sync.chunk(*hash) {
+        let found = match sync.chunk_to_send(*hash, None) {
             Ok(found) => found,
             Err(error) => {
                 let reason = crate::report::chain(&error);
@@ -142,28 +145,44 @@ fn send_chunks(sync: &SyncService, request: &ChunksRequest, pieces: &mpsc::Sende
                 return;
             }
         };
-        let (body, bytes) = match found {
-            FoundChunk::Bytes(bytes) => {
-                let len = u32::try_from(bytes.len()).expect("a stored chunk is within CHUNK_LEN_MAX");
-                (ChunkBody::Bytes(len), bytes)
-            }
-            FoundChunk::Absent => (ChunkBody::Absent, Bytes::new()),
-            FoundChunk::Corrupt => (ChunkBody::Corrupt, Bytes::new()),
-        };
-        piece.extend_from_slice(&ChunkHeader { hash: *hash, body }.encode());
-        piece.extend_from_slice(&bytes);
         // A failed send means that the peer is gone.
-        if piece.len() >= CHUNK_PIECE_LEN && pieces.blocking_send(Ok(piece.split().freeze())).is_err() {
+        if send_chunk(*hash, found, &mut piece, &mut outgoing).is_err() {
             return;
         }
     }
-    let _ = pieces.blocking_send(Ok(piece.freeze()));
+    let _ = outgoing.bytes(piece.freeze());
+}
+
+/// Appends a chunk's frame to the piece under way, or sends that and then the chunk from its file.
+fn send_chunk(
+    hash: ChunkHash,
+    found: FoundChunk<ChunkSource>,
+    piece: &mut BytesMut,
+    outgoing: &mut Outgoing<'_>,
+) -> Result<(), Closed> {
+    let body = match &found {
+        FoundChunk::Bytes(source) => {
+            ChunkBody::Bytes(u32::try_from(source.len()).expect("a stored chunk is within CHUNK_LEN_MAX"))
+        }
+        FoundChunk::Absent => ChunkBody::Absent,
+        FoundChunk::Corrupt => ChunkBody::Corrupt,
+    };
+    piece.extend_from_slice(&ChunkHeader { hash, body }.encode());
+    match found {
+        FoundChunk::Bytes(ChunkSource::Memory(bytes)) => piece.extend_from_slice(&bytes),
+        FoundChunk::Bytes(ChunkSource::File(file)) => {
+            outgoing.bytes(piece.split().freeze())?;
+            let len = file.len();
+            outgoing.file(file, 0, len)?;
+            outgoing.flush()?;
+        }
+        FoundChunk::Absent | FoundChunk::Corrupt => {}
+    }
+    if piece.len() >= CHUNK_PIECE_LEN { outgoing.bytes(piece.split().freeze()) } else { Ok(()) }
 }
 
 #[cfg(test)]
 mod tests {
-    use dfs_shared::hash::ChunkHash;
-
     use super::*;
 
     fn frame(bytes: &[u8]) -> Vec<u8> {

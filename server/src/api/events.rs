@@ -41,7 +41,7 @@ async fn try_open(api: &Api, call: &Call) -> Result<Response, ApiError> {
     let (pieces, body) = mpsc::channel(1);
     // Tells the peer at once that it is connected, and browsers how soon to come back.
     let hello = Bytes::from_static(b": dfs events\nretry: 1000\n\n");
-    pieces.try_send(Ok(hello)).expect("an empty channel has room for one");
+    pieces.try_send(Ok(hello.into())).expect("an empty channel has room for one");
     tokio::spawn(forward(listener, pieces));
     Ok(Response::new(Status::OK)
         .with_header("Content-Type", "text/event-stream")
@@ -74,7 +74,7 @@ async fn forward(mut listener: Listener, pieces: mpsc::Sender<StreamItem>) {
             () = pieces.closed() => return,
         };
         let piece = next.unwrap_or(Bytes::from_static(b": still here\n\n"));
-        if pieces.send(Ok(piece)).await.is_err() {
+        if pieces.send(Ok(piece.into())).await.is_err() {
             return;
         }
     }

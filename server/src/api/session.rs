@@ -112,12 +112,12 @@ fn send_snapshot(
             return Ok(ControlFlow::Continue(()));
         }
         // A failed send means that the peer is gone.
-        let sent = pieces.blocking_send(Ok(Bytes::from(std::mem::take(&mut piece))));
+        let sent = pieces.blocking_send(Ok(Bytes::from(std::mem::take(&mut piece)).into()));
         Ok(if sent.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
     let tail = format!("],\"revision\":{},\"merkle_root\":\"{}\"}}\n", volume.revision.0, volume.root);
     piece.extend_from_slice(tail.as_bytes());
-    let _ = pieces.blocking_send(Ok(piece.into()));
+    let _ = pieces.blocking_send(Ok(Bytes::from(piece).into()));
     Ok(())
 }
 

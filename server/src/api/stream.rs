@@ -43,7 +43,7 @@ async fn try_open(api: &Api, call: &Call) -> Result<Response, ApiError> {
     tracing::info!(volume = %name, client = client.unwrap_or("?"), "event stream opened");
     let (frames, body) = mpsc::channel(1);
     let hello = StreamFrame::Hello { volume: volume.id, revision: volume.revision, root: volume.root };
-    frames.try_send(Ok(encode_frame(&hello).into())).expect("an empty channel has room for one");
+    frames.try_send(Ok(Bytes::from(encode_frame(&hello)).into())).expect("an empty channel has room for one");
     tokio::spawn(forward(name, volume.revision, subscription, frames));
     Ok(Response::new(Status::OK)
         .with_header("Content-Type", STREAM_CONTENT_TYPE)
@@ -71,13 +71,13 @@ async fn forward(
             }
             Ok(Some(Pushed::Lagged)) => {
                 tracing::warn!(%volume, "an event stream is too slow and was cut");
-                let _ = frames.send(Ok(encode_frame(&StreamFrame::Lagged).into())).await;
+                let _ = frames.send(Ok(Bytes::from(encode_frame(&StreamFrame::Lagged)).into())).await;
                 break;
             }
             Ok(None) => break,
             Err(_) => encode_frame(&StreamFrame::Heartbeat { revision: newest }).into(),
         };
-        if frames.send(Ok(frame)).await.is_err() {
+        if frames.send(Ok(frame.into())).await.is_err() {
             break;
         }
     }

@@ -17,7 +17,8 @@ use bytes::Bytes;
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::limits::CHUNK_LEN_MAX;
 
-use super::{ChunkError, ChunkStore};
+use super::verified::{Opened, Verified};
+use super::{ChunkError, ChunkFile, ChunkStore};
 
 /// Chunks in a local directory.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub struct DiskStore {
     /// Any open file of the file system, for `syncfs`.
     directory: File,
     tmp_counter: AtomicU64,
+    verified: Verified,
 }
 
 impl DiskStore {
@@ -46,7 +48,13 @@ impl DiskStore {
             fs::remove_file(&path).map_err(io_error("remove", &path))?;
         }
         let directory = File::open(root).map_err(io_error("open", root))?;
-        Ok(Self { root: root.to_owned(), tmp, directory, tmp_counter: AtomicU64::new(0) })
+        Ok(Self {
+            root: root.to_owned(),
+            tmp,
+            directory,
+            tmp_counter: AtomicU64::new(0),
+            verified: Verified::default(),
+        })
     }
 
     /// Opens a directory that another process may be using: makes and clears nothing.
@@ -55,7 +63,13 @@ impl DiskStore {
     /// [`ChunkError::Io`].
     pub fn open_beside(root: &Path) -> Result<Self, ChunkError> {
         let directory = File::open(root).map_err(io_error("open", root))?;
-        Ok(Self { root: root.to_owned(), tmp: root.join("tmp"), directory, tmp_counter: AtomicU64::new(0) })
+        Ok(Self {
+            root: root.to_owned(),
+            tmp: root.join("tmp"),
+            directory,
+            tmp_counter: AtomicU64::new(0),
+            verified: Verified::default(),
+        })
     }
 
     /// Returns the file that holds a chunk.
@@ -124,6 +138,16 @@ impl ChunkStore for DiskStore {
             }
         }
         Ok(())
+    }
+    fn open(&self, hash: ChunkHash) -> Result<Option<ChunkFile>, ChunkError> {
+        let path = self.path(hash);
+        match self.verified.open(hash, || File::open(&path)) {
+            Ok(Opened::Good(file)) => Ok(Some(file)),
+            Ok(Opened::Busy) => Ok(None),
+            Ok(Opened::Damaged) => Err(ChunkError::Corrupt { hash, path }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ChunkError::Absent { hash }),
+            Err(error) => Err(io_error("read", &path)(error)),
+        }
     }
 }
 

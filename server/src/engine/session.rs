@@ -8,10 +8,13 @@
 //!       └──────────────────── keep-alive ─────────────────────────────────────────────────────────┘
 //! ```
 
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::tls::TlsSession;
@@ -38,6 +41,8 @@ struct Session<'a, S> {
     output: Output,
     config: &'a EngineConfig,
     date: (u64, HttpDate),
+    /// Time has passed since the date was read: this end has waited for something.
+    has_waited: bool,
     peer: SocketAddr,
 }
 
@@ -72,6 +77,7 @@ pub(super) async fn serve<S: Socket, H: Handler>(
         output: Output::default(),
         config,
         date: (0, HttpDate::from_unix_seconds(0)),
+        has_waited: true,
         peer,
     };
     match session.run(handler).await {
@@ -89,15 +95,22 @@ impl<S: Socket> Session<'_, S> {
             let response = match self.next_request(head_wait).await {
                 Ok(request) => {
                     self.io.set_busy(true);
-                    self.handle(handler, request).await
+                    self.handle(handler, request).await?
                 }
-                Err(NoRequest::Quiet) => return Ok(Ending::Settled),
+                Err(NoRequest::Quiet) => {
+                    self.io.flush(&mut self.output).await?;
+                    return Ok(Ending::Settled);
+                }
                 Err(NoRequest::Refuse(response)) => response,
             };
-            if self.io.is_stopped().await {
+            if self.io.is_told_to_stop() {
                 self.machine.close_after_response();
             }
             self.respond(response).await?;
+            // The answers to requests that came together leave together.
+            if !self.machine.has_next() || self.output.remaining() >= limits::HTTP_READ_LEN {
+                self.io.flush(&mut self.output).await?;
+            }
             if self.machine.keeps_alive() {
                 self.discard_body().await;
             }
@@ -112,7 +125,7 @@ impl<S: Socket> Session<'_, S> {
 
     /// Waits for the next request head; a connection without one for `idle` ends quietly.
     async fn next_request(&mut self, idle: Duration) -> Result<Request, NoRequest> {
-        let idle_deadline = Instant::now() + idle;
+        let mut idle_deadline = None;
         let mut head_deadline = None;
         loop {
             match self.machine.next_event() {
@@ -124,11 +137,18 @@ impl<S: Socket> Session<'_, S> {
                 Ok(_) => return Err(NoRequest::Quiet),
                 Err(error) => return Err(NoRequest::Refuse(self.refusal(error))),
             }
+            if self.io.flush(&mut self.output).await.is_err() {
+                return Err(NoRequest::Quiet);
+            }
+            self.has_waited = true;
             let begun = self.machine.has_begun_head();
             if begun && head_deadline.is_none() {
                 head_deadline = Some(Instant::now() + self.config.head_timeout);
             }
-            let deadline = head_deadline.unwrap_or(idle_deadline);
+            let deadline = match head_deadline {
+                Some(deadline) => deadline,
+                None => *idle_deadline.get_or_insert_with(|| Instant::now() + idle),
+            };
             match self.io.read(Some(self.machine.read_buffer()), Some(deadline), !begun).await {
                 ReadEnd::Data(_) => {}
                 ReadEnd::End => self.machine.receive_end(),
@@ -151,7 +171,7 @@ impl<S: Socket> Session<'_, S> {
     }
 
     /// Runs the handler; its body is given whole if it is already here, otherwise fed as it comes.
-    async fn handle<H: Handler>(&mut self, handler: &H, request: Request) -> Response {
+    async fn handle<H: Handler>(&mut self, handler: &H, request: Request) -> Result<Response, Gone> {
         let mut first = None;
         loop {
             match self.machine.next_event() {
@@ -163,7 +183,7 @@ impl<S: Socket> Session<'_, S> {
                 Ok(_) => {
                     let bytes = first.and_then(Result::ok).unwrap_or_default();
                     let body = RequestBody::whole(bytes).with_trailers(self.machine.trailers().clone());
-                    return guarded(handler.handle(request, body)).await;
+                    return self.finish(guarded(handler.handle(request, body))).await;
                 }
                 Err(error) => {
                     return self.handle_fed(handler, request, [first, Some(Err(body_error(error)))]).await;
@@ -172,13 +192,27 @@ impl<S: Socket> Session<'_, S> {
         }
     }
 
+    /// Runs a handler that has all it needs. Earlier answers are not held back by one that waits.
+    async fn finish(&mut self, handler: impl Future<Output = Response>) -> Result<Response, Gone> {
+        let mut handler = pin!(handler);
+        let tried = poll_fn(|context| Poll::Ready(handler.as_mut().poll(context))).await;
+        if let Poll::Ready(response) = tried {
+            return Ok(response);
+        }
+        self.has_waited = true;
+        self.io.flush(&mut self.output).await?;
+        Ok(handler.await)
+    }
+
     /// Runs the handler while its body comes; `ahead` is what was already taken from the machine.
     async fn handle_fed<H: Handler>(
         &mut self,
         handler: &H,
         request: Request,
         ahead: [Option<Result<Bytes, BodyError>>; 2],
-    ) -> Response {
+    ) -> Result<Response, Gone> {
+        self.has_waited = true;
+        self.io.flush(&mut self.output).await?;
         let (pieces, receiver) = mpsc::channel(limits::HTTP_BODY_PIECES_MAX);
         for piece in ahead.into_iter().flatten() {
             pieces.try_send(piece).expect("the channel has room for two pieces");
@@ -186,11 +220,11 @@ impl<S: Socket> Session<'_, S> {
         let (wanted, first_pull) = oneshot::channel();
         let (at_end, trailers) = oneshot::channel();
         let body = RequestBody::pieces(receiver, Some(wanted), trailers, request.content_length);
-        let mut response = std::pin::pin!(guarded(handler.handle(request, body)));
+        let mut response = pin!(guarded(handler.handle(request, body)));
         tokio::select! {
             biased;
-            response = &mut response => response,
-            () = self.feed(pieces, first_pull, at_end) => response.await,
+            response = &mut response => Ok(response),
+            () = self.feed(pieces, first_pull, at_end) => Ok(response.await),
         }
     }
 
@@ -275,8 +309,11 @@ impl<S: Socket> Session<'_, S> {
         }
     }
 
-    /// Returns the current date's text, made anew once a second.
+    /// Returns the current date's text, made anew once a second; the clock is read once for requests that came together.
     fn date(&mut self) -> HttpDate {
+        if !std::mem::take(&mut self.has_waited) {
+            return self.date.1;
+        }
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let seconds = since_epoch.as_secs();
         if self.date.0 != seconds {

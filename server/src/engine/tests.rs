@@ -180,6 +180,25 @@ impl Client {
         (head, std::mem::replace(&mut self.received, rest))
     }
 
+    /// Reads a chunked body without trailers.
+    async fn chunked(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        loop {
+            let line = self.read_until("\r\n").await;
+            let len = usize::from_str_radix(line.trim(), 16).unwrap();
+            while self.received.len() < len + 2 {
+                assert!(soon(self.stream.read_buf(&mut self.received)).await.unwrap() > 0, "cut short");
+            }
+            let rest = self.received.split_off(len + 2);
+            let chunk = std::mem::replace(&mut self.received, rest);
+            assert!(chunk.ends_with(b"\r\n"));
+            if len == 0 {
+                return body;
+            }
+            body.extend_from_slice(&chunk[..len]);
+        }
+    }
+
     /// Reads a response of this status; returns its body as text.
     async fn expect(&mut self, status: u16) -> String {
         let (head, body) = self.response().await;

@@ -300,16 +300,35 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes in that the engine itself sent bytes of a body whose length was announced, past the output.
+    /// Begins a piece of the body that the engine itself sends, past the output or through [`Connection::put_aside`]:
+    /// exactly `len` bytes, at least one, then [`Connection::end_aside`].
     ///
     /// # Errors
-    /// The body is longer than announced, or is not delimited by a length.
-    pub fn send_aside(&mut self, len: u64) -> Result<(), BodyLengthError> {
-        let Sending::Body(Coding::Length { left }) = &mut self.sending else {
-            return Err(BodyLengthError { left: 0 });
-        };
-        *left = left.checked_sub(len).ok_or(BodyLengthError { left: 0 })?;
+    /// The body is longer than announced; nothing was encoded.
+    pub fn begin_aside(&mut self, len: u64, output: &mut Output) -> Result<(), BodyLengthError> {
+        let Sending::Body(coding) = &mut self.sending else { return Err(BodyLengthError { left: 0 }) };
+        match coding {
+            Coding::Skipped => return Err(BodyLengthError { left: 0 }),
+            Coding::UntilClose => {}
+            Coding::Chunked => {
+                output.put_number(len, 16);
+                output.put(b"\r\n");
+            }
+            Coding::Length { left } => *left = left.checked_sub(len).ok_or(BodyLengthError { left: 0 })?,
+        }
         Ok(())
+    }
+
+    /// Encodes bytes of a piece that was begun aside, where there is no way past the output.
+    pub fn put_aside(&mut self, bytes: Bytes, output: &mut Output) {
+        output.put_shared(bytes);
+    }
+
+    /// Ends a piece that was begun aside, when all of it was sent.
+    pub fn end_aside(&mut self, output: &mut Output) {
+        if self.sending == Sending::Body(Coding::Chunked) {
+            output.put(b"\r\n");
+        }
     }
 
     /// Encodes the end of the response.
@@ -367,6 +386,12 @@ impl Connection {
             self.buffer = BytesMut::new();
         }
         true
+    }
+
+    /// Tells whether the connection goes on and bytes of a further request are here already.
+    #[must_use]
+    pub fn has_next(&self) -> bool {
+        self.keeps_alive() && matches!(self.receiving, Receiving::Done) && !self.buffer.is_empty()
     }
 
     /// Tells whether the peer may still be sending, or has sent what was not made into events.

@@ -26,7 +26,7 @@ impl HttpDate {
 
     /// Returns the text.
     #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &[u8; 29] {
         &self.0
     }
 

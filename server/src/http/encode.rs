@@ -36,13 +36,19 @@ pub(super) fn response_head(
     date: Option<&HttpDate>,
     output: &mut Output,
 ) -> Coding {
-    output.put(b"HTTP/1.1 ");
-    output.put_number(u64::from(status.code()), 10);
-    output.put(b" ");
-    output.put(status.reason().as_bytes());
-    output.put(b"\r\n");
+    if status == Status::OK {
+        output.put(b"HTTP/1.1 200 OK\r\n");
+    } else {
+        output.put(b"HTTP/1.1 ");
+        output.put_number(u64::from(status.code()), 10);
+        output.put(b" ");
+        output.put(status.reason().as_bytes());
+        output.put(b"\r\n");
+    }
     if let Some(date) = date {
-        put_field(b"Date", date.as_bytes(), output);
+        output.put(b"Date: ");
+        output.put(date.as_bytes());
+        output.put(b"\r\n");
     }
     let bodiless = status.is_bodiless();
     let skipped = context.is_head || bodiless;

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use bytes::{Buf, BytesMut};
+use memchr::{memchr, memrchr};
 
 use super::error::HttpError;
 use super::framing::{self, Framing};
@@ -49,7 +50,7 @@ impl HeadParser {
     /// Takes the next head off the buffer; `None` until it is complete.
     pub(super) fn parse(&mut self, buffer: &mut BytesMut) -> Result<Option<(Request, Framing)>, HttpError> {
         loop {
-            let Some(line_end) = buffer[self.scanned..].iter().position(|byte| *byte == b'\n') else {
+            let Some(line_end) = memchr(b'\n', &buffer[self.scanned..]) else {
                 self.scanned = buffer.len();
                 self.check_len(buffer.len() + 1)?;
                 return Ok(None);
@@ -124,7 +125,7 @@ impl HeadParser {
 
 /// Returns the length of a line without its CR; refuses a line without one and a CR anywhere else.
 pub(super) fn strip_cr(line: &[u8]) -> Result<usize, HttpError> {
-    match line.iter().position(|byte| *byte == b'\r') {
+    match memchr(b'\r', line) {
         Some(at) if at + 1 == line.len() => Ok(at),
         _ => Err(HttpError::BareLineEnd),
     }
@@ -132,8 +133,8 @@ pub(super) fn strip_cr(line: &[u8]) -> Result<usize, HttpError> {
 
 fn parse_request_line(buffer: &[u8], content: Range<usize>, end: usize) -> Result<RequestLine, HttpError> {
     let line = &buffer[content.clone()];
-    let method_end = line.iter().position(|byte| *byte == b' ').ok_or(HttpError::RequestLine)?;
-    let target_end = line.iter().rposition(|byte| *byte == b' ').ok_or(HttpError::RequestLine)?;
+    let method_end = memchr(b' ', line).ok_or(HttpError::RequestLine)?;
+    let target_end = memrchr(b' ', line).ok_or(HttpError::RequestLine)?;
     if method_end == 0
         || target_end <= method_end + 1
         || !line[..method_end].iter().all(|byte| is_token(*byte))
@@ -169,7 +170,9 @@ fn parse_version(text: &[u8]) -> Result<Version, HttpError> {
 /// Splits a field line without its CRLF into name and value, without the spaces around the value.
 pub(super) fn parse_field(line: &[u8]) -> Result<(Range<usize>, Range<usize>), HttpError> {
     let colon = line.iter().position(|byte| !is_token(*byte)).ok_or(HttpError::Header)?;
-    if colon == 0 || line[colon] != b':' || !line[colon + 1..].iter().all(|byte| is_field_content(*byte)) {
+    // Without an early end, so that the compiler looks at many bytes at once; bad values are rare.
+    let is_content = line[colon + 1..].iter().fold(true, |all, byte| all & is_field_content(*byte));
+    if colon == 0 || line[colon] != b':' || !is_content {
         return Err(HttpError::Header);
     }
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');

@@ -18,6 +18,7 @@ pub struct Output {
 
 impl Output {
     /// Appends bytes by copying them.
+    #[inline]
     pub(super) fn put(&mut self, bytes: &[u8]) {
         self.open.extend_from_slice(bytes);
     }

@@ -3,7 +3,9 @@
 //! Framing headers (`Content-Length`, `Transfer-Encoding`, `Connection`, `Date`) belong to the machine: it writes them
 //! itself and skips those that a handler sets.
 
+use std::fmt::Debug;
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,8 +23,23 @@ pub struct StreamError {
     pub reason: String,
 }
 
-/// One item of a streamed body. Empty pieces are skipped.
-pub type StreamItem = Result<Bytes, StreamError>;
+/// One piece of a streamed body. Empty ones are skipped.
+#[derive(Debug, Clone)]
+pub enum Piece {
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// Parts of files, one behind the other, sent as [`Body::File`] is.
+    Files(Vec<FilePart>),
+}
+
+impl From<Bytes> for Piece {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+/// One item of a streamed body.
+pub type StreamItem = Result<Piece, StreamError>;
 
 /// A response's body. Streams are bounded channels: the producer waits when the peer is slow, and its `send` fails
 /// (and `closed()` returns) as soon as the peer is gone or the server stops.
@@ -45,11 +62,22 @@ pub enum Body {
     File(FilePart),
 }
 
+/// An open file that bodies are sent from.
+pub trait BodyFile: AsFd + Debug + Send + Sync {
+    /// Tells whether it still is what it was when the body was made. Asked after the last byte of a part was handed to
+    /// the socket; a file that is not breaks the connection, so that the body never looks whole.
+    fn is_unchanged(&self) -> bool {
+        true
+    }
+}
+
+impl BodyFile for File {}
+
 /// A part of an open file.
 #[derive(Debug, Clone)]
 pub struct FilePart {
     /// The file; it may be shared by responses: its position is neither used nor moved.
-    pub file: Arc<File>,
+    pub file: Arc<dyn BodyFile>,
     /// Where the part begins, in bytes.
     pub offset: u64,
     /// How long it is, in bytes.
@@ -79,7 +107,11 @@ impl Response {
     /// Makes a response with a body in memory.
     #[must_use]
     pub fn full(status: Status, content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self::new(status).with_header("Content-Type", content_type).with_body(Body::Full(body.into()))
+        debug_assert!(!content_type.bytes().any(|byte| byte.is_ascii_control()), "{content_type:?}");
+        let mut headers = Headers::with_capacity(2);
+        headers
+            .push_checked(Bytes::from_static(b"Content-Type"), Bytes::from_static(content_type.as_bytes()));
+        Self { status, headers, body: Body::Full(body.into()), trailers: None }
     }
 
     /// Makes a plain text response.

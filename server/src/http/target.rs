@@ -3,6 +3,7 @@
 //! Bytes above 0x7f are taken as they are, since clients send unencoded UTF-8 paths; controls, space and `#` are refused.
 
 use bytes::Bytes;
+use memchr::memchr;
 
 use super::error::HttpError;
 use super::method::Method;
@@ -20,7 +21,9 @@ pub(super) struct Target {
 
 /// Splits and decodes a request target in origin, absolute or asterisk form.
 pub(super) fn parse_target(raw: &Bytes, method: Method) -> Result<Target, HttpError> {
-    if raw.is_empty() || raw.iter().any(|byte| *byte <= b' ' || *byte == 0x7f || *byte == b'#') {
+    let is_bad = |byte: u8| byte <= b' ' || byte == 0x7f || byte == b'#';
+    // Without an early end, so that the compiler looks at many bytes at once; bad targets are rare.
+    if raw.is_empty() || raw.iter().fold(false, |any, byte| any | is_bad(*byte)) {
         return Err(HttpError::Target);
     }
     if raw.as_ref() == b"*" {
@@ -30,10 +33,10 @@ pub(super) fn parse_target(raw: &Bytes, method: Method) -> Result<Target, HttpEr
         };
     }
     let start = if raw[0] == b'/' { 0 } else { authority_end(raw)? };
-    let end = raw[start..].iter().position(|byte| *byte == b'?').map_or(raw.len(), |at| start + at);
+    let end = memchr(b'?', &raw[start..]).map_or(raw.len(), |at| start + at);
     let raw_path = if start == end { Bytes::from_static(b"/") } else { raw.slice(start..end) };
     let path = percent_decode(&raw_path, false).ok_or(HttpError::Target)?;
-    if path.contains(&0) {
+    if memchr(0, &path).is_some() {
         return Err(HttpError::Target);
     }
     let query = if end < raw.len() { parse_query(&raw.slice(end + 1..))? } else { Vec::new() };
@@ -61,12 +64,24 @@ fn authority_end(raw: &[u8]) -> Result<usize, HttpError> {
 
 /// Tells whether a value is a host with an optional port; userinfo is refused.
 pub(super) fn is_authority(value: &[u8]) -> bool {
-    value.iter().all(|byte| {
-        byte.is_ascii_alphanumeric()
-            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
-            || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
-    })
+    value.iter().all(|byte| AUTHORITY[usize::from(*byte)])
 }
+
+const AUTHORITY: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let marks = b"-._~:[]%!$&'()*+,;=";
+    let mut at = 0;
+    while at < marks.len() {
+        table[marks[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 fn parse_query(raw: &Bytes) -> Result<Vec<(Bytes, Bytes)>, HttpError> {
     let mut pairs = Vec::new();
@@ -87,7 +102,7 @@ fn parse_query(raw: &Bytes) -> Result<Vec<(Bytes, Bytes)>, HttpError> {
 
 /// Decodes `%XX` once, and `+` as space where the text is a form's; `None` for bad encoding. Shares `raw` if it can.
 pub(crate) fn percent_decode(raw: &Bytes, plus_is_space: bool) -> Option<Bytes> {
-    if !raw.iter().any(|byte| *byte == b'%' || (plus_is_space && *byte == b'+')) {
+    if memchr(b'%', raw).is_none() && !(plus_is_space && memchr(b'+', raw).is_some()) {
         return Some(raw.clone());
     }
     let mut decoded = Vec::with_capacity(raw.len());

@@ -15,19 +15,51 @@ use super::event::{ChunkCorrupt, ChunksMoved};
 use super::request::at_most;
 use super::{Claims, SyncError, SyncService};
 use crate::blocking::offload;
-use crate::chunk_store::{ChunkError, ChunkStore};
-use crate::limits::CHUNK_WRITES_MAX;
+use crate::chunk_store::{ChunkError, ChunkFile, ChunkStore};
+use crate::limits::{CHUNK_FROM_FILE_LEN_MIN, CHUNK_WRITES_MAX};
 use crate::metadata::ChunkPlace;
 
 /// What a reader gets for a chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FoundChunk {
+pub enum FoundChunk<T = Bytes> {
     /// Its verified bytes.
-    Bytes(Bytes),
+    Bytes(T),
     /// It is not here.
     Absent,
     /// It was here, but its bytes are damaged or gone; it counts as missing from now on.
     Corrupt,
+}
+
+/// A verified chunk on its way out.
+#[derive(Debug)]
+pub enum ChunkSource {
+    /// In memory.
+    Memory(Bytes),
+    /// In its file.
+    File(ChunkFile),
+}
+
+impl ChunkSource {
+    /// Returns the chunk's length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File(file) => file.len(),
+        }
+    }
+
+    /// Tells whether it has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<Bytes> for ChunkSource {
+    fn from(bytes: Bytes) -> Self {
+        Self::Memory(bytes)
+    }
 }
 
 impl SyncService {
@@ -36,6 +68,44 @@ impl SyncService {
     /// # Errors
     /// [`SyncError`] when a store fails; a damaged chunk is no error.
     pub fn chunk(&self, hash: ChunkHash) -> Result<FoundChunk, SyncError> {
+        self.find_chunk(hash, |_| self.chunks.get(hash), Bytes::len)
+    }
+
+    /// Finds and verifies a chunk to be sent: long ones from their files. Blocks. A caller that knows the chunk's length
+    /// from a manifest spares the database.
+    ///
+    /// # Errors
+    /// As [`SyncService::chunk`].
+    pub fn chunk_to_send(
+        &self,
+        hash: ChunkHash,
+        len: Option<u64>,
+    ) -> Result<FoundChunk<ChunkSource>, SyncError> {
+        // Only the store has chunks of this length, and what has its hash may be served. All else is looked into below.
+        if len.is_some_and(|len| len >= CHUNK_FROM_FILE_LEN_MIN)
+            && let Ok(Some(file)) = self.chunks.open(hash)
+        {
+            self.bus.publish(ChunksMoved::Served { bytes: file.len() });
+            return Ok(FoundChunk::Bytes(ChunkSource::File(file)));
+        }
+        let read = |len: Option<u64>| {
+            if len.is_some_and(|len| len >= CHUNK_FROM_FILE_LEN_MIN)
+                && let Some(file) = self.chunks.open(hash)?
+            {
+                return Ok(ChunkSource::File(file));
+            }
+            self.chunks.get(hash).map(ChunkSource::Memory)
+        };
+        self.find_chunk(hash, read, |source| usize::try_from(source.len()).unwrap_or(usize::MAX))
+    }
+
+    /// Finds a chunk, by `read` if it is in the store; that is told the length that was noted.
+    fn find_chunk<T: From<Bytes>>(
+        &self,
+        hash: ChunkHash,
+        read: impl FnOnce(Option<u64>) -> Result<T, ChunkError>,
+        len: impl FnOnce(&T) -> usize,
+    ) -> Result<FoundChunk<T>, SyncError> {
         let (place, small) = self.metadata.read(|snapshot| {
             let place = snapshot.chunk_place(&hash)?;
             let small = match place {
@@ -47,7 +117,7 @@ impl SyncService {
         let found = match (place, small) {
             // It counts as missing, but its file may have been put right by hand: what has its hash may be served.
             (None, _) => {
-                return match self.chunks.get(hash) {
+                return match read(None) {
                     Ok(bytes) => Ok(FoundChunk::Bytes(bytes)),
                     Err(ChunkError::Absent { .. }) => Ok(FoundChunk::Absent),
                     Err(ChunkError::Corrupt { .. }) => Ok(FoundChunk::Corrupt),
@@ -55,16 +125,16 @@ impl SyncService {
                 };
             }
             (Some(ChunkPlace::Small { .. }), Some(bytes)) if ChunkHash::of(&bytes) == hash => {
-                Ok(bytes.into())
+                Ok(Bytes::from(bytes).into())
             }
             (Some(ChunkPlace::Small { .. }), _) => {
                 Err(ChunkError::Corrupt { hash, path: crate::metadata::sqlite::DATABASE_FILE.into() })
             }
-            (Some(ChunkPlace::Stored { .. }), _) => self.chunks.get(hash),
+            (Some(ChunkPlace::Stored { len }), _) => read(Some(len)),
         };
         match found {
             Ok(bytes) => {
-                self.bus.publish(ChunksMoved::Served { bytes: bytes.len() as u64 });
+                self.bus.publish(ChunksMoved::Served { bytes: len(&bytes) as u64 });
                 Ok(FoundChunk::Bytes(bytes))
             }
             Err(ChunkError::Absent { .. }) if self.is_gone(hash)? => Ok(FoundChunk::Absent),

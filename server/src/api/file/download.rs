@@ -1,6 +1,6 @@
 //! `GET /api/file/download/{path...}`: a version of a file, whole or a range, chunk by chunk.
 //!
-//! Invariants: every byte sent belongs to a verified chunk; a chunk that is damaged or gone breaks the connection off, so that a
+//! Long chunks go from their files to the socket. Invariants: every byte sent belongs to a verified chunk; a chunk that is damaged or gone breaks the connection off, so that a
 //! short or wrong file never looks whole; memory is bounded by a few chunks.
 
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::access::Access;
 use crate::api::fields::{field, query_number, session_id};
+use crate::api::outgoing::{Closed, Outgoing};
 use crate::api::session::check_session;
 use crate::api::status::{ApiError, answer};
 use crate::api::{Api, volume_asked};
@@ -23,7 +24,7 @@ use crate::limits::CHUNK_PIECES_MAX;
 use crate::metadata::sessions::SessionId;
 use crate::router::Call;
 use crate::sessions::state;
-use crate::sync::FoundChunk;
+use crate::sync::{ChunkSource, FoundChunk};
 
 /// `GET /api/file/download/{path...}?version=N&session_id=ID&volume=NAME`
 pub(in crate::api) async fn download(api: Arc<Api>, call: Call) -> Response {
@@ -109,10 +110,10 @@ impl Sent {
     /// Sends the bytes `start..end`, ahead of the peer by [`CHUNK_PIECES_MAX`] pieces. Blocks as long as the peer reads.
     fn run(self, manifest: &Manifest, start: u64, end: u64, pieces: &mpsc::Sender<StreamItem>) {
         match send(&self.api, manifest, start, end, pieces) {
-            Ok(true) if start == 0 && end == self.info.size() => self.completed(pieces),
+            Ok(()) if start == 0 && end == self.info.size() => self.completed(pieces),
             // A part, or the peer is gone.
-            Ok(_) => {}
-            Err(reason) => {
+            Ok(()) | Err(Broken::Closed) => {}
+            Err(Broken::Failed(reason)) => {
                 tracing::error!(path = %self.path, error = %reason, "a download was broken off");
                 let _ = pieces.blocking_send(Err(StreamError { reason }));
             }
@@ -140,50 +141,68 @@ impl Sent {
     }
 }
 
-/// Returns whether everything was handed to the connection; an error says why the body must break off.
+/// Why a body ends before its end.
+enum Broken {
+    /// Nobody reads it any more.
+    Closed,
+    /// It cannot be had, and must not look whole.
+    Failed(String),
+}
+
+impl From<Closed> for Broken {
+    fn from(Closed: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+/// Hands the bytes `start..end` to the connection.
 fn send(
     api: &Api,
     manifest: &Manifest,
     start: u64,
     end: u64,
     pieces: &mpsc::Sender<StreamItem>,
-) -> Result<bool, String> {
+) -> Result<(), Broken> {
+    let mut outgoing = Outgoing::new(pieces);
     for (offset, chunk) in manifest.offsets() {
         let (from, to) = (start.max(offset), end.min(offset + chunk.len));
         if from >= to {
             continue;
         }
         if chunk.hash.is_hole() {
-            if !send_zeros(to - from, pieces) {
-                return Ok(false);
-            }
+            send_zeros(to - from, &mut outgoing)?;
             continue;
         }
-        let bytes = match api.sync.chunk(chunk.hash) {
-            Ok(FoundChunk::Bytes(bytes)) if bytes.len() as u64 == chunk.len => bytes,
+        let source = match api.sync.chunk_to_send(chunk.hash, Some(chunk.len)) {
+            Ok(FoundChunk::Bytes(source)) if source.len() == chunk.len => source,
             Ok(FoundChunk::Bytes(_) | FoundChunk::Corrupt) => {
-                return Err(format!("chunk {} is damaged", chunk.hash));
+                return Err(Broken::Failed(format!("chunk {} is damaged", chunk.hash)));
             }
-            Ok(FoundChunk::Absent) => return Err(format!("chunk {} is not here", chunk.hash)),
-            Err(error) => return Err(crate::report::chain(&error)),
+            Ok(FoundChunk::Absent) => {
+                return Err(Broken::Failed(format!("chunk {} is not here", chunk.hash)));
+            }
+            Err(error) => return Err(Broken::Failed(crate::report::chain(&error))),
         };
-        let at = |position: u64| usize::try_from(position - offset).expect("a stored chunk fits in memory");
-        if pieces.blocking_send(Ok(bytes.slice(at(from)..at(to)))).is_err() {
-            return Ok(false);
+        let (from, to) = (from - offset, to - offset);
+        match source {
+            ChunkSource::File(file) => outgoing.file(file, from, to)?,
+            ChunkSource::Memory(bytes) => {
+                let at =
+                    |position| usize::try_from(position).expect("a chunk in memory is no longer than memory");
+                outgoing.bytes(bytes.slice(at(from)..at(to)))?;
+            }
         }
     }
-    Ok(true)
+    Ok(outgoing.flush()?)
 }
 
 /// A hole may be longer than memory.
-fn send_zeros(mut len: u64, pieces: &mpsc::Sender<StreamItem>) -> bool {
+fn send_zeros(mut len: u64, outgoing: &mut Outgoing<'_>) -> Result<(), Closed> {
     static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     while len > 0 {
         let piece = usize::try_from(len).unwrap_or(usize::MAX).min(ZEROS.len());
-        if pieces.blocking_send(Ok(Bytes::from_static(&ZEROS[..piece]))).is_err() {
-            return false;
-        }
+        outgoing.bytes(Bytes::from_static(&ZEROS[..piece]))?;
         len -= piece as u64;
     }
-    true
+    Ok(())
 }

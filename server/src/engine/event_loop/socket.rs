@@ -1,8 +1,8 @@
 //! The runtime's socket as a session wants it.
 
-use std::fs::File;
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -25,6 +25,11 @@ impl LoopSocket {
     pub(super) fn new(stream: TcpStream) -> Self {
         Self { stream, timer: Box::pin(tokio::time::sleep(Duration::ZERO)), armed: None }
     }
+
+    fn arm(&mut self, deadline: Instant) {
+        self.timer.as_mut().reset(deadline.into());
+        self.armed = Some(deadline);
+    }
 }
 
 impl Socket for LoopSocket {
@@ -45,7 +50,7 @@ impl Socket for LoopSocket {
     fn poll_send_file(
         &mut self,
         context: &mut Context<'_>,
-        file: &File,
+        file: BorrowedFd<'_>,
         offset: &mut u64,
         len: usize,
     ) -> Poll<io::Result<usize>> {
@@ -60,11 +65,17 @@ impl Socket for LoopSocket {
     }
 
     fn poll_deadline(&mut self, context: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        if self.armed != Some(deadline) {
-            self.timer.as_mut().reset(deadline.into());
-            self.armed = Some(deadline);
+        // A timer that rings too early is set again then: deadlines move later with every request, and few are reached.
+        if self.armed.is_none_or(|armed| armed > deadline) {
+            self.arm(deadline);
         }
-        self.timer.as_mut().poll(context)
+        while self.timer.as_mut().poll(context).is_ready() {
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            self.arm(deadline);
+        }
+        Poll::Pending
     }
 
     fn end(&mut self) {

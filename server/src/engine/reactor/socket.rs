@@ -1,8 +1,8 @@
 //! Sockets of the standard library, made ready by the reactor.
 
-use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -121,7 +121,7 @@ impl Socket for PoolSocket {
     fn poll_send_file(
         &mut self,
         context: &mut Context<'_>,
-        file: &File,
+        file: BorrowedFd<'_>,
         offset: &mut u64,
         len: usize,
     ) -> Poll<io::Result<usize>> {

@@ -4,10 +4,9 @@
 //! Reads and writes are tried before the timer is touched, so the fast path costs no timer. All methods can be
 //! dropped at any await: a read that was reported is in the buffer, a written byte has left the output.
 
-use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -54,6 +53,7 @@ pub(super) struct Io<S> {
     socket: S,
     tls: Option<Box<TlsSession>>,
     stop: Stop,
+    told_to_stop: watch::Receiver<bool>,
     stopped: bool,
     write_timeout: Duration,
 }
@@ -68,11 +68,12 @@ impl<S: Socket> Io<S> {
         mut stop: watch::Receiver<bool>,
         write_timeout: Duration,
     ) -> Self {
+        let told_to_stop = stop.clone();
         let stop = Box::pin(async move {
             // A dropped sender is a stop too.
             let _ = stop.wait_for(|stopped| *stopped).await;
         });
-        Self { socket, tls: tls.map(Box::new), stop, stopped: false, write_timeout }
+        Self { socket, tls: tls.map(Box::new), stop, told_to_stop, stopped: false, write_timeout }
     }
 
     /// Reads once into `buffer`, or only waits for the rest without one; with `stoppable` the stop signal ends the
@@ -115,6 +116,12 @@ impl<S: Socket> Io<S> {
     /// Tells whether the server stops, without waiting.
     pub(super) async fn is_stopped(&mut self) -> bool {
         poll_fn(|context| Poll::Ready(self.poll_stopped(context))).await
+    }
+
+    /// Tells whether the server stops, without a look at whoever waits for it.
+    pub(super) fn is_told_to_stop(&self) -> bool {
+        // It is sent once; a dropped sender is a stop too.
+        self.told_to_stop.has_changed().unwrap_or(true)
     }
 
     /// Says whether a request is being answered.
@@ -168,11 +175,16 @@ impl<S: Socket> Io<S> {
     }
 
     /// Sends a piece of a file, at most `len` bytes from `offset`; what was written before has to be flushed.
-    pub(super) async fn send_file(&mut self, file: &File, offset: u64, len: u64) -> Result<SentFile, Gone> {
+    pub(super) async fn send_file(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: u64,
+    ) -> Result<SentFile, Gone> {
         if self.tls.is_some() {
             let len = usize::try_from(len).unwrap_or(usize::MAX).min(limits::HTTP_READ_LEN);
             let mut piece = vec![0; len];
-            let read = file.read_at(&mut piece, offset).map_err(|error| {
+            let read = rustix::io::pread(file, &mut piece, offset).map_err(|error| {
                 tracing::error!("cannot read the file of a response: {error}");
                 Gone
             })?;

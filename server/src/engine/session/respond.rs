@@ -8,7 +8,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 
 use super::io_wait::{Gone, ReadEnd, SentFile};
 use super::{Session, Socket};
-use crate::http::{Body, BodyLength, FilePart, Response, StreamItem};
+use crate::http::{Body, BodyLength, FilePart, Piece, Response, StreamItem};
 use crate::limits;
 
 /// What kind of stream is sent; see [`Body`].
@@ -28,7 +28,7 @@ enum Pause {
 }
 
 impl<S: Socket> Session<'_, S> {
-    /// Sends a response to its end. A streamed body whose receiver is dropped here tells its producer to stop.
+    /// Sends a response to its end, but leaves what fits into the output there. A streamed body whose receiver is dropped here tells its producer to stop.
     pub(super) async fn respond(&mut self, response: Response) -> Result<(), Gone> {
         let Response { status, headers, body, trailers } = response;
         let length = match &body {
@@ -58,8 +58,7 @@ impl<S: Socket> Session<'_, S> {
         self.machine.send_end_with(&trailers, &mut self.output).map_err(|error| {
             tracing::error!("response cut: {error}");
             Gone
-        })?;
-        self.io.flush(&mut self.output).await
+        })
     }
 
     /// Sends the items of a stream, each as soon as it is there.
@@ -67,7 +66,7 @@ impl<S: Socket> Session<'_, S> {
         while !self.machine.is_body_full() {
             while self.output.remaining() < limits::HTTP_READ_LEN {
                 match items.try_recv() {
-                    Ok(item) => self.encode(item)?,
+                    Ok(item) => self.send_item(item).await?,
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return Ok(()),
                 }
@@ -78,7 +77,7 @@ impl<S: Socket> Session<'_, S> {
                 return Ok(());
             }
             match self.next_item(&mut items, kind).await? {
-                Ok(item) => self.encode(item)?,
+                Ok(item) => self.send_item(item).await?,
                 Err(Pause::Finished) => return Ok(()),
                 Err(Pause::Cut) => {
                     self.machine.close_after_response();
@@ -89,42 +88,50 @@ impl<S: Socket> Session<'_, S> {
         Ok(())
     }
 
+    /// Encodes an item in memory, or sends one of files.
+    async fn send_item(&mut self, item: StreamItem) -> Result<(), Gone> {
+        match item {
+            Ok(Piece::Bytes(bytes)) => self.machine.send_data(bytes, &mut self.output).map_err(cut),
+            Ok(Piece::Files(parts)) => {
+                for part in parts {
+                    self.file(&part).await?;
+                }
+                Ok(())
+            }
+            Err(error) => Err(cut(error)),
+        }
+    }
+
     /// Sends a part of a file: from disk to socket where the socket is plain.
     async fn file(&mut self, part: &FilePart) -> Result<(), Gone> {
+        if part.len == 0 {
+            return Ok(());
+        }
+        self.machine.begin_aside(part.len, &mut self.output).map_err(cut)?;
         self.io.flush(&mut self.output).await?;
         let mut sent = 0;
         while sent < part.len {
-            match self.io.send_file(&part.file, part.offset.saturating_add(sent), part.len - sent).await {
-                Ok(SentFile::Direct(len)) => {
-                    self.machine.send_aside(len).map_err(|_| Gone)?;
-                    sent += len;
-                }
+            let file = part.file.as_fd();
+            match self.io.send_file(file, part.offset.saturating_add(sent), part.len - sent).await {
+                Ok(SentFile::Direct(len)) => sent += len,
                 Ok(SentFile::Read(bytes)) => {
                     sent += bytes.len() as u64;
-                    self.machine.send_data(bytes, &mut self.output).map_err(|_| Gone)?;
+                    self.machine.put_aside(bytes, &mut self.output);
                     self.io.flush(&mut self.output).await?;
                 }
                 Err(Gone) => {
-                    tracing::debug!(
-                        sent,
-                        len = part.len,
-                        "response cut: the peer is gone or the file is shorter"
-                    );
+                    let len = part.len;
+                    tracing::debug!(sent, len, "response cut: the peer is gone or the file is shorter");
                     return Err(Gone);
                 }
             }
         }
+        if !part.file.is_unchanged() {
+            tracing::error!(file = ?part.file, "response cut: its file was changed while it was sent");
+            return Err(Gone);
+        }
+        self.machine.end_aside(&mut self.output);
         Ok(())
-    }
-
-    fn encode(&mut self, item: StreamItem) -> Result<(), Gone> {
-        let sent = item.map_err(|error| error.to_string()).and_then(|bytes| {
-            self.machine.send_data(bytes, &mut self.output).map_err(|error| error.to_string())
-        });
-        sent.map_err(|error| {
-            tracing::warn!("response cut: {error}");
-            Gone
-        })
     }
 
     /// Waits for the next item, or for a reason to stop: the peer's end or, for events, the server's.
@@ -160,4 +167,9 @@ impl<S: Socket> Session<'_, S> {
             }
         }
     }
+}
+
+fn cut(error: impl std::error::Error) -> Gone {
+    tracing::warn!("response cut: {error}");
+    Gone
 }

@@ -1,7 +1,7 @@
 //! What a session needs from an engine's socket: tries that say "not yet" and wake the task later, and one timer.
 
-use std::fs::File;
 use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ pub(in crate::engine) trait Socket: Send {
     fn poll_send_file(
         &mut self,
         context: &mut Context<'_>,
-        file: &File,
+        file: BorrowedFd<'_>,
         offset: &mut u64,
         len: usize,
     ) -> Poll<io::Result<usize>>;

@@ -39,7 +39,7 @@ on_every_engine! {
         idle.expect(200).await;
         fixture.stop();
         assert_eq!(idle.rest().await, "");
-        producer.send(Ok(Bytes::from_static(b"last"))).await.unwrap();
+        producer.send(Ok(Bytes::from_static(b"last").into())).await.unwrap();
         drop(producer);
         assert_eq!(client.rest().await, "4\r\nlast\r\n0\r\n\r\n");
         assert_eq!(fixture.drained().await, Drained { aborted: 0 });

@@ -3,7 +3,7 @@
 use super::*;
 
 fn item(text: &'static str) -> StreamItem {
-    Ok(Bytes::from_static(text.as_bytes()))
+    Ok(Bytes::from_static(text.as_bytes()).into())
 }
 
 on_every_engine! {
@@ -34,7 +34,7 @@ on_every_engine! {
         client.get("/body").await;
         let producing = tokio::spawn(async move {
             for _ in 0..5 {
-                producer.send(Ok(Bytes::from(vec![b'x'; 3 << 20]))).await.unwrap();
+                producer.send(Ok(Bytes::from(vec![b'x'; 3 << 20]).into())).await.unwrap();
             }
         });
         assert_eq!(client.expect(200).await.len() as u64, len);
@@ -128,7 +128,7 @@ on_every_engine! {
         let producer = fixture.stream(Body::Stream);
         let mut client = fixture.connect().await;
         client.get("/body").await;
-        let produced = async { while producer.send(Ok(Bytes::from(vec![0; 1 << 20]))).await.is_ok() {} };
+        let produced = async { while producer.send(Ok(Bytes::from(vec![0; 1 << 20]).into())).await.is_ok() {} };
         soon(produced).await;
     }
 }

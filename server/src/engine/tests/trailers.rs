@@ -13,7 +13,7 @@ pub(super) async fn send_back(mut body: RequestBody) -> Response {
     let (trailers, later) = oneshot::channel();
     tokio::spawn(async move {
         for piece in pieces {
-            sender.send(Ok(piece.unwrap())).await.unwrap();
+            sender.send(Ok(piece.unwrap().into())).await.unwrap();
         }
         trailers.send(body.trailers()).unwrap();
     });

@@ -1,7 +1,7 @@
 //! How a session uses its socket, seen from a socket that is none.
 
-use std::fs::File;
 use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -40,7 +40,7 @@ impl Socket for Recorded {
     fn poll_send_file(
         &mut self,
         _: &mut Context<'_>,
-        _: &File,
+        _: BorrowedFd<'_>,
         _: &mut u64,
         _: usize,
     ) -> Poll<io::Result<usize>> {
@@ -56,14 +56,67 @@ impl Socket for Recorded {
 
 #[tokio::test]
 async fn a_small_response_is_one_write() {
+    let writes = serve("GET /hello HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(writes.len(), 1);
+    assert!(writes[0].starts_with(b"HTTP/1.1 200 ") && writes[0].ends_with(b"\r\n\r\nhello"));
+}
+
+/// Serves what stands in the input; returns what was written, write by write.
+async fn serve(input: &'static str) -> Vec<Vec<u8>> {
     let writes = Arc::default();
-    let input = Bytes::from_static(b"GET /hello HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
-    let socket = Recorded { input, writes: Arc::clone(&writes) };
+    let socket = Recorded { input: Bytes::from_static(input.as_bytes()), writes: Arc::clone(&writes) };
     let (_stop, stopped) = watch::channel(false);
     let (script, config) = (Script::default(), EngineConfig::default());
     let peer = SocketAddr::from(([127, 0, 0, 1], 1));
     soon(session::serve(socket, None, peer, &script, &config, stopped)).await;
-    let writes = std::mem::take(&mut *writes.lock());
+    std::mem::take(&mut *writes.lock())
+}
+
+#[tokio::test]
+async fn answers_to_requests_that_came_together_leave_together() {
+    let writes = serve(concat!(
+        "GET /hello HTTP/1.1\r\nHost: h\r\n\r\n",
+        "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody",
+        "GET /hello HTTP/1.1\r\nHost: h\r\n\r\n\r\n",
+    ))
+    .await;
     assert_eq!(writes.len(), 1);
-    assert!(writes[0].starts_with(b"HTTP/1.1 200 ") && writes[0].ends_with(b"\r\n\r\nhello"));
+    let text = String::from_utf8(writes.concat()).unwrap();
+    assert_eq!(text.matches("HTTP/1.1 200 OK\r\n").count(), 3, "{text}");
+    assert!(text.find("body") < text.rfind("hello"), "{text}");
+}
+
+#[tokio::test]
+async fn answers_leave_before_the_refusal_of_what_follows_them() {
+    let writes = serve("GET /hello HTTP/1.1\r\nHost: h\r\n\r\nbad request\r\n\r\n").await;
+    let text = String::from_utf8(writes.concat()).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 ") && text.contains("HTTP/1.1 400 "), "{text}");
+}
+
+on_every_engine! {
+    async fn an_answer_does_not_wait_for_the_handler_of_the_next_request(engine: Engine) {
+        let fixture = Fixture::start(engine, EngineConfig::default()).await;
+        let mut client = fixture.connect().await;
+        let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
+        client.send(&[get("/hello"), get("/wait"), get("/hello")].concat()).await;
+        assert_eq!(client.expect(200).await, "hello");
+        soon(fixture.script.entered.notified()).await;
+        fixture.script.go_on.notify_one();
+        assert_eq!(client.expect(200).await, "waited");
+        assert_eq!(client.expect(200).await, "hello");
+    }
+
+    async fn an_answer_does_not_wait_for_the_body_of_the_next_request(engine: Engine) {
+        let fixture = Fixture::start(engine, EngineConfig::default()).await;
+        let mut client = fixture.connect().await;
+        client.send("GET /hello HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        let half = "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbo";
+        client.send(&format!("GET /hello HTTP/1.1\r\nHost: h\r\n\r\n{half}")).await;
+        assert_eq!(client.expect(200).await, "hello");
+        assert_eq!(client.expect(200).await, "hello");
+        client.send("dyGET /hello HTTP/1.1\r\nHo").await;
+        assert_eq!(client.expect(200).await, "body");
+        client.send("st: h\r\n\r\n").await;
+        assert_eq!(client.expect(200).await, "hello");
+    }
 }
