@@ -59,7 +59,7 @@ fn send_all(
         let (told, cursor) = tell_page(files, page);
         let text: String = told.iter().map(record).collect();
         // A failed send means that the peer is gone.
-        if !text.is_empty() && pieces.blocking_send(Ok(text.into())).is_err() {
+        if !text.is_empty() && pieces.blocking_send(Ok(Bytes::from(text).into())).is_err() {
             return Ok(());
         }
         let Some(cursor) = cursor else { return Ok(()) };
@@ -125,7 +125,7 @@ async fn import_all(
         *counts.entry(word).or_default() += 1;
         let piece = format!("{before}{}", line_of(&path, word, line));
         before = ",\n";
-        if pieces.send(Ok(piece.into())).await.is_err() {
+        if pieces.send(Ok(Bytes::from(piece).into())).await.is_err() {
             tracing::warn!(%volume, left, "an import ended early: its client is gone");
             return;
         }
@@ -134,7 +134,7 @@ async fn import_all(
         }
     }
     let counts = counts.iter().map(|(word, count)| format!("\"{word}\":{count},")).collect::<String>();
-    let _ = pieces.send(Ok(format!("],{counts}\"left\":{left}}}\n").into())).await;
+    let _ = pieces.send(Ok(Bytes::from(format!("],{counts}\"left\":{left}}}\n")).into())).await;
 }
 
 fn line_of(path: &str, word: &str, mut line: Value) -> Value {
