@@ -221,14 +221,7 @@ fn told(store: &dyn MetadataStore, places: &mut Places, event: Happened) -> Resu
             let data = json!({ "path": text(e.path), "chunk": e.chunk.to_string(), "size": e.len });
             simple(FileChunkReceived::NAME, e.volume, with_client(data, e.client.as_ref()))
         }
-        Happened::FileUploadCompleted(e) => {
-            let path = match (e.path, e.node) {
-                (None, Some(node)) => places.node_now(store, &e.volume, node)?,
-                (path, _) => path,
-            };
-            let data = json!({ "path": text(path), "size": e.size });
-            simple(FileUploadCompleted::NAME, e.volume, with_client(data, e.client.as_ref()))
-        }
+        Happened::FileUploadCompleted(e) => uploaded(store, places, e),
         Happened::FileDownloadCompleted(e) => {
             let data = json!({ "path": text(e.path), "size": e.size });
             simple(FileDownloadCompleted::NAME, e.volume, with_client(data, e.client.as_ref()))
@@ -266,6 +259,20 @@ fn told(store: &dyn MetadataStore, places: &mut Places, event: Happened) -> Resu
             Ok((ServerShuttingDown::NAME, None, None, json!({})))
         }
     }
+}
+
+fn uploaded(
+    store: &dyn MetadataStore,
+    places: &mut Places,
+    event: FileUploadCompleted,
+) -> Result<Told, MetadataError> {
+    let path = match (event.path, event.node) {
+        (None, Some(node)) => places.node_now(store, &event.volume, node)?,
+        (path, _) => path,
+    };
+    let data = json!({ "path": text(path), "size": event.size });
+    let data = with_client(data, event.client.as_ref());
+    Ok((FileUploadCompleted::NAME, Some(event.volume), None, data))
 }
 
 fn named(
