@@ -143,9 +143,9 @@ fn check_answer(description: &Description, response: &Value, reply: &Reply) -> R
 
 fn header(reply: &Reply, name: &str) -> String {
     let lines = reply.head.lines().filter_map(|line| line.split_once(": "));
-    let found =
+    let mut found =
         lines.filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned());
-    found.last().unwrap_or_default()
+    found.next_back().unwrap_or_default()
 }
 
 fn sha256(bytes: &[u8]) -> String {
