@@ -92,11 +92,11 @@ pub struct Arguments {
     /// When fsync returns [default: local]
     #[arg(long, env = "DFS_FSYNC", value_enum, value_name = "WHERE")]
     pub fsync: Option<Fsync>,
-    /// What happens when two mounts changed the same thing [default: keep-both]
+    /// When two mounts changed the same thing [default: keep-both]; of paths: --on-conflict-for PATTERN=POLICY
     #[arg(long, env = "DFS_ON_CONFLICT", value_enum, value_name = "POLICY")]
     pub on_conflict: Option<OnConflict>,
     /// The policy of the paths that a pattern matches, the last one first; may be repeated
-    #[arg(long, env = "DFS_ON_CONFLICT_FOR", value_delimiter = ',', value_name = "PATTERN=POLICY")]
+    #[arg(long, env = "DFS_ON_CONFLICT_FOR", value_delimiter = ';', value_name = "PATTERN=POLICY", hide = true)]
     pub on_conflict_for: Vec<String>,
     /// What is logged: error, warn, info, debug, trace [default: info]
     #[arg(long, env = "DFS_LOG_LEVEL", value_name = "LEVEL")]

@@ -88,6 +88,8 @@ pub(super) struct Apply<'a, 't> {
     set_entries: Vec<(NodeId, Name, NodeId)>,
     forks: Vec<(NodeId, NodeId, Name)>,
     conflicts: Vec<Conflict>,
+    /// Names that these records set: no conflict copy may take one.
+    arriving: BTreeSet<(NodeId, Name)>,
     /// The same for the table of them: the copy's node and its row.
     pub(super) rows: Vec<(NodeId, ConflictRow)>,
     /// What the contents of nodes were that both sides agreed on last.
@@ -119,6 +121,7 @@ impl Tree {
             set_entries: Vec::new(),
             forks: Vec::new(),
             conflicts: Vec::new(),
+            arriving: BTreeSet::new(),
             rows: Vec::new(),
             base_contents: BTreeMap::new(),
             base_targets: BTreeMap::new(),
@@ -145,6 +148,10 @@ impl Apply<'_, '_> {
         let mut leaves = Vec::with_capacity(records.len());
         let mut entries = Vec::new();
         let together: BTreeSet<&RecordKey> = records.iter().map(|current| &current.key).collect();
+        self.arriving.extend(records.iter().filter_map(|current| match &current.key {
+            RecordKey::Entry { parent, name } if current.value.is_some() => Some((*parent, name.clone())),
+            RecordKey::Entry { .. } | RecordKey::Node(_) => None,
+        }));
         for current in records {
             if !self.is_news(current)? {
                 continue;

@@ -64,7 +64,8 @@ impl Apply<'_, '_> {
     pub(super) fn free_conflict_name(&mut self, parent: NodeId, name: &Name) -> Result<Name, TreeError> {
         for number in 1..u32::MAX {
             let copy = conflict_name(name, &self.tree.host, self.options.at, number);
-            if self.txn.entry(parent, &copy)?.is_none() {
+            let is_free = self.txn.entry(parent, &copy)?.is_none();
+            if is_free && !self.arriving.contains(&(parent, copy.clone())) {
                 return Ok(copy);
             }
         }
