@@ -154,7 +154,7 @@ impl FromStr for VersionId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |digits: &str| digits.parse().ok().filter(|_| !digits.starts_with('+'));
+        let number = |digits: &str| digits.parse::<u64>().ok().filter(|_| !digits.starts_with('+'));
         let id = match text.strip_prefix('r') {
             Some(digits) => number(digits).map(Self::Revision),
             None => number(text).map(Self::Number),

@@ -206,6 +206,9 @@ pub fn fetch(found: &Found, request: &Request, sink: &mut Sink<'_>) -> Result<Ve
                 let failure: Failure = serde_json::from_str(&line).map_err(|error| failed(error.into()))?;
                 return Err(failure.into());
             }
+            len if len as usize > super::history::FRAME_LEN_MAX => {
+                return Err(failed(io::ErrorKind::InvalidData.into()));
+            }
             len => {
                 piece.resize(len as usize, 0);
                 stream.read_exact(&mut piece).map_err(failed)?;

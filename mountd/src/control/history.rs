@@ -15,7 +15,7 @@ use crate::limits::{DOWNLOAD_BATCH_LEN, RESTORE_BATCH_CHUNKS};
 use crate::remote::RemoteError;
 
 /// Longest frame in bytes.
-const FRAME_LEN_MAX: usize = 256 * 1024;
+pub(super) const FRAME_LEN_MAX: usize = 256 * 1024;
 /// Stands for a failure in place of a length.
 pub(super) const FAILED: u32 = u32::MAX;
 static ZEROS: [u8; FRAME_LEN_MAX] = [0; FRAME_LEN_MAX];

@@ -109,8 +109,14 @@ impl Kit {
     }
 
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> FileInfo {
-        self.upload(bytes);
-        self.publish(name, bytes).unwrap()
+        loop {
+            self.upload(bytes);
+            match self.publish(name, bytes) {
+                // Collected before the commit: a mount sends it again.
+                Err(FilesError::ChunksMissing { .. }) => {}
+                published => return published.unwrap(),
+            }
+        }
     }
 
     pub(crate) fn remove(&self, name: &str) {

@@ -48,20 +48,27 @@ fn chunks_dir(config: &Config) -> PathBuf {
     config.chunks_dir.clone().unwrap_or_else(|| config.data_dir.join("chunks"))
 }
 
-/// Opens what is there; none of these commands makes a data directory by a typing error.
-fn open(config: &Config) -> anyhow::Result<(SqliteStore, DiskStore)> {
-    if !config.data_dir.join(DATABASE_FILE).exists() {
-        let at = config.data_dir.display();
-        return Err(
-            NotFound(format!("there is no data in {at}: name the data directory with --data-dir")).into()
-        );
+/// Refuses a directory without data; none of these commands makes one by a typing error.
+fn refuse_nothing(config: &Config) -> anyhow::Result<()> {
+    if config.data_dir.join(DATABASE_FILE).exists() {
+        return Ok(());
     }
+    let at = config.data_dir.display();
+    Err(NotFound(format!("there is no data in {at}: name the data directory with --data-dir")).into())
+}
+
+fn open(config: &Config) -> anyhow::Result<(SqliteStore, DiskStore)> {
+    refuse_nothing(config)?;
     let store = SqliteStore::open(&config.data_dir)?;
-    Ok((store, DiskStore::open_beside(&chunks_dir(config))?))
+    let chunks = chunks_dir(config);
+    // There is none before a server has run.
+    let chunks = if chunks.exists() { DiskStore::open_beside(&chunks)? } else { DiskStore::open(&chunks)? };
+    Ok((store, chunks))
 }
 
 /// `dfs-server check`
 pub(super) fn check(config: &Config, is_repair: bool, is_quick: bool) -> anyhow::Result<()> {
+    refuse_nothing(config)?;
     let _alone = if is_repair {
         let taken = DataDir::open(&config.data_dir);
         Some(taken.context("--repair needs the data directory for itself")?)
@@ -110,6 +117,7 @@ pub(super) fn gc(config: &Config, grace: Option<Span>) -> anyhow::Result<()> {
         Some(grace) => grace,
         None => None,
     };
+    refuse_nothing(config)?;
     let collected = match DataDir::open(&config.data_dir) {
         Ok(_alone) => {
             let (store, chunks) = open(config)?;

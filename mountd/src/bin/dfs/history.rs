@@ -172,6 +172,8 @@ pub(crate) fn restore(arguments: &RestoreArguments) -> Result<(), Failure> {
 
 /// Waits until what stands at the path is on the server, so that it is in the history when it is replaced.
 fn settle(found: &Found) -> Result<(), Failure> {
+    // Says at once when there is no server, or nothing to restore.
+    client::ask::<HistoryPage>(found, &Request::History { path: found.relative.clone() })?;
     let explain = Request::Explain { path: found.relative.clone() };
     let state: Explanation = client::ask(found, &explain)?;
     if state.state != "synced" {
