@@ -38,22 +38,50 @@ pub fn directory() -> Result<PathBuf> {
         .map_err(|text| anyhow!("programs under test: {text}"))
 }
 
+/// The path of one of the server's examples.
+///
+/// # Errors
+/// When it can't be found or built.
+pub fn example(name: &str) -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
+    let directory = directory()?;
+    let build = || -> Result<()> {
+        if std::env::var_os("DFS_TESTS_BIN_DIR").is_some() {
+            return Ok(());
+        }
+        build(&directory, &["--package", "dfs-server", "--examples"])
+    };
+    BUILT
+        .get_or_init(|| build().map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(|text| anyhow!("examples: {text}"))?;
+    let path = directory.join("examples").join(name);
+    path.is_file().then_some(()).with_context(|| format!("{} is missing", path.display()))?;
+    Ok(path)
+}
+
 fn find_or_build() -> Result<PathBuf> {
     if let Some(directory) = std::env::var_os("DFS_TESTS_BIN_DIR") {
         return Ok(PathBuf::from(directory));
     }
     let test = std::env::current_exe().context("path of this test")?;
     let profile = test.parent().and_then(Path::parent).context("target directory of this test")?;
+    build(profile, &["--workspace", "--bins"])?;
+    Ok(profile.to_owned())
+}
+
+/// Brings programs in a profile's directory up to date.
+fn build(profile: &Path, what: &[&str]) -> Result<()> {
     let target = profile.parent().context("target directory of this test")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.args(["build", "--workspace", "--bins", "--quiet", "--manifest-path"]);
+    build.arg("build").args(what).args(["--quiet", "--manifest-path"]);
     build.arg(workspace().join("Cargo.toml")).arg("--target-dir").arg(target);
     if profile.ends_with("release") {
         build.arg("--release");
     }
     process::succeed(&mut build, BUILD_DEADLINE).context("build the programs under test")?;
-    Ok(profile.to_owned())
+    Ok(())
 }
 
 /// The top of the checkout.
