@@ -15,19 +15,22 @@ use dfs_shared::record::{Record, RecordKey, Versioned};
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
 use dfs_shared::wire::WireError;
-use rusqlite::ErrorCode;
 use tokio::sync::oneshot;
 
 use crate::blocking::block_on;
 use sessions::{ReadSessions, WriteSessions};
 
 mod changes;
+#[cfg(test)]
+mod conformance;
 mod files;
+pub mod memory;
 mod replicas;
 pub mod sessions;
 pub mod sqlite;
 pub mod token;
 pub mod upkeep;
+mod writer;
 
 use token::{AccessToken, TokenId};
 use upkeep::{ReadUpkeep, WriteUpkeep};
@@ -124,7 +127,9 @@ pub enum MetadataError {
         attempted: &'static str,
         /// What the database said.
         #[source]
-        source: Arc<rusqlite::Error>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
+        /// Whether it is no longer known what is on disk.
+        is_fatal: bool,
     },
     /// There is no room on the disk that holds the database.
     #[error("the disk that holds the metadata database is full")]
@@ -186,10 +191,7 @@ impl MetadataError {
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         match self {
-            Self::Database { source, .. } => matches!(
-                source.sqlite_error_code(),
-                Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-            ),
+            Self::Database { is_fatal, .. } => *is_fatal,
             Self::DiskFull | Self::Locked { .. } | Self::Busy { .. } | Self::Damaged { .. } => false,
             Self::SchemaTooNew { .. } | Self::Panicked | Self::Stopped { .. } => false,
         }

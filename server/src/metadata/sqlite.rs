@@ -14,6 +14,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use crate::limits;
+use crate::metadata::writer::Writer;
 use crate::metadata::{MetadataError, MetadataStore, ReadWork, WriteJob};
 
 mod checkpoint;
@@ -27,7 +28,7 @@ mod writer;
 
 use checkpoint::Checkpointer;
 use read::Tables;
-use writer::Writer;
+use writer::Batches;
 
 /// File name of the database inside the data directory.
 pub const DATABASE_FILE: &str = "metadata.sqlite";
@@ -63,7 +64,7 @@ impl SqliteStore {
         let mut connection = connect(&path)?;
         migrate(&mut connection)?;
         let checkpointer = Checkpointer::start(connect(&path)?);
-        let writer = Writer::start(connection, checkpointer.trigger());
+        let writer = Writer::start(Batches::new(connection, checkpointer.trigger()));
         Ok(Self { path, readers: Mutex::default(), writer, _checkpointer: checkpointer })
     }
 
@@ -159,7 +160,14 @@ fn failed(attempted: &'static str) -> impl Fn(rusqlite::Error) -> MetadataError 
     move |source| match source.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => MetadataError::DiskFull,
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => MetadataError::Locked { attempted },
-        _ => MetadataError::Database { attempted, source: Arc::new(source) },
+        code => MetadataError::Database {
+            attempted,
+            is_fatal: matches!(
+                code,
+                Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+            ),
+            source: Arc::new(source),
+        },
     }
 }
 

@@ -1,4 +1,4 @@
-//! The store's own promises: durability order, jobs that fail alone, group commit, versions.
+//! What is special to SQLite: schema versions, restarts, group commit, a full or locked database.
 
 use std::sync::Mutex;
 use std::sync::mpsc;
@@ -25,65 +25,6 @@ fn name(text: &str) -> VolumeName {
 fn names(store: &dyn MetadataStore) -> Vec<String> {
     let volumes = store.read(|snapshot| snapshot.volumes()).unwrap();
     volumes.into_iter().map(|volume| volume.name.to_string()).collect()
-}
-
-/// Makes a volume, then fails if it is told to; notes when it was finished.
-struct Job {
-    name: &'static str,
-    fails: bool,
-    finished: Arc<Mutex<Vec<(&'static str, bool)>>>,
-}
-
-impl WriteJob for Job {
-    fn weight(&self) -> usize {
-        1
-    }
-
-    fn run(&mut self, tx: &mut dyn WriteMetadata) -> Result<(), MetadataError> {
-        tx.create_volume(&name(self.name), VolumeId::generate())?;
-        match self.fails {
-            true => Err(MetadataError::Damaged { what: "test", source: None }),
-            false => Ok(()),
-        }
-    }
-
-    fn finish(self: Box<Self>, outcome: Result<(), MetadataError>) {
-        self.finished.lock().unwrap().push((self.name, outcome.is_ok()));
-    }
-}
-
-#[test]
-fn queued_jobs_finish_in_order_and_one_that_fails_is_undone_alone() {
-    let (_dir, store) = store();
-    let store: &dyn MetadataStore = &store;
-    let finished = Arc::<Mutex<Vec<_>>>::default();
-    let open = hold(store);
-    for (name, fails) in [("a", false), ("b", false), ("c", true), ("d", false)] {
-        store.submit(Box::new(Job { name, fails, finished: Arc::clone(&finished) }));
-    }
-    open.send(()).unwrap();
-    store.write(1, |_| Ok(())).wait().unwrap();
-    assert_eq!(*finished.lock().unwrap(), [("a", true), ("b", true), ("c", false), ("d", true)]);
-    assert_eq!(names(store), ["a", "b", "d"]);
-}
-
-#[test]
-fn nothing_is_visible_before_its_commit() {
-    let (_dir, store) = store();
-    let store: &dyn MetadataStore = &store;
-    let (open, gate) = mpsc::channel::<()>();
-    let (running, began) = mpsc::channel();
-    let pending = store.write(1, move |tx| {
-        tx.create_volume(&name("a"), VolumeId::generate())?;
-        running.send(()).unwrap();
-        gate.recv().unwrap();
-        Ok(())
-    });
-    began.recv().unwrap();
-    assert!(names(store).is_empty());
-    open.send(()).unwrap();
-    pending.wait().unwrap();
-    assert_eq!(names(store), ["a"]);
 }
 
 /// Makes a volume and notes how many commits another connection has seen when it was finished.
@@ -146,19 +87,6 @@ fn hold(store: &dyn MetadataStore) -> mpsc::Sender<()> {
 }
 
 #[test]
-fn a_full_queue_answers_busy_at_once() {
-    let (_dir, store) = store();
-    let store: &dyn MetadataStore = &store;
-    let open = hold(store);
-    let mut waiting: Vec<_> = (0..limits::WRITE_QUEUE_MAX).map(|_| store.write(1, |_| Ok(()))).collect();
-    let one_more = store.write(1, |_| Ok(())).wait();
-    assert!(matches!(one_more, Err(MetadataError::Busy { .. })), "{one_more:?}");
-    open.send(()).unwrap();
-    waiting.drain(..).for_each(|pending| pending.wait().unwrap());
-    store.write(1, |_| Ok(())).wait().unwrap();
-}
-
-#[test]
 fn a_newer_schema_is_refused_by_its_version() {
     let (dir, store) = store();
     drop(store);
@@ -188,7 +116,7 @@ fn a_full_disk_is_survived() {
     let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
     connection.pragma_update(None, "max_page_count", pages + 2).unwrap();
     let checkpointer = Checkpointer::start(connect(&dir.path().join(DATABASE_FILE)).unwrap());
-    let writer = Writer::start(connection, checkpointer.trigger());
+    let writer = Writer::start(Batches::new(connection, checkpointer.trigger()));
     let store = SqliteStore {
         path: dir.path().join(DATABASE_FILE),
         readers: parking_lot::Mutex::default(),
@@ -199,19 +127,6 @@ fn a_full_disk_is_survived() {
     let hash = dfs_shared::hash::ChunkHash::of(b"x");
     let full = store.write(1, move |tx| tx.put_small_chunk(&hash, &vec![1; 1 << 20])).wait();
     assert!(matches!(full, Err(MetadataError::DiskFull)), "{full:?}");
-    store.write(1, |tx| tx.create_volume(&name("after"), VolumeId::generate())).wait().unwrap();
-    assert_eq!(names(store), ["after"]);
-}
-
-#[test]
-fn a_panic_in_a_job_is_that_jobs_failure_alone() {
-    let (_dir, store) = store();
-    let store: &dyn MetadataStore = &store;
-    let panics = store.write(1, |tx| -> Result<(), MetadataError> {
-        tx.create_volume(&name("half"), VolumeId::generate())?;
-        panic!("a test");
-    });
-    assert!(matches!(panics.wait(), Err(MetadataError::Panicked)));
     store.write(1, |tx| tx.create_volume(&name("after"), VolumeId::generate())).wait().unwrap();
     assert_eq!(names(store), ["after"]);
 }

@@ -1,4 +1,4 @@
-//! The one writer: drains the queue into a transaction, commits once, then tells every job.
+//! The SQLite store's side of the writer thread: one transaction for a batch, then every job is told.
 //!
 //! ```text
 //! submit ─► queue ─► BEGIN ─► SAVEPOINT job RELEASE ─► … ─► COMMIT (one fsync) ─► finish, in order
@@ -8,124 +8,40 @@
 //! A failed COMMIT fails every job of the batch. A full or locked database is survived; a failure of
 //! the disk stops the writer for good, because what is on it is then no longer known.
 
-use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::thread::JoinHandle;
-
-use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
 
 use super::checkpoint::Trigger;
 use super::failed;
 use super::read::Tables;
 use crate::limits;
-use crate::metadata::{MetadataError, WriteJob};
+use crate::metadata::MetadataError;
+use crate::metadata::writer::{Execute, Job, Outcome, run_caught};
 
-type Job = Box<dyn WriteJob>;
-type Outcome = Result<(), MetadataError>;
-
-/// Handle of the writer thread; dropping it runs what is queued, then ends the thread.
-#[derive(Debug)]
-pub(super) struct Writer {
-    queue: Arc<Queue>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Queue {
-    state: Mutex<QueueState>,
-    filled: Condvar,
-}
-
-#[derive(Default)]
-struct QueueState {
-    jobs: VecDeque<Job>,
-    closed: bool,
-}
-
-impl std::fmt::Debug for Queue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Queue").field("waiting", &self.state.lock().jobs.len()).finish_non_exhaustive()
-    }
-}
-
-impl Writer {
-    pub(super) fn start(connection: Connection, checkpoint: Trigger) -> Self {
-        let queue = Arc::new(Queue::default());
-        let mut loop_ = Loop { queue: Arc::clone(&queue), connection, checkpoint, stopped: None };
-        let thread = std::thread::Builder::new()
-            .name("metadata-writer".to_owned())
-            .spawn(move || loop_.run())
-            .expect("the system can start a thread at start-up");
-        Self { queue, thread: Some(thread) }
-    }
-
-    pub(super) fn submit(&self, job: Job) {
-        let mut state = self.queue.state.lock();
-        let waiting = state.jobs.len();
-        if waiting >= limits::WRITE_QUEUE_MAX {
-            drop(state);
-            return job.finish(Err(MetadataError::Busy { waiting }));
-        }
-        state.jobs.push_back(job);
-        drop(state);
-        self.queue.filled.notify_one();
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.queue.state.lock().closed = true;
-        self.queue.filled.notify_one();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-struct Loop {
-    queue: Arc<Queue>,
+/// Runs batches on the one connection that writes.
+pub(super) struct Batches {
     connection: Connection,
     checkpoint: Trigger,
+    unchecked_weight: usize,
     stopped: Option<MetadataError>,
 }
 
-impl Loop {
-    fn run(&mut self) {
-        let mut unchecked_weight = 0;
-        while let Some(batch) = self.next_batch() {
-            unchecked_weight += batch.iter().map(|job| job.weight().max(1)).sum::<usize>();
-            self.execute(batch);
-            if unchecked_weight >= limits::CHECKPOINT_WEIGHT {
-                unchecked_weight = 0;
-                self.checkpoint.fire();
-            }
+impl Execute for Batches {
+    fn execute(&mut self, batch: Vec<Job>) {
+        self.unchecked_weight += batch.iter().map(|job| job.weight().max(1)).sum::<usize>();
+        self.run(batch);
+        if self.unchecked_weight >= limits::CHECKPOINT_WEIGHT {
+            self.unchecked_weight = 0;
+            self.checkpoint.fire();
         }
     }
+}
 
-    /// Waits for jobs and takes as many as fit one transaction; `None` when closed and empty.
-    fn next_batch(&self) -> Option<Vec<Job>> {
-        let mut state = self.queue.state.lock();
-        while state.jobs.is_empty() {
-            if state.closed {
-                return None;
-            }
-            self.queue.filled.wait(&mut state);
-        }
-        let mut batch = Vec::new();
-        let mut weight = 0;
-        while let Some(job) = state.jobs.pop_front() {
-            weight += job.weight();
-            batch.push(job);
-            if weight >= limits::WRITE_BATCH_WEIGHT {
-                break;
-            }
-        }
-        Some(batch)
+impl Batches {
+    pub(super) fn new(connection: Connection, checkpoint: Trigger) -> Self {
+        Self { connection, checkpoint, unchecked_weight: 0, stopped: None }
     }
 
-    fn execute(&mut self, mut batch: Vec<Job>) {
+    fn run(&mut self, mut batch: Vec<Job>) {
         let outcomes = match self.transact(&mut batch) {
             Ok(outcomes) => outcomes,
             Err(error) => {
@@ -158,9 +74,7 @@ impl Loop {
 
     fn run_job(&self, job: &mut Job) -> Result<Outcome, MetadataError> {
         self.sql("SAVEPOINT job", "begin a job")?;
-        let run = AssertUnwindSafe(|| job.run(&mut Tables::new(&self.connection)));
-        // A panic must not end the one writer; the savepoint undoes what the job has done.
-        match catch_unwind(run).unwrap_or(Err(MetadataError::Panicked)) {
+        match run_caught(job, &mut Tables::new(&self.connection)) {
             Ok(()) => {
                 self.sql("RELEASE job", "end a job")?;
                 Ok(Ok(()))

@@ -1,11 +1,10 @@
-//! What every store promises about sync sessions.
+//! Sync sessions survive a restart.
 
-use dfs_shared::hash::ChunkHash;
 use dfs_shared::ids::{ClientId, VolumeName};
 use dfs_shared::time::Timestamp;
 
 use super::*;
-use crate::metadata::sessions::{FileAction, SessionFile, SessionId, SessionRow, StagedChunk, StagedFile};
+use crate::metadata::sessions::{SessionId, SessionRow};
 
 fn row(heard: i64) -> SessionRow {
     SessionRow {
@@ -25,23 +24,13 @@ fn row(heard: i64) -> SessionRow {
     }
 }
 
-fn write(
-    store: &dyn MetadataStore,
-    work: impl FnMut(&mut dyn WriteMetadata) -> Result<(), MetadataError> + Send + 'static,
-) {
-    store.write(1, work).wait().unwrap();
-}
-
-fn chunk(number: u64) -> StagedChunk {
-    StagedChunk { number, hash: ChunkHash::of(&number.to_be_bytes()), len: number + 1 }
-}
-
 #[test]
 fn a_session_comes_back_as_it_was_written_also_after_a_restart() {
     let (dir, store) = store();
     let written = row(9);
     let copy = written.clone();
-    write(&store, move |tx| tx.put_session(&copy));
+    let dynamic: &dyn MetadataStore = &store;
+    dynamic.write(1, move |tx| tx.put_session(&copy)).wait().unwrap();
     drop(store);
     let store = SqliteStore::open(dir.path()).unwrap();
     let store: &dyn MetadataStore = &store;
@@ -52,93 +41,4 @@ fn a_session_comes_back_as_it_was_written_also_after_a_restart() {
     let others =
         store.read(|snapshot| snapshot.session_count(&volume, &ClientId::new("d").unwrap())).unwrap();
     assert_eq!((counts, others), ((1, 1), (1, 0)));
-}
-
-#[test]
-fn silent_sessions_are_found_oldest_first_and_leave_nothing_behind() {
-    let (_dir, store) = store();
-    let rows = [row(30), row(10), row(20)];
-    let ids = rows.clone().map(|row| row.id);
-    write(&store, move |tx| {
-        for row in &rows {
-            tx.put_session(row)?;
-            tx.put_staged_file(&row.id, b"f", &StagedFile { total: 2, prefix: 0, applying: true })?;
-            tx.put_staged_chunk(&row.id, b"f", &chunk(1))?;
-            let file = SessionFile { path: b"f".to_vec(), action: FileAction::Upload, bytes: 1, base: None };
-            tx.put_session_files(&row.id, &[file])?;
-        }
-        Ok(())
-    });
-    let store: &dyn MetadataStore = &store;
-    let silent = |at| {
-        let at = Timestamp { secs: at, nanos: 0 };
-        store.read(|snapshot| snapshot.sessions_heard_before(at, 2)).unwrap()
-    };
-    assert!(silent(10).is_empty());
-    assert_eq!(silent(21), [ids[1], ids[2]]);
-    assert_eq!(silent(99), [ids[1], ids[2]], "the limit holds");
-    let removed = ids[1];
-    write(store, move |tx| tx.remove_session(&removed));
-    let left = |id: SessionId| {
-        store
-            .read(|snapshot| {
-                Ok((
-                    snapshot.session(&id)?.is_some(),
-                    snapshot.session_file(&id, b"f")?.is_some(),
-                    snapshot.staged_file(&id, b"f")?.is_some(),
-                    snapshot.staged_chunks(&id, b"f", 0, 9)?.len(),
-                ))
-            })
-            .unwrap()
-    };
-    assert_eq!(left(ids[1]), (false, false, false, 0));
-    assert_eq!(left(ids[0]), (true, true, true, 1));
-    let in_state = store.read(|snapshot| snapshot.sessions_in_state(2, 9)).unwrap();
-    assert_eq!(in_state.len(), 2);
-}
-
-#[test]
-fn missing_chunks_are_the_gaps_between_those_that_have_arrived() {
-    let (_dir, store) = store();
-    let id = SessionId::generate();
-    write(&store, move |tx| {
-        [3, 1, 4, 1].into_iter().try_for_each(|number| tx.put_staged_chunk(&id, b"f", &chunk(number)))
-    });
-    let store: &dyn MetadataStore = &store;
-    let missing = |range: std::ops::Range<u64>, limit| {
-        store.read(|snapshot| snapshot.missing_chunks(&id, b"f", range.clone(), limit)).unwrap()
-    };
-    assert_eq!(missing(0..7, 9), [0, 2, 5, 6]);
-    assert_eq!(missing(0..7, 3), [0, 2, 5]);
-    assert_eq!(missing(2..7, 1), [2]);
-    assert_eq!(missing(3..5, 9), [0; 0]);
-    assert_eq!(missing(0..2, 9), [0], "what is behind the range does not count");
-    let from = |number| store.read(|snapshot| snapshot.staged_chunks(&id, b"f", number, 2)).unwrap();
-    assert_eq!(from(2), [chunk(3), chunk(4)]);
-    write(store, move |tx| tx.remove_staged_chunk(&id, b"f", 3));
-    assert_eq!(missing(0..5, 9), [0, 2, 3]);
-}
-
-#[test]
-fn a_plan_is_replaced_whole_and_changed_file_by_file() {
-    let (_dir, store) = store();
-    let id = SessionId::generate();
-    let file = |path: &[u8], action, base| SessionFile { path: path.to_vec(), action, bytes: 7, base };
-    let plan = [
-        file(b"a", FileAction::Upload, None),
-        file(b"b", FileAction::Download, Some(3)),
-        file(b"c", FileAction::Conflict, Some(4)),
-    ];
-    let first = plan.clone();
-    write(&store, move |tx| tx.put_session_files(&id, &first));
-    let store: &dyn MetadataStore = &store;
-    let found = |path: &[u8]| store.read(|snapshot| snapshot.session_file(&id, path)).unwrap();
-    for file in &plan {
-        assert_eq!(found(&file.path).as_ref(), Some(file));
-    }
-    write(store, move |tx| tx.put_session_file(&id, b"a", None));
-    assert_eq!(found(b"a"), None);
-    let second = [file(b"d", FileAction::Upload, None)];
-    write(store, move |tx| tx.put_session_files(&id, &second));
-    assert_eq!((found(b"b"), found(b"d").is_some()), (None, true));
 }

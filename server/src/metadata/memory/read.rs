@@ -1,0 +1,97 @@
+//! Reads of the store in memory: records, trees, contents, history, clients and tokens.
+
+use dfs_shared::hash::{ChunkHash, ContentId};
+use dfs_shared::ids::{ClientId, NodeId, VolumeName};
+use dfs_shared::manifest::Manifest;
+use dfs_shared::record::{RecordKey, Versioned};
+
+use super::tables::Tables;
+use crate::metadata::token::AccessToken;
+use crate::metadata::{ChunkPlace, Client, MetadataError, PastRecord, ReadMetadata, Volume, VolumeKey};
+
+impl ReadMetadata for Tables {
+    fn volume(&self, name: &VolumeName) -> Result<Option<Volume>, MetadataError> {
+        Ok(self.volumes.get(name).cloned())
+    }
+
+    fn volumes(&self) -> Result<Vec<Volume>, MetadataError> {
+        Ok(self.volumes.values().cloned().collect())
+    }
+
+    fn record(&self, volume: VolumeKey, key: &RecordKey) -> Result<Option<Versioned>, MetadataError> {
+        let row = match key {
+            RecordKey::Node(id) => self.nodes.get(&(volume, *id)),
+            RecordKey::Entry { parent, name } => self.entry(volume, *parent, name),
+        };
+        Ok(row.map(|row| Versioned::clone(row)))
+    }
+
+    fn entries_to(
+        &self,
+        volume: VolumeKey,
+        node: NodeId,
+        limit: usize,
+    ) -> Result<Vec<Versioned>, MetadataError> {
+        let entries = self.targets.get(&(volume, node)).into_iter().flat_map(|keys| keys.values());
+        Ok(entries.take(limit).map(|row| Versioned::clone(row)).collect())
+    }
+
+    fn entries_in(
+        &self,
+        volume: VolumeKey,
+        parent: NodeId,
+        limit: usize,
+    ) -> Result<Vec<Versioned>, MetadataError> {
+        let entries = self.directories.get(&(volume, parent)).into_iter().flat_map(|names| names.values());
+        Ok(entries.take(limit).map(|row| Versioned::clone(row)).collect())
+    }
+
+    fn merkle_node(&self, volume: VolumeKey, prefix: &[u8]) -> Result<Option<Vec<u8>>, MetadataError> {
+        Ok(self.merkle.get(&(volume, prefix.to_vec())).map(|node| node.to_vec()))
+    }
+
+    fn content(&self, id: &ContentId) -> Result<Option<Manifest>, MetadataError> {
+        Ok(self.contents.get(id).map(|content| Manifest::clone(&content.manifest)))
+    }
+
+    fn chunk_place(&self, hash: &ChunkHash) -> Result<Option<ChunkPlace>, MetadataError> {
+        if let Some(bytes) = self.small_chunks.get(hash) {
+            return Ok(Some(ChunkPlace::Small { len: bytes.len() as u64 }));
+        }
+        Ok(self.chunks.get(hash).map(|len| ChunkPlace::Stored { len: *len }))
+    }
+
+    fn small_chunk(&self, hash: &ChunkHash) -> Result<Option<Vec<u8>>, MetadataError> {
+        Ok(self.small_chunks.get(hash).map(|bytes| bytes.to_vec()))
+    }
+
+    fn history(
+        &self,
+        volume: VolumeKey,
+        node: NodeId,
+        limit: usize,
+    ) -> Result<Vec<PastRecord>, MetadataError> {
+        let past = self.history.get(&(volume, node)).into_iter().flat_map(|past| past.values().rev());
+        Ok(past.take(limit).map(|past| PastRecord::clone(past)).collect())
+    }
+
+    fn client(&self, volume: VolumeKey, id: &ClientId) -> Result<Option<Client>, MetadataError> {
+        Ok(self.clients.get(&(volume, id.clone())).cloned())
+    }
+
+    fn commit_reply(
+        &self,
+        volume: VolumeKey,
+        client: &ClientId,
+        number: u64,
+    ) -> Result<Option<Vec<u8>>, MetadataError> {
+        let replies = self.replies.get(&(volume, client.clone()));
+        Ok(replies.and_then(|replies| replies.get(&number)).map(|reply| reply.to_vec()))
+    }
+
+    fn tokens(&self) -> Result<Vec<AccessToken>, MetadataError> {
+        let mut tokens: Vec<_> = self.tokens.values().cloned().collect();
+        tokens.sort_by_key(|token| (token.created, token.id));
+        Ok(tokens)
+    }
+}

@@ -1,0 +1,131 @@
+//! The maps of the store in memory. Cloning them copies handles, not rows.
+//!
+//! Invariant: an index holds exactly what the map that it serves holds; both are changed in one method.
+
+use std::sync::Arc;
+
+use dfs_shared::hash::{ChunkHash, ContentId};
+use dfs_shared::ids::{ClientId, NodeId, VolumeName};
+use dfs_shared::manifest::Manifest;
+use dfs_shared::name::Name;
+use dfs_shared::record::{EntryRecord, Record, RecordKey, Versioned};
+use dfs_shared::time::Timestamp;
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
+
+use crate::metadata::sessions::{SessionFile, SessionId, SessionRow, StagedChunk, StagedFile};
+use crate::metadata::token::{AccessToken, TokenId};
+use crate::metadata::{Client, PastRecord, Volume, VolumeKey};
+
+/// A manifest and, if it was told, the SHA-256 of the whole content.
+#[derive(Debug, Clone)]
+pub(super) struct Content {
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) file_hash: Option<ChunkHash>,
+}
+
+/// Orders past records of a node: the revision that ended them, then the order in which they came.
+pub(super) type PastOrder = (u64, u64);
+/// Entries by the bytes of their names.
+pub(super) type Directory = RedBlackTreeMapSync<Box<[u8]>, Arc<Versioned>>;
+pub(super) type Bytes = Arc<[u8]>;
+
+/// What belongs to one sync session.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SessionTables {
+    pub(super) row: Option<Arc<SessionRow>>,
+    pub(super) plan: RedBlackTreeMapSync<Vec<u8>, SessionFile>,
+    pub(super) files: RedBlackTreeMapSync<Vec<u8>, StagedFile>,
+    pub(super) chunks: RedBlackTreeMapSync<Vec<u8>, RedBlackTreeMapSync<u64, StagedChunk>>,
+}
+
+/// All tables.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tables {
+    pub(super) volumes: RedBlackTreeMapSync<VolumeName, Volume>,
+    pub(super) volume_names: RedBlackTreeMapSync<VolumeKey, VolumeName>,
+    pub(super) nodes: HashTrieMapSync<(VolumeKey, NodeId), Arc<Versioned>>,
+    pub(super) directories: HashTrieMapSync<(VolumeKey, NodeId), Directory>,
+    /// The entries that lead to a node.
+    pub(super) targets: HashTrieMapSync<(VolumeKey, NodeId), RedBlackTreeMapSync<RecordKey, Arc<Versioned>>>,
+    pub(super) merkle: HashTrieMapSync<(VolumeKey, Vec<u8>), Bytes>,
+    pub(super) contents: HashTrieMapSync<ContentId, Content>,
+    /// Contents of several chunks by the hash of the whole.
+    pub(super) files: HashTrieMapSync<ChunkHash, RedBlackTreeSetSync<ContentId>>,
+    pub(super) small_chunks: HashTrieMapSync<ChunkHash, Bytes>,
+    pub(super) chunks: HashTrieMapSync<ChunkHash, u64>,
+    pub(super) history: HashTrieMapSync<(VolumeKey, NodeId), RedBlackTreeMapSync<PastOrder, Arc<PastRecord>>>,
+    pub(super) history_len: u64,
+    /// The newest past record of each entry.
+    pub(super) removed: HashTrieMapSync<(VolumeKey, RecordKey), (PastOrder, Arc<PastRecord>)>,
+    pub(super) clients: HashTrieMapSync<(VolumeKey, ClientId), Client>,
+    pub(super) replies: HashTrieMapSync<(VolumeKey, ClientId), RedBlackTreeMapSync<u64, Bytes>>,
+    pub(super) tokens: RedBlackTreeMapSync<TokenId, AccessToken>,
+    pub(super) announced: RedBlackTreeMapSync<(VolumeKey, Vec<u8>), Bytes>,
+    pub(super) sessions: RedBlackTreeMapSync<SessionId, SessionTables>,
+}
+
+/// Times of the server itself are kept in whole microseconds, as every store does.
+pub(super) fn whole_micros(at: Timestamp) -> Timestamp {
+    Timestamp { secs: at.secs, nanos: at.nanos / 1000 * 1000 }
+}
+
+impl Tables {
+    pub(super) fn entry(&self, volume: VolumeKey, parent: NodeId, name: &Name) -> Option<&Arc<Versioned>> {
+        self.directories.get(&(volume, parent))?.get(name.as_bytes())
+    }
+
+    pub(super) fn insert_entry(&mut self, volume: VolumeKey, entry: &EntryRecord, row: Arc<Versioned>) {
+        let old = self.entry(volume, entry.parent, &entry.name).map(|old| old.record.clone());
+        if let Some(Record::Entry(old)) = old
+            && old.node != entry.node
+        {
+            self.unlink_target(volume, old.node, &old.key());
+        }
+        let target = (volume, entry.node);
+        match self.targets.get_mut(&target) {
+            Some(keys) => keys.insert_mut(entry.key(), Arc::clone(&row)),
+            None => {
+                let keys = RedBlackTreeMapSync::default().insert(entry.key(), Arc::clone(&row));
+                self.targets.insert_mut(target, keys);
+            }
+        }
+        let directory = (volume, entry.parent);
+        match self.directories.get_mut(&directory) {
+            Some(names) => names.insert_mut(entry.name.as_bytes().into(), row),
+            None => {
+                let names = Directory::default().insert(entry.name.as_bytes().into(), row);
+                self.directories.insert_mut(directory, names);
+            }
+        }
+    }
+
+    pub(super) fn remove_entry(&mut self, volume: VolumeKey, parent: NodeId, name: &Name) {
+        let Some(old) = self.entry(volume, parent, name).cloned() else { return };
+        if let Record::Entry(old) = &old.record {
+            self.unlink_target(volume, old.node, &old.key());
+        }
+        let directory = (volume, parent);
+        let Some(names) = self.directories.get_mut(&directory) else { return };
+        names.remove_mut(name.as_bytes());
+        if names.is_empty() {
+            self.directories.remove_mut(&directory);
+        }
+    }
+
+    fn unlink_target(&mut self, volume: VolumeKey, node: NodeId, key: &RecordKey) {
+        let target = (volume, node);
+        let Some(keys) = self.targets.get_mut(&target) else { return };
+        keys.remove_mut(key);
+        if keys.is_empty() {
+            self.targets.remove_mut(&target);
+        }
+    }
+
+    /// The tables of a session, made when they are missing.
+    pub(super) fn session_mut(&mut self, id: SessionId) -> &mut SessionTables {
+        if !self.sessions.contains_key(&id) {
+            self.sessions.insert_mut(id, SessionTables::default());
+        }
+        self.sessions.get_mut(&id).expect("made above")
+    }
+}
