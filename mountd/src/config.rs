@@ -96,7 +96,13 @@ pub struct Arguments {
     #[arg(long, env = "DFS_ON_CONFLICT", value_enum, value_name = "POLICY")]
     pub on_conflict: Option<OnConflict>,
     /// The policy of the paths that a pattern matches, the last one first; may be repeated
-    #[arg(long, env = "DFS_ON_CONFLICT_FOR", value_delimiter = ';', value_name = "PATTERN=POLICY", hide = true)]
+    #[arg(
+        long,
+        env = "DFS_ON_CONFLICT_FOR",
+        value_delimiter = ';',
+        value_name = "PATTERN=POLICY",
+        hide = true
+    )]
     pub on_conflict_for: Vec<String>,
     /// What is logged: error, warn, info, debug, trace [default: info]
     #[arg(long, env = "DFS_LOG_LEVEL", value_name = "LEVEL")]

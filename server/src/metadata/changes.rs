@@ -38,7 +38,8 @@ pub trait ReadChanges {
 
 /// Writes past commits.
 pub trait WriteChanges {
-    /// Keeps the changes of the newest commit, and drops the oldest ones beyond `keep_len` bytes in all; the newest stays.
+    /// Keeps the changes of the newest commit, and drops those of which nothing is among the volume's newest `keep_len` bytes; the
+    /// newest stays.
     ///
     /// # Errors
     /// [`MetadataError`] when the database fails.

@@ -19,7 +19,9 @@ mod files;
 mod jobs;
 mod model;
 mod records;
+mod replicas;
 mod sessions;
+mod upkeep;
 
 /// A store and what has to be removed after it.
 struct Opened {

@@ -13,8 +13,10 @@ use super::{MetadataError, MetadataStore, ReadWork, WriteJob};
 
 mod files;
 mod read;
+mod replicas;
 mod sessions;
 mod tables;
+mod upkeep;
 mod write;
 
 use tables::Tables;

@@ -14,7 +14,7 @@ use dfs_shared::time::Timestamp;
 use super::{ChunkPlace, MetadataError, PastRecord, VolumeKey};
 
 /// What can be condemned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A manifest.
     Content,

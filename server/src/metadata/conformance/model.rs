@@ -36,7 +36,10 @@ fn job(tx: &mut dyn WriteMetadata, volume: VolumeKey, random: &mut Random) -> Re
                     Record::Entry(entry) => entry.node,
                 };
                 let ended = Revision(revision.0 + 1);
-                tx.put_history(volume, &PastRecord { node, began: revision, ended, time: at(1), record })?;
+                tx.put_history(
+                    volume,
+                    &PastRecord { node, began: revision, ended, time: at(1), record, author: None },
+                )?;
             }
             2 => {
                 let hash = ChunkHash::of(&[random.below(9) as u8]);

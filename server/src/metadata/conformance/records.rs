@@ -115,7 +115,7 @@ fn merkle_nodes_are_written_replaced_and_removed(opened: Opened) {
 
 fn past(target: u8, record: Record, began: u64, ended: u64) -> PastRecord {
     let (began, ended) = (Revision(began), Revision(ended));
-    PastRecord { node: node_id(target), began, ended, time: at(7), record }
+    PastRecord { node: node_id(target), began, ended, time: at(7), record, author: None }
 }
 
 fn history_is_newest_first_and_counts_versions_of_the_node_alone(opened: Opened) {

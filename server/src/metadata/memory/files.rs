@@ -40,7 +40,8 @@ impl ReadFiles for Tables {
 
     fn past_versions(&self, volume: VolumeKey, node: NodeId) -> Result<u64, MetadataError> {
         let past = self.history.get(&(volume, node)).into_iter().flat_map(|past| past.values());
-        Ok(past.filter(|past| matches!(past.record, Record::Node(_))).count() as u64)
+        let kept = past.filter(|past| matches!(past.record, Record::Node(_))).count() as u64;
+        Ok(kept + self.dropped.get(&(volume, node)).copied().unwrap_or(0))
     }
 
     fn removed_entry(&self, volume: VolumeKey, key: &RecordKey) -> Result<Option<PastRecord>, MetadataError> {

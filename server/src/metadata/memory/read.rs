@@ -1,9 +1,10 @@
 //! Reads of the store in memory: records, trees, contents, history, clients and tokens.
 
-use dfs_shared::hash::{ChunkHash, ContentId};
+use dfs_shared::hash::{ChunkHash, ContentId, MerkleHash};
 use dfs_shared::ids::{ClientId, NodeId, VolumeName};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::{RecordKey, Versioned};
+use dfs_shared::revision::Revision;
 
 use super::tables::Tables;
 use crate::metadata::token::AccessToken;
@@ -16,6 +17,15 @@ impl ReadMetadata for Tables {
 
     fn volumes(&self) -> Result<Vec<Volume>, MetadataError> {
         Ok(self.volumes.values().cloned().collect())
+    }
+
+    fn root_at(&self, volume: VolumeKey, revision: Revision) -> Result<Option<MerkleHash>, MetadataError> {
+        Ok(self.roots.get(&(volume, revision)).copied())
+    }
+
+    fn oldest_root(&self, volume: VolumeKey) -> Result<Option<Revision>, MetadataError> {
+        let first = self.roots.range((volume, Revision::ZERO)..).next();
+        Ok(first.filter(|((of, _), _)| *of == volume).map(|((_, revision), _)| *revision))
     }
 
     fn record(&self, volume: VolumeKey, key: &RecordKey) -> Result<Option<Versioned>, MetadataError> {

@@ -4,17 +4,19 @@
 
 use std::sync::Arc;
 
-use dfs_shared::hash::{ChunkHash, ContentId};
+use dfs_shared::hash::{ChunkHash, ContentId, MerkleHash};
 use dfs_shared::ids::{ClientId, NodeId, VolumeName};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::name::Name;
 use dfs_shared::record::{EntryRecord, Record, RecordKey, Versioned};
+use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 
 use crate::metadata::sessions::{SessionFile, SessionId, SessionRow, StagedChunk, StagedFile};
 use crate::metadata::token::{AccessToken, TokenId};
-use crate::metadata::{Client, PastRecord, Volume, VolumeKey};
+use crate::metadata::upkeep::Kind;
+use crate::metadata::{Client, CommitChanges, HeldVersion, PastRecord, Volume, VolumeKey};
 
 /// A manifest and, if it was told, the SHA-256 of the whole content.
 #[derive(Debug, Clone)]
@@ -55,6 +57,19 @@ pub(super) struct Tables {
     pub(super) chunks: HashTrieMapSync<ChunkHash, u64>,
     pub(super) history: HashTrieMapSync<(VolumeKey, NodeId), RedBlackTreeMapSync<PastOrder, Arc<PastRecord>>>,
     pub(super) history_len: u64,
+    /// The past records of all volumes in the order in which they came.
+    pub(super) past: RedBlackTreeMapSync<u64, (VolumeKey, Arc<PastRecord>)>,
+    /// How many past records of a node itself were dropped.
+    pub(super) dropped: HashTrieMapSync<(VolumeKey, NodeId), u64>,
+    pub(super) authors: RedBlackTreeMapSync<(VolumeKey, Revision), (ClientId, Timestamp)>,
+    pub(super) roots: RedBlackTreeMapSync<(VolumeKey, Revision), MerkleHash>,
+    /// Contents and chunks that nothing referred to, and since when.
+    pub(super) condemned: HashTrieMapSync<(Kind, [u8; 32]), Timestamp>,
+    /// The numbers of the clients' newest reports.
+    pub(super) reports: HashTrieMapSync<(VolumeKey, ClientId), u64>,
+    pub(super) replicas: RedBlackTreeMapSync<(VolumeKey, NodeId, ClientId), HeldVersion>,
+    /// What commits did to files, each with the bytes of all of the volume up to it.
+    pub(super) changes: RedBlackTreeMapSync<(VolumeKey, Revision), (CommitChanges, u64)>,
     /// The newest past record of each entry.
     pub(super) removed: HashTrieMapSync<(VolumeKey, RecordKey), (PastOrder, Arc<PastRecord>)>,
     pub(super) clients: HashTrieMapSync<(VolumeKey, ClientId), Client>,

@@ -11,6 +11,7 @@ use dfs_shared::time::Timestamp;
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 
 use super::tables::{Content, Tables, whole_micros};
+use crate::limits::ROOTS_KEPT;
 use crate::metadata::token::{AccessToken, TokenId};
 use crate::metadata::{Client, MetadataError, PastRecord, Volume, VolumeKey, WriteMetadata};
 
@@ -50,6 +51,13 @@ impl WriteMetadata for Tables {
         let name = self.volume_names.get(&volume);
         if let Some(row) = name.and_then(|name| self.volumes.get_mut(name)) {
             (row.revision, row.root) = (revision, root);
+        }
+        self.roots.insert_mut((volume, revision), root);
+        let last = Revision(revision.0.saturating_sub(ROOTS_KEPT));
+        let old: Vec<_> =
+            self.roots.range((volume, Revision::ZERO)..=(volume, last)).map(|(key, _)| *key).collect();
+        for key in old {
+            self.roots.remove_mut(&key);
         }
         Ok(())
     }
@@ -145,6 +153,7 @@ impl WriteMetadata for Tables {
                 self.removed.insert_mut(key, (order, Arc::clone(&row)));
             }
         }
+        self.past.insert_mut(self.history_len, (volume, Arc::clone(&row)));
         let key = (volume, past.node);
         match self.history.get_mut(&key) {
             Some(rows) => rows.insert_mut(order, row),

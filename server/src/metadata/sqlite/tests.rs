@@ -3,9 +3,7 @@
 use std::sync::Mutex;
 use std::sync::mpsc;
 
-use dfs_shared::hash::MerkleHash;
 use dfs_shared::ids::{VolumeId, VolumeName};
-use dfs_shared::revision::Revision;
 
 use super::*;
 use crate::metadata::WriteMetadata;
@@ -163,27 +161,4 @@ fn a_database_of_the_first_schema_is_brought_up_to_date_with_its_rows() {
     store.write(1, move |tx| tx.put_announced(key, b"a\0b", Some(b"x"))).wait().unwrap();
     let kept = store.read(|snapshot| snapshot.announced_from(key, b"a", 9)).unwrap();
     assert_eq!(kept, [(b"a\0b".to_vec(), b"x".to_vec())]);
-}
-
-#[test]
-fn roots_of_earlier_revisions_are_kept_up_to_a_number() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(dir.path()).unwrap();
-    let store: &dyn MetadataStore = &store;
-    let volume = store.write(1, |tx| tx.create_volume(&name("a"), VolumeId::generate())).wait().unwrap().key;
-    assert_eq!(store.read(|snapshot| snapshot.oldest_root(volume)).unwrap(), None);
-    let root = |number: u64| MerkleHash::from_bytes([u8::try_from(number % 256).unwrap(); 32]);
-    let newest = limits::ROOTS_KEPT + 1;
-    for revision in [1, 2, limits::ROOTS_KEPT, newest] {
-        let advance =
-            move |tx: &mut dyn WriteMetadata| tx.advance_volume(volume, Revision(revision), root(revision));
-        store.write(1, advance).wait().unwrap();
-        if revision == limits::ROOTS_KEPT {
-            assert_eq!(store.read(|snapshot| snapshot.oldest_root(volume)).unwrap(), Some(Revision(1)));
-        }
-    }
-    let kept = |revision| store.read(|snapshot| snapshot.root_at(volume, Revision(revision))).unwrap();
-    assert_eq!((kept(1), kept(2), kept(newest)), (None, Some(root(2)), Some(root(newest))));
-    assert_eq!(kept(3), None, "never told");
-    assert_eq!(store.read(|snapshot| snapshot.oldest_root(volume)).unwrap(), Some(Revision(2)));
 }

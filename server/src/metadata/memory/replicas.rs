@@ -1,0 +1,126 @@
+//! What the store in memory keeps of mounts and of past commits.
+
+use dfs_shared::ids::{ClientId, NodeId};
+use dfs_shared::revision::Revision;
+
+use super::tables::{Tables, whole_micros};
+use crate::metadata::{
+    Client, CommitChanges, HeldVersion, MetadataError, ReadChanges, ReadReplicas, VolumeKey, WriteChanges,
+    WriteReplicas,
+};
+
+impl ReadReplicas for Tables {
+    fn clients(&self, volume: VolumeKey) -> Result<Vec<Client>, MetadataError> {
+        let of_volume = self.clients.iter().filter(|((of, _), _)| *of == volume);
+        let mut clients: Vec<Client> = of_volume.map(|(_, client)| client.clone()).collect();
+        clients.sort_by(|one, other| one.id.cmp(&other.id));
+        Ok(clients)
+    }
+
+    fn report_number(&self, volume: VolumeKey, client: &ClientId) -> Result<u64, MetadataError> {
+        Ok(self.reports.get(&(volume, client.clone())).copied().unwrap_or(0))
+    }
+
+    fn replicas(
+        &self,
+        volume: VolumeKey,
+        node: NodeId,
+        limit: usize,
+    ) -> Result<Vec<(ClientId, HeldVersion)>, MetadataError> {
+        // No id sorts before this one.
+        let Ok(first) = ClientId::new("-") else { return Ok(Vec::new()) };
+        let from = self.replicas.range((volume, node, first)..);
+        let of_node = from.take_while(|((of, about, _), _)| (*of, *about) == (volume, node));
+        Ok(of_node.take(limit).map(|((_, _, client), held)| (client.clone(), *held)).collect())
+    }
+}
+
+impl WriteReplicas for Tables {
+    fn put_report_number(
+        &mut self,
+        volume: VolumeKey,
+        client: &ClientId,
+        number: u64,
+    ) -> Result<(), MetadataError> {
+        let key = (volume, client.clone());
+        if self.clients.contains_key(&key) {
+            self.reports.insert_mut(key, number);
+        }
+        Ok(())
+    }
+
+    fn put_replica(
+        &mut self,
+        volume: VolumeKey,
+        node: NodeId,
+        client: &ClientId,
+        held: Option<&HeldVersion>,
+    ) -> Result<(), MetadataError> {
+        let key = (volume, node, client.clone());
+        match held {
+            Some(held) => self.replicas.insert_mut(key, *held),
+            None => {
+                self.replicas.remove_mut(&key);
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_replicas(&mut self, volume: VolumeKey, client: &ClientId) -> Result<(), MetadataError> {
+        let held = self.replicas.keys().filter(|(of, _, by)| *of == volume && by == client);
+        for key in held.cloned().collect::<Vec<_>>() {
+            self.replicas.remove_mut(&key);
+        }
+        Ok(())
+    }
+
+    fn remove_client(&mut self, volume: VolumeKey, client: &ClientId) -> Result<bool, MetadataError> {
+        self.drop_replicas(volume, client)?;
+        let key = (volume, client.clone());
+        self.replies.remove_mut(&key);
+        self.reports.remove_mut(&key);
+        Ok(self.clients.remove_mut(&key))
+    }
+}
+
+impl ReadChanges for Tables {
+    fn changes_from(
+        &self,
+        volume: VolumeKey,
+        first: Revision,
+        limit: usize,
+    ) -> Result<Vec<CommitChanges>, MetadataError> {
+        let from = self.changes.range((volume, first)..);
+        let of_volume = from.take_while(|((of, _), _)| *of == volume);
+        Ok(of_volume.take(limit).map(|(_, (changes, _))| changes.clone()).collect())
+    }
+
+    fn oldest_changes(&self, volume: VolumeKey) -> Result<Option<Revision>, MetadataError> {
+        let first = self.changes.range((volume, Revision::ZERO)..).next();
+        Ok(first.filter(|((of, _), _)| *of == volume).map(|((_, revision), _)| *revision))
+    }
+}
+
+impl WriteChanges for Tables {
+    fn put_changes(
+        &mut self,
+        volume: VolumeKey,
+        changes: &CommitChanges,
+        keep_len: u64,
+    ) -> Result<(), MetadataError> {
+        let all = (volume, Revision::ZERO)..=(volume, Revision(u64::MAX));
+        let before = self.changes.range(all.clone()).next_back().map_or(0, |(_, (_, stored))| *stored);
+        let stored = before + changes.changes.len() as u64;
+        let row = CommitChanges { time: whole_micros(changes.time), ..changes.clone() };
+        self.changes.insert_mut((volume, changes.revision), (row, stored));
+        let beyond = stored.saturating_sub(keep_len);
+        let old = self
+            .changes
+            .range(all)
+            .take_while(|((_, revision), (_, stored))| *stored <= beyond && *revision != changes.revision);
+        for key in old.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.changes.remove_mut(&key);
+        }
+        Ok(())
+    }
+}
