@@ -78,7 +78,7 @@ fn a_new_owner_takes_set_id_bits_away() {
     let Some(mount) = Local::new() else { return };
     let kinds = [libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK, libc::S_IFCHR, libc::S_IFBLK];
     for (number, kind) in kinds.into_iter().enumerate() {
-        let path = mount.at(&format!("node {number}"));
+        let path = mount.at(format!("node {number}"));
         let name = c(path.as_os_str().as_bytes());
         // SAFETY: the name ends with NUL.
         assert_eq!(unsafe { libc::mknod(name.as_ptr(), kind | 0o600, libc::makedev(7, 1)) }, 0);

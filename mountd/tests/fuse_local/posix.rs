@@ -14,6 +14,9 @@ use super::kit::Local;
 
 const USER: u32 = 1005;
 
+/// Changes the bytes of an open file.
+type Way<'a> = &'a (dyn Fn(&File) + Sync);
+
 fn is_root() -> bool {
     // SAFETY: no preconditions.
     unsafe { libc::geteuid() == 0 }
@@ -71,7 +74,7 @@ fn every_way_to_change_bytes_takes_an_ordinary_users_set_id_bits() {
         let (path, source) = (mount.at("f"), mount.at("source"));
         std::fs::write(&path, b"bytes").unwrap();
         std::fs::write(&source, b"more bytes").unwrap();
-        let ways: [(&str, &(dyn Fn(&File) + Sync)); 5] = [
+        let ways: [(&str, Way<'_>); 5] = [
             ("write", &|mut file| io::Write::write_all(&mut file, b"y").unwrap()),
             ("truncate", &|file| file.set_len(3).unwrap()),
             ("allocate", &|file| allocate(file, 0)),
