@@ -15,6 +15,8 @@ mod bytes;
 mod mounting;
 #[path = "fuse_local/names.rs"]
 mod names;
+#[path = "fuse_local/posix.rs"]
+mod posix;
 #[path = "fuse_local/remote.rs"]
 mod remote;
 #[path = "fuse_local/restart.rs"]

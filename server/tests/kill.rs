@@ -256,7 +256,7 @@ fn litter(addr: SocketAddr, acknowledged: &Mutex<Acknowledged>) {
     }
 }
 
-// S32
+// S33
 #[test]
 fn a_kill_while_chunks_are_collected_takes_nothing_that_is_referred_to() {
     let dir = tempfile::tempdir().unwrap();

@@ -171,7 +171,7 @@ fn conflicts(cluster: &dfs_tests::Cluster) -> Result<Vec<(PathBuf, PathBuf)>> {
         .collect()
 }
 
-// S29
+// S34
 #[test]
 fn conflicts_are_listed_compared_and_decided_also_after_a_crash() {
     run(&Setup::mounts(2).through_proxies(), |cluster| {
@@ -202,7 +202,7 @@ fn conflicts_are_listed_compared_and_decided_also_after_a_crash() {
     });
 }
 
-// S30
+// S35
 #[test]
 fn with_the_manual_policy_a_path_is_marked_until_somebody_decides() {
     let policy = ["--on-conflict-for", "f.*=manual"];
@@ -224,7 +224,7 @@ fn with_the_manual_policy_a_path_is_marked_until_somebody_decides() {
     });
 }
 
-// S31
+// S36
 #[test]
 fn with_the_merge_policy_edits_of_different_lines_end_in_one_text_that_no_other_mount_saw_twice() {
     let policy = ["--on-conflict", "merge"];

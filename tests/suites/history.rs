@@ -50,7 +50,7 @@ fn write_synced(cluster: &Cluster, path: &Path, bytes: &[u8]) -> Result<()> {
     cluster.mounts[0].wait_synced()
 }
 
-// S29
+// S30
 #[test]
 fn an_old_version_is_listed_and_restored_as_an_ordinary_change() {
     run(&Setup::mounts(2), |cluster| {
@@ -80,7 +80,7 @@ fn an_old_version_is_listed_and_restored_as_an_ordinary_change() {
     });
 }
 
-// S30
+// S31
 #[test]
 fn removed_files_are_listed_and_come_back_also_with_their_directory() {
     run(&Setup::mounts(1), |cluster| {
@@ -100,7 +100,7 @@ fn removed_files_are_listed_and_come_back_also_with_their_directory() {
     });
 }
 
-// S29
+// S30
 #[test]
 fn versions_before_a_save_by_rename_are_listed_too() {
     run(&Setup::mounts(1), |cluster| {
@@ -120,7 +120,7 @@ fn versions_before_a_save_by_rename_are_listed_too() {
     });
 }
 
-// S29
+// S30
 #[test]
 fn without_a_server_the_history_is_refused_with_exit_code_5() {
     run(&Setup::mounts(1), |cluster| {
@@ -137,7 +137,7 @@ fn without_a_server_the_history_is_refused_with_exit_code_5() {
     });
 }
 
-// S31
+// S32
 #[test]
 fn check_gc_backup_and_restore_work_beside_a_running_server() {
     let setup = Setup::mounts(1).server_arguments(&["--history-keep", "0s"]);

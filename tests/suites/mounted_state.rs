@@ -54,7 +54,7 @@ fn line<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     text.lines().find_map(|line| line.trim_start().strip_prefix(key)?.strip_prefix(": "))
 }
 
-// S29, S30, S31
+// S37, S38, S39
 #[test]
 fn getfattr_prints_a_files_metadata_as_the_server_takes_it() {
     let needs = [Need::Program("getfattr"), Need::Program("curl")];
@@ -115,7 +115,7 @@ fn getfattr_prints_a_files_metadata_as_the_server_takes_it() {
     });
 }
 
-// S30
+// S38
 #[test]
 fn a_hash_is_read_from_at_most_16_mib() {
     run(&Setup::mounts(1), |cluster| {

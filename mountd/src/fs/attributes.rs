@@ -1,10 +1,11 @@
 //! Attributes: what `stat` shows, what `chmod`, `chown`, `utimensat` and `truncate` change, and `statfs`.
 
 use std::ffi::CString;
+use std::fs::FileTimes;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::Ordering;
 
-use dfs_shared::record::NodeKind;
+use dfs_shared::record::{NodeKind, NodeRecord};
 use dfs_shared::time::Timestamp;
 
 use super::{Caller, Fs, FsError, check_file, now, record_of};
@@ -175,10 +176,16 @@ impl Fs {
             mtime: set.mtime.map(|time| time.resolve(at)),
             ctime: at,
         };
-        let is_file = record_of(&node)?.kind == NodeKind::File;
-        let owner_changes = set.uid.is_some() || set.gid.is_some();
-        if is_file && (owner_changes || (set.size.is_some() && caller.uid != 0)) {
-            change.mode = kill_set_id(set.mode.unwrap_or(record_of(&node)?.mode)).or(set.mode);
+        let kind = record_of(&node)?.kind;
+        let is_file = kind == NodeKind::File;
+        // The kernel asks for nothing at all where an owner was set to what it is.
+        let owner_changes = set.uid.is_some() || set.gid.is_some() || *set == SetAttr::default();
+        // A new owner takes them from a device or fifo too, and from root's change too; directories keep theirs.
+        let loses_set_id = owner_changes && !matches!(kind, NodeKind::Directory | NodeKind::Symlink);
+        if loses_set_id || (is_file && set.size.is_some() && caller.uid != 0) {
+            let record = record_of(&node)?;
+            let kept = keeps_group_id(record, caller);
+            change.mode = kill_set_id(set.mode.unwrap_or(record.mode), kept).or(set.mode);
         }
         let nothing = AttributeChange { ctime: at, ..AttributeChange::default() };
         if change == nothing && set.size.is_some() {
@@ -186,6 +193,7 @@ impl Fs {
         }
         if is_file && (change.mtime.is_some() || change.atime.is_some()) {
             self.notice_open(ino)?;
+            self.stamp_orphan(ino, &change)?;
         }
         if is_file && owner_changes {
             self.drop_capabilities(&node, at)?;
@@ -211,17 +219,48 @@ impl Fs {
         Ok(())
     }
 
+    /// A file without a name that is being written shows the times of its backing file: they are set there.
+    fn stamp_orphan(&self, ino: Ino, change: &AttributeChange) -> Result<(), FsError> {
+        if !self.orphans.lock().contains_key(&ino) {
+            return Ok(());
+        }
+        let Some(backing) = self.open_file(ino).and_then(|open| open.backing_to_look_at()) else {
+            return Ok(());
+        };
+        let mut times = FileTimes::new();
+        if let Some(at) = change.atime {
+            times = times.set_accessed(at.to_system_time());
+        }
+        if let Some(at) = change.mtime {
+            times = times.set_modified(at.to_system_time());
+        }
+        Ok(backing.file()?.set_times(times)?)
+    }
+
     /// Tells whether a write by an ordinary user takes something away.
-    pub(super) fn has_privileges(&self, node: &LocalNode) -> Result<bool, FsError> {
+    pub(super) fn has_privileges(&self, node: &LocalNode, caller: Caller) -> Result<bool, FsError> {
         let record = record_of(node)?;
-        Ok(kill_set_id(record.mode).is_some() || record.xattrs.contains_key(CAPABILITY_XATTR))
+        let set_id = kill_set_id(record.mode, keeps_group_id(record, caller));
+        Ok(set_id.is_some() || record.xattrs.contains_key(CAPABILITY_XATTR))
+    }
+
+    /// What an ordinary user did to a file's bytes without writing takes privileges too; the kernel, which leaves that to us,
+    /// has to be told.
+    pub(super) fn bytes_changed_by(&self, ino: Ino, caller: Caller) -> Result<(), FsError> {
+        if caller.uid == 0 || !self.has_privileges(&self.node(ino)?, caller)? {
+            return Ok(());
+        }
+        self.kill_privileges(ino, caller)?;
+        self.attributes_changed(ino);
+        Ok(())
     }
 
     /// A write or a new length takes set-id bits and file capabilities, unless the caller is root.
-    pub(super) fn kill_privileges(&self, ino: Ino) -> Result<(), FsError> {
+    pub(super) fn kill_privileges(&self, ino: Ino, caller: Caller) -> Result<(), FsError> {
         let node = self.node(ino)?;
         let at = now();
-        if let Some(mode) = kill_set_id(record_of(&node)?.mode) {
+        let record = record_of(&node)?;
+        if let Some(mode) = kill_set_id(record.mode, keeps_group_id(record, caller)) {
             let change = AttributeChange { mode: Some(mode), ctime: at, ..AttributeChange::default() };
             self.change_attributes(ino, &change)?;
         }
@@ -260,10 +299,16 @@ impl Fs {
     }
 }
 
+/// Tells whether set-group-id may stay on a file whose group may not execute it. The kernel tells a request's group, not the
+/// caller's further ones: who has the file's group among those only loses the bit.
+fn keeps_group_id(record: &NodeRecord, caller: Caller) -> bool {
+    caller.uid == 0 || caller.gid == record.gid
+}
+
 /// Returns the mode without set-id bits as Linux takes them away, or `None` if nothing changes: set-group-id stays
-/// where the group may not execute.
-fn kill_set_id(mode: u32) -> Option<u32> {
-    let taken = if mode & 0o010 == 0 { SET_ID & !0o2000 } else { SET_ID };
+/// where the group may not execute and the caller belongs to it.
+fn kill_set_id(mode: u32, in_group: bool) -> Option<u32> {
+    let taken = if mode & 0o010 == 0 && in_group { SET_ID & !0o2000 } else { SET_ID };
     (mode & taken != 0).then_some(mode & !taken)
 }
 
@@ -301,10 +346,15 @@ mod tests {
 
     #[test]
     fn set_ids_are_taken_as_linux_takes_them() {
-        assert_eq!(kill_set_id(0o4755), Some(0o755));
-        assert_eq!(kill_set_id(0o2755), Some(0o755));
-        assert_eq!(kill_set_id(0o2644), None);
-        assert_eq!(kill_set_id(0o6745), Some(0o2745));
-        assert_eq!(kill_set_id(0o1777), None);
+        for (mode, of_member, of_stranger) in [
+            (0o4755, Some(0o755), Some(0o755)),
+            (0o2755, Some(0o755), Some(0o755)),
+            (0o2644, None, Some(0o644)),
+            (0o6745, Some(0o2745), Some(0o745)),
+            (0o1777, None, None),
+        ] {
+            assert_eq!(kill_set_id(mode, true), of_member, "{mode:o}");
+            assert_eq!(kill_set_id(mode, false), of_stranger, "{mode:o}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dfs_shared::ids::NodeId;
 
 use super::open::OpenFile;
-use super::{Fs, FsError};
+use super::{Caller, Fs, FsError};
 use crate::cache::{Backing, CacheError, copy_some, fallocate, seek};
 use crate::tree::Ino;
 
@@ -56,17 +56,17 @@ impl Fs {
         self.fetch.fetch(node, range, fetched);
     }
 
-    /// Writes all of `data`. With `kill` the set-id bits go.
+    /// Writes all of `data`. The set-id bits go if it is `killer` who writes.
     ///
     /// # Errors
     /// [`FsError`]: `BadHandle`, or a failing disk or tree.
-    pub fn write(&self, ino: Ino, offset: u64, data: &[u8], kill: bool) -> Result<(), FsError> {
+    pub fn write(&self, ino: Ino, offset: u64, data: &[u8], killer: Option<Caller>) -> Result<(), FsError> {
         let _hold = self.hold.read();
         let open = self.open_file(ino).ok_or(FsError::BadHandle)?;
         open.backing()?.write_at(data, offset)?;
         open.written();
-        if kill {
-            self.kill_privileges(ino)?;
+        if let Some(caller) = killer {
+            self.kill_privileges(ino, caller)?;
         }
         Ok(())
     }
@@ -75,7 +75,13 @@ impl Fs {
     ///
     /// # Errors
     /// [`FsError`]: `BadHandle`, `NotSupported` (the mode), or a failing disk or tree.
-    pub fn fallocate(&self, ino: Ino, offset: u64, len: u64, mode: i32) -> Result<(), FsError> {
+    pub fn fallocate(
+        &self,
+        ino: Ino,
+        (offset, len): (u64, u64),
+        mode: i32,
+        caller: Caller,
+    ) -> Result<(), FsError> {
         let known = libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE;
         if mode & !known != 0 {
             return Err(FsError::NotSupported);
@@ -88,7 +94,8 @@ impl Fs {
         let range = if changes_bytes { offset..end } else { end..end };
         backing.change(range, "allocate", |file| fallocate(file, mode, offset, len))?;
         open.written();
-        self.notice_backing(&backing)
+        self.notice_backing(&backing)?;
+        self.bytes_changed_by(ino, caller)
     }
 
     /// Finds the next data or hole, as `lseek(2)` with `SEEK_DATA` and `SEEK_HOLE`. What is not here counts as data.
@@ -120,7 +127,13 @@ impl Fs {
     ///
     /// # Errors
     /// [`FsError`]: `BadHandle`, `NotSupported` when bytes would have to be fetched (the caller then reads and writes), or a failing disk or tree.
-    pub fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<usize, FsError> {
+    pub fn copy_range(
+        &self,
+        from: (Ino, u64),
+        to: (Ino, u64),
+        len: u64,
+        caller: Caller,
+    ) -> Result<usize, FsError> {
         let _hold = self.hold.read();
         let source = self.open_file(from.0).ok_or(FsError::BadHandle)?.backing()?;
         let open: Arc<OpenFile> = self.open_file(to.0).ok_or(FsError::BadHandle)?;
@@ -138,6 +151,7 @@ impl Fs {
         })?;
         open.written();
         self.notice_backing(&target)?;
+        self.bytes_changed_by(to.0, caller)?;
         Ok(copied)
     }
 }

@@ -165,13 +165,13 @@ impl Fs {
             backing.set_len(0)?;
             self.notice(&backing, true)?;
             if caller.uid != 0 {
-                self.kill_privileges(node.ino)?;
+                self.kill_privileges(node.ino, caller)?;
             }
         }
-        let privileged = writes && caller.uid != 0 && self.has_privileges(node)?;
+        let privileged = writes && caller.uid != 0 && self.has_privileges(node, caller)?;
         if privileged && inner.mode == Some(Mode::Passthrough) {
             // The kernel will not tell of the write that would take them away.
-            self.kill_privileges(node.ino)?;
+            self.kill_privileges(node.ino, caller)?;
         }
         if inner.mode.is_none() {
             let large = record_of(node)?.size > SMALL_FILE_LEN_MAX;

@@ -5,21 +5,23 @@ use std::os::unix::ffi::OsStrExt;
 use dfs_shared::limits::{XATTR_NAME_LEN_MAX, XATTR_VALUE_LEN_MAX};
 use dfs_shared::record::NodeKind;
 
-use super::{Fs, FsError, now, record_of};
-use crate::tree::namespace::XattrMode;
+use super::{Caller, Fs, FsError, now, record_of};
+use crate::tree::namespace::{XattrMode, put_xattr, take_xattr};
 use crate::tree::{Ino, LocalNode};
 
 const VIRTUAL: &[u8] = b"user.dfs.";
-const STORED: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+const TRUSTED: &[u8] = b"trusted.";
+const STORED: [&[u8]; 3] = [b"user.", TRUSTED, b"security."];
 
 /// Checks that a name is one of those that are kept in the record.
 fn check_stored(name: &[u8]) -> Result<(), FsError> {
     if name.len() > XATTR_NAME_LEN_MAX {
         return Err(FsError::AttributeNameTooLong);
     }
-    match STORED.iter().any(|prefix| name.starts_with(prefix) && name.len() > prefix.len()) {
-        true => Ok(()),
-        false => Err(FsError::NotSupported),
+    match STORED.iter().find(|prefix| name.starts_with(prefix)) {
+        Some(prefix) if name.len() > prefix.len() => Ok(()),
+        Some(_) => Err(FsError::Invalid),
+        None => Err(FsError::NotSupported),
     }
 }
 
@@ -37,14 +39,17 @@ impl Fs {
         record_of(&node)?.xattrs.get(name).cloned().ok_or(FsError::NoAttribute)
     }
 
-    /// Returns the names of the stored attributes, each with a NUL behind it. Those under `user.dfs.` are not among them.
+    /// Returns the names of the stored attributes, each with a NUL behind it. Those under `user.dfs.` are not among them, and
+    /// those under `trusted.` only root sees.
     ///
     /// # Errors
     /// [`FsError`]: `NotFound`, or a failing tree.
-    pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
+    pub fn listxattr(&self, ino: Ino, caller: Caller) -> Result<Vec<u8>, FsError> {
         let node = self.node(ino)?;
         let mut names = Vec::new();
-        for name in record_of(&node)?.xattrs.keys().filter(|name| !name.starts_with(VIRTUAL)) {
+        let is_shown =
+            |name: &&Vec<u8>| !name.starts_with(VIRTUAL) && (caller.uid == 0 || !name.starts_with(TRUSTED));
+        for name in record_of(&node)?.xattrs.keys().filter(is_shown) {
             names.extend_from_slice(name);
             names.push(0);
         }
@@ -64,6 +69,11 @@ impl Fs {
         if value.len() > XATTR_VALUE_LEN_MAX {
             return Err(FsError::AttributeTooLong);
         }
+        if let Some(orphan) = self.orphans.lock().get_mut(&ino).and_then(|node| node.record.as_mut()) {
+            put_xattr(orphan, name, value, mode)?;
+            orphan.ctime = now();
+            return Ok(());
+        }
         self.tree.set_xattr(ino, name, value, mode, now())?;
         self.told_tree();
         self.attributes_changed(ino);
@@ -79,6 +89,11 @@ impl Fs {
         check_stored(name)?;
         if name.starts_with(VIRTUAL) {
             return Err(FsError::NotPermitted);
+        }
+        if let Some(orphan) = self.orphans.lock().get_mut(&ino).and_then(|node| node.record.as_mut()) {
+            take_xattr(orphan, name)?;
+            orphan.ctime = now();
+            return Ok(());
         }
         self.tree.remove_xattr(ino, name, now())?;
         self.told_tree();

@@ -266,7 +266,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         node: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -278,7 +278,7 @@ impl Filesystem for Adapter {
     ) {
         guarded(|| {
             let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-            match self.fs.write(ino(node), offset, data, kill) {
+            match self.fs.write(ino(node), offset, data, kill.then(|| caller(req))) {
                 Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
                 Err(error) => reply.error(errno(&error)),
             }
@@ -395,8 +395,8 @@ impl Filesystem for Adapter {
         guarded(|| sized(reply, size, self.fs.getxattr(ino(node), name.as_bytes())));
     }
 
-    fn listxattr(&self, _req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        guarded(|| sized(reply, size, self.fs.listxattr(ino(node))));
+    fn listxattr(&self, req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        guarded(|| sized(reply, size, self.fs.listxattr(ino(node), caller(req))));
     }
 
     fn removexattr(&self, _req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -452,7 +452,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         node: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -460,7 +460,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        guarded(|| empty(reply, self.fs.fallocate(ino(node), offset, length, mode)));
+        guarded(|| empty(reply, self.fs.fallocate(ino(node), (offset, length), mode, caller(req))));
     }
 
     fn lseek(
@@ -480,7 +480,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         from: INodeNo,
         _fh_in: FileHandle,
         from_offset: u64,
@@ -493,7 +493,7 @@ impl Filesystem for Adapter {
     ) {
         guarded(|| {
             let (from, to) = ((ino(from), from_offset), (ino(to), to_offset));
-            match self.fs.copy_range(from, to, len) {
+            match self.fs.copy_range(from, to, len, caller(req)) {
                 Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
                 Err(error) => reply.error(errno(&error)),
             }

@@ -344,21 +344,7 @@ impl Tree {
         mode: XattrMode,
         at: Timestamp,
     ) -> Result<(), TreeError> {
-        self.change(ino, at, |record| {
-            let exists = record.xattrs.contains_key(name);
-            match mode {
-                XattrMode::Create if exists => return Err(TreeError::Exists),
-                XattrMode::Replace if !exists => return Err(TreeError::NoAttribute),
-                _ => {}
-            }
-            record.xattrs.insert(name.to_vec(), value.to_vec());
-            let total: usize = record.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-            if value.len() > XATTR_VALUE_LEN_MAX || total > XATTRS_LEN_MAX {
-                return Err(TreeError::AttributesTooLarge);
-            }
-            Ok(())
-        })
-        .map(drop)
+        self.change(ino, at, |record| put_xattr(record, name, value, mode)).map(drop)
     }
 
     /// Removes an extended attribute.
@@ -366,11 +352,7 @@ impl Tree {
     /// # Errors
     /// [`TreeError`]: `NotFound` (the node), `NoAttribute`, or a failing store.
     pub fn remove_xattr(&self, ino: Ino, name: &[u8], at: Timestamp) -> Result<(), TreeError> {
-        self.change(ino, at, |record| match record.xattrs.remove(name) {
-            Some(_) => Ok(()),
-            None => Err(TreeError::NoAttribute),
-        })
-        .map(drop)
+        self.change(ino, at, |record| take_xattr(record, name)).map(drop)
     }
 
     fn change(
@@ -529,4 +511,38 @@ fn remove_name(
         txn.journal(vec![RecordKey::Node(id)]);
     }
     Ok(Removed { node, last })
+}
+
+/// Sets an extended attribute of a record.
+///
+/// # Errors
+/// [`TreeError`]: `Exists`, `NoAttribute` (what `mode` asks for), or `AttributesTooLarge`; the record is as before.
+pub fn put_xattr(
+    record: &mut NodeRecord,
+    name: &[u8],
+    value: &[u8],
+    mode: XattrMode,
+) -> Result<(), TreeError> {
+    let old = record.xattrs.get(name);
+    match mode {
+        XattrMode::Create if old.is_some() => return Err(TreeError::Exists),
+        XattrMode::Replace if old.is_none() => return Err(TreeError::NoAttribute),
+        _ => {}
+    }
+    let freed = old.map_or(0, |old| name.len() + old.len());
+    let total: usize = record.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let total = total - freed + name.len() + value.len();
+    if value.len() > XATTR_VALUE_LEN_MAX || total > XATTRS_LEN_MAX {
+        return Err(TreeError::AttributesTooLarge);
+    }
+    record.xattrs.insert(name.to_vec(), value.to_vec());
+    Ok(())
+}
+
+/// Removes an extended attribute of a record.
+///
+/// # Errors
+/// [`TreeError::NoAttribute`].
+pub fn take_xattr(record: &mut NodeRecord, name: &[u8]) -> Result<(), TreeError> {
+    record.xattrs.remove(name).map(drop).ok_or(TreeError::NoAttribute)
 }

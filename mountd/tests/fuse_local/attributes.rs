@@ -76,12 +76,22 @@ fn a_new_owner_takes_set_id_bits_away() {
         return;
     }
     let Some(mount) = Local::new() else { return };
-    let path = mount.at("f");
-    std::fs::write(&path, b"x").unwrap();
-    std::fs::set_permissions(&path, Permissions::from_mode(0o6755)).unwrap();
-    std::os::unix::fs::chown(&path, Some(7), Some(8)).unwrap();
-    let stat = std::fs::metadata(&path).unwrap();
-    assert_eq!((stat.uid(), stat.gid(), stat.mode() & 0o7777), (7, 8, 0o755));
+    let kinds = [libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK, libc::S_IFCHR, libc::S_IFBLK];
+    for (number, kind) in kinds.into_iter().enumerate() {
+        let path = mount.at(format!("node {number}"));
+        let name = c(path.as_os_str().as_bytes());
+        // SAFETY: the name ends with NUL.
+        assert_eq!(unsafe { libc::mknod(name.as_ptr(), kind | 0o600, libc::makedev(7, 1)) }, 0);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o6755)).unwrap();
+        std::os::unix::fs::chown(&path, Some(7), Some(8)).unwrap();
+        let stat = std::fs::metadata(&path).unwrap();
+        assert_eq!((stat.uid(), stat.gid(), stat.mode() & 0o7777), (7, 8, 0o755), "{kind:o}");
+    }
+    let dir = mount.at("dir");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::set_permissions(&dir, Permissions::from_mode(0o6755)).unwrap();
+    std::os::unix::fs::chown(&dir, Some(7), Some(8)).unwrap();
+    assert_eq!(std::fs::metadata(&dir).unwrap().mode() & 0o7777, 0o6755, "directories keep theirs");
 }
 
 fn c(text: impl AsRef<[u8]>) -> CString {

@@ -163,7 +163,7 @@ fn nothing_is_taken_while_chunks_are_held() {
     assert_eq!(kit.collect(ALL).chunks, 1);
 }
 
-// S32
+// S33
 /// Four threads write, replace and remove files whose chunks they share, without asking what is here; the collector runs
 /// without a grace all the time. Every commit that was accepted has its bytes.
 #[test]

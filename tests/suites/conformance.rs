@@ -1,0 +1,104 @@
+//! A short form of `tests/conformance/run`: the pjdfstest crate and fsx on a mount, where they are installed.
+//!
+//! The script itself runs these and more on the bare disk and on mounts of every sort; docs/TESTING.md describes it.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use dfs_tests::binaries::workspace;
+use dfs_tests::machine::{self, Need};
+use dfs_tests::{Setup, process, run};
+
+const SUITE_DEADLINE: Duration = Duration::from_secs(240);
+
+fn beside_the_script(name: &str) -> PathBuf {
+    workspace().join("tests/conformance").join(name)
+}
+
+/// What the run may find on a mount and not on the bare disk: suite, test and sentence of each line.
+fn exclusions() -> Result<Vec<[String; 3]>> {
+    let text = std::fs::read_to_string(beside_the_script("exclusions"))?;
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+    lines
+        .map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [suite, _modes, test, sentence] = words[..] else { anyhow::bail!("not four words: {line}") };
+            Ok([suite, test, sentence].map(str::to_owned))
+        })
+        .collect()
+}
+
+/// Tests that are no need of the run: the programs come from a registry, not from the distribution.
+fn is_missing(program: &'static str) -> bool {
+    let reason = machine::lacking(Need::Program(program));
+    if let Some(reason) = &reason {
+        machine::say(&format!("left out: {program}: {reason} (cargo install {program})"));
+    }
+    reason.is_some()
+}
+
+#[test]
+fn pjdfstest_fails_nowhere_on_a_mount_and_skips_what_is_excluded() {
+    if is_missing("pjdfstest") {
+        return;
+    }
+    run(&Setup::mounts(2).needs(&[Need::Root]), |cluster| {
+        let directory = cluster.a().join("pjdfstest");
+        std::fs::create_dir(&directory)?;
+        let mut command = Command::new("pjdfstest");
+        command.arg("-c").arg(beside_the_script("pjdfstest.toml")).arg("-p").arg(&directory);
+        let output = process::output(&mut command, SUITE_DEADLINE)?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let summary = said.lines().rfind(|line| line.starts_with("Summary:")).context("no summary")?;
+        ensure!(output.status.success() && summary.starts_with("Summary: 0 failed,"), "{said}");
+        for [suite, test, _] in exclusions()? {
+            let result = said.lines().find(|line| line.split_whitespace().next() == Some(&test));
+            let is_skipped = result.is_some_and(|line| line.ends_with("skipped"));
+            ensure!(suite != "pjdfstest" || is_skipped, "{test} is excluded for nothing: {result:?}");
+        }
+        cluster.expect_equal_trees()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn fsx_finds_every_byte_where_it_put_it() {
+    if is_missing("fsx") {
+        return;
+    }
+    let operations = machine::scale("DFS_TESTS_FSX_OPERATIONS", 500);
+    let seed = machine::scale("DFS_TESTS_SEED", 1);
+    run(&Setup::mounts(2), |cluster| {
+        for name in ["fsx-all", "fsx-calls", "fsx-pages", "fsx-unsynced"] {
+            let mut command = Command::new("fsx");
+            command.arg("-q").arg("-f").arg(beside_the_script(&format!("{name}.toml")));
+            command.args(["-S", &seed.to_string(), "-N", &operations.to_string()]);
+            command.arg("-P").arg(cluster.directory()).arg(cluster.a().join(name));
+            let deadline = SUITE_DEADLINE + Duration::from_millis(20 * operations);
+            let output = process::output(&mut command, deadline)?;
+            ensure!(output.status.success(), "{name}, seed {seed}: {output:?}");
+        }
+        cluster.expect_equal_trees()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn every_exclusion_of_the_conformance_run_has_its_sentence() -> Result<()> {
+    let text = std::fs::read_to_string(workspace().join("docs/SEMANTICS.md"))?;
+    let (_, not_promised) = text.split_once("## Not promised, and why").context("no such part")?;
+    let numbers: Vec<u32> = not_promised
+        .lines()
+        .filter_map(|line| line.strip_prefix('N')?.split_once('.')?.0.parse().ok())
+        .collect();
+    let wanted: Vec<u32> = (1..).take(numbers.len()).collect();
+    ensure!(!numbers.is_empty() && numbers == wanted, "the sentences are numbered {numbers:?}");
+    let known: BTreeSet<String> = numbers.iter().map(|number| format!("N{number}")).collect();
+    for [suite, test, sentence] in exclusions()? {
+        ensure!(known.contains(&sentence), "{suite} {test}: there is no sentence {sentence}");
+    }
+    Ok(())
+}
