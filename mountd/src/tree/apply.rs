@@ -379,10 +379,10 @@ impl Apply<'_, '_> {
         if let Some(base) = base.filter(|base| there != Some(*base) && lost.is_none()) {
             self.removed_names.entry(base).or_default().push((parent, name.clone()));
         }
-        if let (Some(base), None, None) = (base, there, lost) {
-            if here != Some(base) {
-                self.moved_by_both.insert(base);
-            }
+        if let (Some(base), None, None) = (base, there, lost)
+            && here != Some(base)
+        {
+            self.moved_by_both.insert(base);
         }
         let sync = match remote {
             Some((base, revision)) => SyncState::Changed { revision, base },

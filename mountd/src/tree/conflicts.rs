@@ -159,7 +159,9 @@ impl Tree {
         let writes = copies.iter().map(|copy| Write::remove(Space::Conflicts, copy.as_bytes())).collect();
         self.store.commit(writes)?;
         let mut conflicts = self.conflicts.lock();
-        copies.iter().for_each(|copy| drop(conflicts.rows.remove(copy)));
+        for copy in copies {
+            conflicts.rows.remove(copy);
+        }
         Ok(())
     }
 

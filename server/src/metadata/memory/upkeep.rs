@@ -122,7 +122,7 @@ impl ReadUpkeep for Tables {
             *of == volume && matches!(past.record, Record::Entry(_)) && past.record.key() == *key
         });
         let mut rows: Vec<_> = of_key.map(|(id, (_, past))| ((past.ended, *id), past)).collect();
-        rows.sort_by(|one, other| other.0.cmp(&one.0));
+        rows.sort_by_key(|(order, _)| std::cmp::Reverse(*order));
         Ok(rows.into_iter().take(limit).map(|(_, past)| PastRecord::clone(past)).collect())
     }
 
