@@ -274,8 +274,13 @@ fn a_kill_while_chunks_are_collected_takes_nothing_that_is_referred_to() {
             }
             // At least one collection ends; the kill comes in the middle of another one.
             assert!(care(&data, &["gc", "--grace", "0s"]));
-            scope
-                .spawn(|| while !is_over.load(Ordering::Relaxed) && care(&data, &["gc", "--grace", "0s"]) {});
+            scope.spawn(|| {
+                loop {
+                    if is_over.load(Ordering::Relaxed) || !care(&data, &["gc", "--grace", "0s"]) {
+                        break;
+                    }
+                }
+            });
             while acknowledged.lock().unwrap().nodes.len() < before + 3 + 5 * round as usize {
                 std::thread::yield_now();
             }
