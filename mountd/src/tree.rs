@@ -91,6 +91,8 @@ pub struct Tree {
     on_journal: Box<dyn Fn() + Send + Sync>,
     /// Host name as conflict copies show it.
     host: String,
+    /// Makes the ids of new nodes.
+    ids: Box<dyn Fn() -> NodeId + Send + Sync>,
 }
 
 const MEMBERSHIP_KEY: &[u8] = b"membership";
@@ -122,11 +124,18 @@ impl Tree {
             journal_start: AtomicU64::new(0),
             on_journal,
             host,
+            ids: Box::new(NodeId::generate),
         };
         if tree.node_by_id(NodeId::ROOT)?.is_none() {
             tree.make_root()?;
         }
         Ok(tree)
+    }
+
+    /// Takes the ids of new nodes from `ids` instead of the clock and the random source; none may come twice.
+    #[must_use]
+    pub fn with_ids(self, ids: Box<dyn Fn() -> NodeId + Send + Sync>) -> Self {
+        Self { ids, ..self }
     }
 
     fn make_root(&self) -> Result<(), TreeError> {

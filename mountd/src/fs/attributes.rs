@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use dfs_shared::record::NodeKind;
 use dfs_shared::time::Timestamp;
 
-use super::{Caller, Fs, FsError, check_file, now, record_of};
+use super::{Caller, Fs, FsError, check_file, record_of};
 use crate::cache::not_before;
 use crate::tree::content::Stamp;
 use crate::tree::namespace::AttributeChange;
@@ -166,7 +166,7 @@ impl Fs {
             }
             self.truncate(&node, size)?;
         }
-        let at = now();
+        let at = self.now();
         let mut change = AttributeChange {
             mode: set.mode,
             uid: set.uid,
@@ -220,7 +220,7 @@ impl Fs {
     /// A write or a new length takes set-id bits and file capabilities, unless the caller is root.
     pub(super) fn kill_privileges(&self, ino: Ino) -> Result<(), FsError> {
         let node = self.node(ino)?;
-        let at = now();
+        let at = self.now();
         if let Some(mode) = kill_set_id(record_of(&node)?.mode) {
             let change = AttributeChange { mode: Some(mode), ctime: at, ..AttributeChange::default() };
             self.change_attributes(ino, &change)?;

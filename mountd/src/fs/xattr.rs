@@ -6,7 +6,7 @@ use dfs_shared::hash::ChunkHash;
 use dfs_shared::limits::{XATTR_NAME_LEN_MAX, XATTR_VALUE_LEN_MAX};
 use dfs_shared::record::NodeKind;
 
-use super::{Fs, FsError, now, record_of};
+use super::{Fs, FsError, record_of};
 use crate::tree::namespace::XattrMode;
 use crate::tree::{Ino, LocalNode};
 
@@ -65,7 +65,7 @@ impl Fs {
         if value.len() > XATTR_VALUE_LEN_MAX {
             return Err(FsError::AttributeTooLong);
         }
-        self.tree.set_xattr(ino, name, value, mode, now())?;
+        self.tree.set_xattr(ino, name, value, mode, self.now())?;
         self.told_tree();
         self.attributes_changed(ino);
         Ok(())
@@ -81,7 +81,7 @@ impl Fs {
         if name.starts_with(VIRTUAL) {
             return Err(FsError::NotPermitted);
         }
-        self.tree.remove_xattr(ino, name, now())?;
+        self.tree.remove_xattr(ino, name, self.now())?;
         self.told_tree();
         self.attributes_changed(ino);
         Ok(())

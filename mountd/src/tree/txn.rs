@@ -13,7 +13,7 @@ use dfs_shared::record::{NodeKind, NodeRecord, RecordKey};
 use super::effect::Effect;
 use super::journal::JournalRow;
 use super::node::{Cookie, EntryTarget, LocalEntry, LocalNode, SyncState};
-use super::store::{Space, Store, Write, decode};
+use super::store::{Snapshot, Space, Store, Write, decode};
 use super::{TreeError, keys};
 
 /// A row as it was in the store and as it will be.
@@ -26,7 +26,7 @@ struct Slot<T> {
 pub(super) struct Txn<'a> {
     store: &'a Store,
     /// Where to read from instead of what the store holds now. Only for looking.
-    snapshot: Option<&'a fjall::Snapshot>,
+    snapshot: Option<&'a Snapshot>,
     nodes: BTreeMap<NodeId, Slot<LocalNode>>,
     entries: BTreeMap<(NodeId, Name), Slot<LocalEntry>>,
     merkle: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
@@ -50,7 +50,7 @@ impl<'a> Txn<'a> {
     }
 
     /// Looks at a snapshot; nothing of this must be written.
-    pub(super) fn at(store: &'a Store, snapshot: &'a fjall::Snapshot) -> Self {
+    pub(super) fn at(store: &'a Store, snapshot: &'a Snapshot) -> Self {
         Self { snapshot: Some(snapshot), ..Self::new(store) }
     }
 
@@ -404,7 +404,7 @@ impl<'a> Txn<'a> {
 
 fn read<T: serde::de::DeserializeOwned>(
     store: &Store,
-    snapshot: Option<&fjall::Snapshot>,
+    snapshot: Option<&Snapshot>,
     space: Space,
     key: &[u8],
     what: &'static str,
