@@ -201,6 +201,15 @@ impl Tree {
         self.store.next_number()
     }
 
+    /// Returns the number of the next commit request: greater than that of every earlier one, also before a crash or a power
+    /// loss, for the server answers a number that it knows with the answer that it gave.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn next_commit(&self) -> Result<u64, TreeError> {
+        self.store.next_commit(self.membership()?.commit + 1)
+    }
+
     /// Makes everything that the tree holds survive power loss. Waits for the disk; free when nothing is new.
     ///
     /// # Errors

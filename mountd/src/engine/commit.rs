@@ -159,7 +159,8 @@ fn prepare(shared: &Arc<Shared>, client: dfs_shared::ids::ClientId) -> Result<Pr
         return Ok((None, ready.again_in));
     }
     // First the number, so that no two requests ever have the same.
-    let commit = shared.update_membership(|membership| membership.commit += 1)?.commit;
+    let commit = shared.tree.next_commit()?;
+    shared.update_membership(|membership| membership.commit = commit)?;
     let flight = build(shared, client, commit, plan, ready.small)?;
     shared.tree.store_in_flight(Some(&flight.encode()))?;
     Ok((Some(flight), ready.again_in))

@@ -236,6 +236,7 @@ pub struct Store {
     inner: RwLock<Option<Inner>>,
     rows: RowCache,
     numbers: Mutex<Numbers>,
+    commits: Mutex<Numbers>,
     committed: AtomicU64,
     persisted: AtomicU64,
     reserve_held: AtomicBool,
@@ -244,6 +245,7 @@ pub struct Store {
 /// First number that is handed out: smaller ones have fixed meanings (inode 1, `.` and `..`).
 const NUMBER_FIRST: u64 = 16;
 const NUMBERS_KEY: &[u8] = b"numbers";
+const COMMITS_KEY: &[u8] = b"commits";
 
 impl Store {
     /// Opens or makes the store in `dir/tree`. Blocks on the disk.
@@ -270,29 +272,44 @@ impl Store {
             inner: RwLock::new(Some(inner)),
             rows: RowCache::default(),
             numbers: Mutex::new(Numbers { next: NUMBER_FIRST, reserved: NUMBER_FIRST }),
+            commits: Mutex::new(Numbers { next: 1, reserved: 1 }),
             committed: AtomicU64::new(1),
             persisted: AtomicU64::new(0),
             reserve_held: AtomicBool::new(false),
         };
-        if let Some(reserved) = store.read(Space::Meta, NUMBERS_KEY)? {
-            *store.numbers.lock() = Numbers { next: reserved, reserved };
+        for (numbers, key) in [(&store.numbers, NUMBERS_KEY), (&store.commits, COMMITS_KEY)] {
+            if let Some(reserved) = store.read(Space::Meta, key)? {
+                *numbers.lock() = Numbers { next: reserved, reserved };
+            }
         }
         Ok(store)
     }
 
-    /// Returns a number that was never returned before on this mount. Rarely writes.
+    /// Returns a number that was never returned before on this mount, also not before a power loss. Rarely writes.
     ///
     /// # Errors
     /// [`TreeError`] when the store fails.
     pub(crate) fn next_number(&self) -> Result<u64, TreeError> {
-        let mut numbers = self.numbers.lock();
-        if numbers.next == numbers.reserved {
-            let reserved = numbers.reserved + limits::NUMBERS_RESERVED_AT_ONCE;
-            self.commit(vec![Write::put(Space::Meta, NUMBERS_KEY, &reserved)])?;
+        self.next_of(&self.numbers, NUMBERS_KEY, 0)
+    }
+
+    /// As [`Self::next_number`], of a sequence of its own without gaps while the mount runs; none below `first`.
+    pub(crate) fn next_commit(&self, first: u64) -> Result<u64, TreeError> {
+        self.next_of(&self.commits, COMMITS_KEY, first)
+    }
+
+    fn next_of(&self, numbers: &Mutex<Numbers>, key: &[u8], first: u64) -> Result<u64, TreeError> {
+        let mut numbers = numbers.lock();
+        let next = numbers.next.max(first);
+        if next >= numbers.reserved {
+            let reserved = next + limits::NUMBERS_RESERVED_AT_ONCE;
+            self.commit(vec![Write::put(Space::Meta, key, &reserved)])?;
+            // What is given away outlives a power loss: files on the disk, replies on the server.
+            self.persist()?;
             numbers.reserved = reserved;
         }
-        numbers.next += 1;
-        Ok(numbers.next - 1)
+        numbers.next = next + 1;
+        Ok(next)
     }
 
     /// Makes every batch so far survive power loss: one fsync, or none when nothing is new. Blocks on the disk.

@@ -82,6 +82,20 @@ fn power_loss_takes_a_suffix_of_what_was_not_synced_and_a_kill_takes_nothing() {
 }
 
 #[test]
+fn no_number_comes_twice_also_after_a_power_loss() {
+    let disk = MemoryDisk::default();
+    let open = || Store::in_memory(&disk).expect("a store");
+    let store = open();
+    let (number, commit) = (store.next_number().expect("a store"), store.next_commit(5).expect("a store"));
+    assert_eq!(commit, 5);
+    assert_eq!(store.next_commit(5).expect("a store"), 6);
+    disk.lose_power(0);
+    let store = open();
+    assert!(store.next_number().expect("a store") > number);
+    assert!(store.next_commit(1).expect("a store") > 6);
+}
+
+#[test]
 fn a_full_disk_in_memory_takes_no_growth_and_goes_on_with_its_books() {
     let disk = MemoryDisk::default();
     let store = Store::in_memory(&disk).expect("a store");
