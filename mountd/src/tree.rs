@@ -21,6 +21,7 @@
 //! - The Merkle tree covers the base: exactly the records that the server is known to have.
 
 pub mod apply;
+mod audit;
 pub mod content;
 pub mod effect;
 pub mod error;

@@ -324,11 +324,13 @@ impl<'a> Txn<'a> {
 
     fn was_dirty(&self, key: &RecordKey) -> bool {
         match key {
-            RecordKey::Node(id) => self
-                .nodes
-                .get(id)
-                .and_then(|slot| slot.before.as_ref())
-                .is_some_and(|node| node.sync.is_dirty()),
+            RecordKey::Node(id) => self.nodes.get(id).is_some_and(|slot| {
+                let is_new =
+                    |node: &Option<LocalNode>| node.as_ref().is_some_and(|node| node.sync == SyncState::New);
+                // A root that the server does not know is in no group: it is first sent when it has met the server's.
+                let met = *id == NodeId::ROOT && is_new(&slot.before) && !is_new(&slot.now);
+                !met && slot.before.as_ref().is_some_and(|node| node.sync.is_dirty())
+            }),
             RecordKey::Entry { parent, name } => self
                 .entries
                 .get(&(*parent, name.clone()))
