@@ -36,6 +36,7 @@ mod request;
 mod retry;
 mod shared;
 pub mod status;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -57,6 +58,7 @@ use crate::tree::{EffectSink, Tree, TreeError};
 pub use shared::Connection;
 use shared::Shared;
 pub use status::Status;
+use tasks::{Tasks, off_thread};
 
 /// Wakes the engine when something was journaled. Made before the tree, whose callback it becomes.
 #[derive(Debug, Clone, Default)]
@@ -92,6 +94,8 @@ pub struct Parts {
     pub client_name: String,
     /// Takes nothing from here to the server: changes stay in the journal.
     pub read_only: bool,
+    /// Spreads the pauses between attempts, so that many mounts do not come back in step.
+    pub seed: u64,
 }
 
 /// What keeps a change from being on the server, in words.
@@ -141,8 +145,18 @@ impl Engine {
             .enable_all()
             .build()
             .map_err(|source| StartError::Threads { source })?;
-        let shared = Shared::new(parts, runtime.handle().clone())?;
+        let shared = Shared::new(parts, Tasks::new(runtime.handle().clone()))?;
         Ok(Arc::new(Self { shared, runtime: Some(runtime), subscription: parking_lot::Mutex::new(None) }))
+    }
+
+    /// As [`Self::new`], with its tasks on a runtime of the caller's; dropping the engine aborts them. On a runtime of one
+    /// thread everything happens on that thread.
+    ///
+    /// # Errors
+    /// [`StartError::Tree`].
+    pub fn on_runtime(parts: Parts, runtime: tokio::runtime::Handle) -> Result<Arc<Self>, StartError> {
+        let shared = Shared::new(parts, Tasks::new(runtime))?;
+        Ok(Arc::new(Self { shared, runtime: None, subscription: parking_lot::Mutex::new(None) }))
     }
 
     /// Starts to sync. `sink` hears what remote changes do; `open` coordinates with open files; the bus tells
@@ -156,15 +170,15 @@ impl Engine {
             Err(error) => tracing::warn!(%error, "closing a file will not wake the sync engine"),
         }
         let shared = Arc::clone(&self.shared);
-        self.shared.runtime.spawn(connection::run(Arc::clone(&shared)));
-        self.shared.runtime.spawn(report::run(Arc::clone(&shared)));
-        self.shared.runtime.spawn(commit::run(shared));
+        self.shared.tasks.spawn(connection::run(Arc::clone(&shared)));
+        self.shared.tasks.spawn(report::run(Arc::clone(&shared)));
+        self.shared.tasks.spawn(commit::run(shared));
     }
 
     /// Returns the runtime that the engine's tasks run on.
     #[must_use]
     pub fn runtime(&self) -> tokio::runtime::Handle {
-        self.shared.runtime.clone()
+        self.shared.tasks.runtime()
     }
 
     /// Returns how the mount stands to its server. Reads the journal.
@@ -180,7 +194,7 @@ impl Engine {
         let settled = async {
             drop(self.shared.base.lock().await);
             if let Some(sink) = self.shared.sink().cloned() {
-                let _ = tokio::task::spawn_blocking(move || sink.settle()).await;
+                off_thread(move || sink.settle()).await;
             }
         };
         let _ = tokio::time::timeout(Duration::from_millis(SETTLE_MS_MAX), settled).await;
@@ -238,6 +252,7 @@ impl ServerBarrier for Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.stop();
+        self.shared.tasks.abort();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

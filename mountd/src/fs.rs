@@ -53,6 +53,7 @@ pub use sweep::Sweeper;
 pub use touched::TouchedDirectory;
 
 use crate::cache::{Backing, Cache, Fetch, Progress, ServerBarrier};
+use crate::clock::Clock;
 use crate::tree::{Ino, LocalNode, Tree};
 use answers::Answers;
 use effects::InvalidationSender;
@@ -81,6 +82,8 @@ pub struct FsParts {
     pub cache: Arc<Cache>,
     /// Gets bytes that are not here.
     pub fetch: Arc<dyn Fetch>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
     /// Set for `--fsync=server`: fsync waits for it too.
     pub barrier: Option<Arc<dyn ServerBarrier>>,
     /// For `user.dfs.state`.
@@ -98,6 +101,7 @@ pub struct Fs {
     tree: Arc<Tree>,
     cache: Arc<Cache>,
     fetch: Arc<dyn Fetch>,
+    clock: Arc<dyn Clock>,
     barrier: Option<Arc<dyn ServerBarrier>>,
     progress: Option<Arc<dyn Progress>>,
     on_modified: Box<dyn Fn(NodeId) + Send + Sync>,
@@ -136,6 +140,7 @@ impl Fs {
             tree: parts.tree,
             cache: parts.cache,
             fetch: parts.fetch,
+            clock: parts.clock,
             barrier: parts.barrier,
             progress: parts.progress,
             on_modified: parts.on_modified,
@@ -180,6 +185,11 @@ impl Fs {
         if self.read_only { Err(FsError::ReadOnly) } else { Ok(()) }
     }
 
+    /// Returns the present. Not the kernel's coarse clock: two changes in one tick must have different times.
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// Returns a node that has a name or that the kernel still knows.
     fn node(&self, ino: Ino) -> Result<LocalNode, FsError> {
         if let Some(node) = self.tree.node(ino)? {
@@ -208,9 +218,4 @@ fn check_file(node: &LocalNode) -> Result<(), FsError> {
         | NodeKind::CharDevice
         | NodeKind::BlockDevice => Err(FsError::Invalid),
     }
-}
-
-/// Returns the present. Not the kernel's coarse clock: two changes in one tick must have different times.
-fn now() -> Timestamp {
-    Timestamp::from(std::time::SystemTime::now())
 }

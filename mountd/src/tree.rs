@@ -21,6 +21,7 @@
 //! - The Merkle tree covers the base: exactly the records that the server is known to have.
 
 pub mod apply;
+mod audit;
 mod conflicts;
 pub mod content;
 pub mod effect;
@@ -102,6 +103,8 @@ pub struct Tree {
     policies: OnceLock<policy::Policies>,
     /// Host name as conflict copies show it.
     host: String,
+    /// Makes the ids of new nodes.
+    ids: Box<dyn Fn() -> NodeId + Send + Sync>,
 }
 
 const MEMBERSHIP_KEY: &[u8] = b"membership";
@@ -138,11 +141,18 @@ impl Tree {
             seq_carried: AtomicU64::new(0),
             on_journal,
             host,
+            ids: Box::new(NodeId::generate),
         };
         if tree.node_by_id(NodeId::ROOT)?.is_none() {
             tree.make_root()?;
         }
         Ok(tree)
+    }
+
+    /// Takes the ids of new nodes from `ids` instead of the clock and the random source; none may come twice.
+    #[must_use]
+    pub fn with_ids(self, ids: Box<dyn Fn() -> NodeId + Send + Sync>) -> Self {
+        Self { ids, ..self }
     }
 
     fn make_root(&self) -> Result<(), TreeError> {
@@ -220,6 +230,15 @@ impl Tree {
     /// [`TreeError`] when the store fails.
     pub fn next_number(&self) -> Result<u64, TreeError> {
         self.store.next_number()
+    }
+
+    /// Returns the number of the next commit request: greater than that of every earlier one, also before a crash or a power
+    /// loss, for the server answers a number that it knows with the answer that it gave.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn next_commit(&self) -> Result<u64, TreeError> {
+        self.store.next_commit(self.membership()?.commit + 1)
     }
 
     /// Makes everything that the tree holds survive power loss. Waits for the disk; free when nothing is new.

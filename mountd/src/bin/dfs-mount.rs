@@ -255,6 +255,7 @@ impl Mount {
             wake,
             client_name: host,
             read_only,
+            seed: u64::from(std::process::id()),
         })?;
         let bus = EventBus::new();
         let control_path = places.state_dir.join("control.sock");
@@ -262,6 +263,7 @@ impl Mount {
             tree: Arc::clone(&tree),
             cache: Arc::clone(&cache),
             fetch: Arc::clone(&engine) as Arc<dyn Fetch>,
+            clock: Arc::new(SystemClock),
             barrier: (arguments.fsync == Some(Fsync::Server))
                 .then(|| Arc::clone(&engine) as Arc<dyn ServerBarrier>),
             progress: Some(Arc::clone(&engine) as _),

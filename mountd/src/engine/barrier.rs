@@ -59,8 +59,8 @@ async fn reached_everything(shared: &Arc<Shared>) -> Result<(), TreeError> {
 /// As [`wait`], for `fsync`: with a deadline and an answer for the caller's errno.
 pub(super) fn reached(shared: &Arc<Shared>, done: FetchDone) {
     let shared = Arc::clone(shared);
-    let runtime = shared.runtime.clone();
-    runtime.spawn(async move {
+    let waiting = Arc::clone(&shared);
+    waiting.tasks.spawn(async move {
         let result = wait(&shared, Some(Duration::from_millis(BARRIER_DEADLINE_MS))).await;
         done(match result {
             Ok(true) => Ok(()),

@@ -9,10 +9,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfs_shared::limits::COMMIT_CHANGES_MAX;
 use dfs_shared::wire::messages::CommitReply;
+use tokio::time::Instant;
 
 use super::outcome::{self, Setback};
 use super::pending::Window;
@@ -46,13 +47,14 @@ enum Only {
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut stopping = shared.stopping.subscribe();
     tokio::select! {
-        () = commits(&shared) => {}
+        biased;
         _ = stopping.wait_for(|stopping| *stopping) => {}
+        () = commits(&shared) => {}
     }
 }
 
 async fn commits(shared: &Arc<Shared>) {
-    let mut backoff = Backoff::new(u64::from(std::process::id()) + 1);
+    let mut backoff = Backoff::new(shared.seed.wrapping_add(1));
     loop {
         shared.wait_online().await;
         let begun = Instant::now();
@@ -67,6 +69,7 @@ async fn commits(shared: &Arc<Shared>) {
             }
             Ok(Round::Refused(setback)) => {
                 tokio::select! {
+                    biased;
                     () = wait_applied(shared, setback) => {}
                     () = shared.wait_lost() => {}
                 }
@@ -74,6 +77,7 @@ async fn commits(shared: &Arc<Shared>) {
             Ok(Round::Idle(again_in)) => {
                 backoff.reset();
                 tokio::select! {
+                    biased;
                     () = shared.wake.0.notified() => {}
                     () = tokio::time::sleep(again_in.unwrap_or(Duration::MAX)), if again_in.is_some() => {}
                 }
@@ -155,7 +159,8 @@ fn prepare(shared: &Arc<Shared>, client: dfs_shared::ids::ClientId) -> Result<Pr
         return Ok((None, ready.again_in));
     }
     // First the number, so that no two requests ever have the same.
-    let commit = shared.update_membership(|membership| membership.commit += 1)?.commit;
+    let commit = shared.tree.next_commit()?;
+    shared.update_membership(|membership| membership.commit = commit)?;
     let flight = build(shared, client, commit, plan, ready.small)?;
     shared.tree.store_in_flight(Some(&flight.encode()))?;
     Ok((Some(flight), ready.again_in))
@@ -213,6 +218,7 @@ async fn request(
         return Err(EngineError::Lost);
     }
     tokio::select! {
+        biased;
         reply = shared.remote.commit(flight.take_message()) => {
             let reply = reply?;
             let (asked, came) = (flight.notes.seqs.len(), reply.outcomes.len());

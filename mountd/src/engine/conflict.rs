@@ -38,7 +38,7 @@ pub(super) fn hold(shared: &Arc<Shared>) -> BTreeSet<NodeId> {
     let held = undecided.iter().map(|undecided| undecided.copy).collect();
     for undecided in undecided {
         if shared.merges.lock().insert(undecided.copy) {
-            shared.runtime.spawn(run(Arc::clone(shared), undecided));
+            shared.tasks.spawn(run(Arc::clone(shared), undecided));
         }
     }
     held

@@ -24,12 +24,13 @@ type Frames = mpsc::Receiver<Result<StreamFrame, RemoteError>>;
 
 /// Connects again and again until the engine stops, or must not go on.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut backoff = Backoff::new(u64::from(std::process::id()));
+    let mut backoff = Backoff::new(shared.seed);
     let mut stopping = shared.stopping.subscribe();
     loop {
         let ended = tokio::select! {
-            ended = session(&shared, &mut backoff) => ended,
+            biased;
             _ = stopping.wait_for(|stopping| *stopping) => return,
+            ended = session(&shared, &mut backoff) => ended,
         };
         let error = match ended {
             Err(EngineError::Stop(why)) => {
@@ -47,6 +48,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         note_offline(&shared, &error);
         let pause = backoff.next();
         tokio::select! {
+            biased;
             () = tokio::time::sleep(pause) => {}
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
@@ -92,8 +94,9 @@ async fn session(shared: &Arc<Shared>, backoff: &mut Backoff) -> Result<(), Engi
     tracing::info!(server = shared.remote.name(), %client, %revision, "in step with the server");
     loop {
         let frame = tokio::select! {
-            frame = next(shared, &mut frames) => frame?,
+            biased;
             () = shared.broken.notified() => return Err(EngineError::Lost),
+            frame = next(shared, &mut frames) => frame?,
         };
         let mut batch = vec![frame];
         while let Ok(frame) = frames.try_recv() {
@@ -130,7 +133,7 @@ async fn register(shared: &Arc<Shared>) -> Result<RegisterReply, EngineError> {
 /// Reads the stream into a queue, so that events are kept while a reconciliation lasts.
 fn follow(shared: &Arc<Shared>, mut stream: FrameStream) -> Frames {
     let (sender, frames) = mpsc::channel(STREAM_FRAMES_MAX);
-    shared.runtime.spawn(async move {
+    shared.tasks.spawn(async move {
         while let Some(frame) = stream.next().await {
             if sender.send(frame).await.is_err() {
                 return;
@@ -198,6 +201,7 @@ async fn go_online(
             shared
                 .reports
                 .event(MountEvent::SyncCompleted { revision: state.revision, records: news as u64 });
+            shared.went_online.notify_waiters();
             shared.note_progress();
             return Ok(());
         }
@@ -267,6 +271,7 @@ async fn wait_for_own(shared: &Arc<Shared>, client: &ClientId, event: &Committed
     }
     let mut settled = shared.settled.subscribe();
     tokio::select! {
+        biased;
         _ = settled.wait_for(|settled| *settled >= event.commit) => Ok(()),
         () = shared.broken.notified() => Err(EngineError::Lost),
         // The commit's own deadline ends first.

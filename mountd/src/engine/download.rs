@@ -101,5 +101,5 @@ fn send(shared: &Arc<Shared>, node: NodeId, waiter: Waiter) {
     let _ = sender.try_send(waiter);
     files.insert(node, sender);
     drop(files);
-    shared.runtime.spawn(file::run(Arc::clone(shared), node, receiver));
+    shared.tasks.spawn(file::run(Arc::clone(shared), node, receiver));
 }

@@ -8,13 +8,14 @@ use dfs_shared::ids::{ClientId, NodeId};
 use dfs_shared::record::RecordKey;
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
-use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, watch};
 
 use super::conflict::Merges;
 use super::download::Downloads;
 use super::manifests::Manifests;
 use super::report::Reports;
+use super::tasks::Tasks;
+pub(super) use super::tasks::blocking;
 use super::upload::Uploads;
 use super::{Parts, Wake};
 use crate::cache::{Cache, CacheError, OpenFiles};
@@ -92,10 +93,13 @@ pub(super) struct Shared {
     pub(super) wake: Wake,
     pub(super) client_name: String,
     pub(super) read_only: bool,
-    pub(super) runtime: Handle,
+    pub(super) tasks: Tasks,
+    pub(super) seed: u64,
     sink: OnceLock<Arc<dyn EffectSink>>,
     open: OnceLock<Arc<dyn OpenFiles>>,
     pub(super) connection: watch::Sender<Connection>,
+    /// Wakes those who wait for the server, in the order in which they came.
+    pub(super) went_online: Notify,
     pub(super) stopping: watch::Sender<bool>,
     /// Tells the connection's task that another task found it broken.
     pub(super) broken: Notify,
@@ -126,7 +130,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(parts: Parts, runtime: Handle) -> Result<Arc<Self>, TreeError> {
+    pub(super) fn new(parts: Parts, tasks: Tasks) -> Result<Arc<Self>, TreeError> {
         let membership = parts.tree.membership()?;
         let settled = match parts.tree.in_flight()? {
             Some(_) => membership.commit.saturating_sub(1),
@@ -141,10 +145,12 @@ impl Shared {
             wake: parts.wake,
             client_name: parts.client_name,
             read_only: parts.read_only,
-            runtime,
+            tasks,
+            seed: parts.seed,
             sink: OnceLock::new(),
             open: OnceLock::new(),
             connection: watch::channel(Connection::Offline { since, why: String::new() }).0,
+            went_online: Notify::new(),
             stopping: watch::channel(false).0,
             broken: Notify::new(),
             base: Mutex::new(Revision::ZERO),
@@ -204,10 +210,14 @@ impl Shared {
 
     /// Waits until the engine is online.
     pub(super) async fn wait_online(&self) {
-        let mut connection = self.connection.subscribe();
-        let online = |connection: &Connection| matches!(connection, Connection::Online { .. });
-        // The sender lives in `self`.
-        let _ = connection.wait_for(online).await;
+        loop {
+            let mut went_online = std::pin::pin!(self.went_online.notified());
+            went_online.as_mut().enable();
+            if self.online().is_some() {
+                return;
+            }
+            went_online.await;
+        }
     }
 
     /// Waits until the engine is not online any more.
@@ -272,11 +282,6 @@ impl Shared {
             .find(|refused| refused.keys.contains(&RecordKey::Node(node)))
             .map(|found| found.why.clone())
     }
-}
-
-/// Runs something that may take a while on a runtime's thread without holding up its other tasks.
-pub(super) fn blocking<T>(work: impl FnOnce() -> T) -> T {
-    tokio::task::block_in_place(work)
 }
 
 /// Returns an error with its causes, for people.

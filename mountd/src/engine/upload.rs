@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::hash::{Hashed, Opened, content_id, manifest_of, open};
 use super::retry::Backoff;
 use super::shared::{EngineError, Shared, chain};
+use super::tasks::off_thread;
 use crate::cache::HashSource;
 use crate::limits::{HASH_TASKS_MAX, UPLOAD_BATCH_LEN, UPLOAD_REQUESTS_MAX};
 use crate::remote::{RemoteError, UploadOf};
@@ -131,7 +132,7 @@ pub(super) fn ensure(shared: &Arc<Shared>, node: NodeId) {
 
 fn begin(shared: &Arc<Shared>, node: NodeId, reason: Reason) {
     if shared.uploads.begin(node) {
-        shared.runtime.spawn(run(Arc::clone(shared), node, reason));
+        shared.tasks.spawn(run(Arc::clone(shared), node, reason));
     }
 }
 
@@ -141,8 +142,9 @@ async fn run(shared: Arc<Shared>, node: NodeId, reason: Reason) {
     let mut stopping = shared.stopping.subscribe();
     loop {
         let step = tokio::select! {
-            step = attempt(&shared, node, reason) => step,
+            biased;
             _ = stopping.wait_for(|stopping| *stopping) => return,
+            step = attempt(&shared, node, reason) => step,
         };
         match step {
             Ok(Step::Done) => break,
@@ -196,13 +198,6 @@ async fn attempt(shared: &Arc<Shared>, node: NodeId, reason: Reason) -> Result<S
             drop(slot);
             upload_chunks(shared, node, &source.file, &manifest).await
         }
-    }
-}
-
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use dfs_shared::record::{NodeKind, NodeRecord};
 use dfs_shared::time::Timestamp;
 
-use super::{Caller, Fs, FsError, check_file, now, record_of};
+use super::{Caller, Fs, FsError, check_file, record_of};
 use crate::cache::not_before;
 use crate::tree::content::Stamp;
 use crate::tree::namespace::AttributeChange;
@@ -167,7 +167,7 @@ impl Fs {
             }
             self.truncate(&node, size)?;
         }
-        let at = now();
+        let at = self.now();
         let mut change = AttributeChange {
             mode: set.mode,
             uid: set.uid,
@@ -258,7 +258,7 @@ impl Fs {
     /// A write or a new length takes set-id bits and file capabilities, unless the caller is root.
     pub(super) fn kill_privileges(&self, ino: Ino, caller: Caller) -> Result<(), FsError> {
         let node = self.node(ino)?;
-        let at = now();
+        let at = self.now();
         let record = record_of(&node)?;
         if let Some(mode) = kill_set_id(record.mode, keeps_group_id(record, caller)) {
             let change = AttributeChange { mode: Some(mode), ctime: at, ..AttributeChange::default() };

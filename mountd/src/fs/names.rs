@@ -5,7 +5,7 @@ use dfs_shared::name::{Name, NameError};
 use dfs_shared::record::NodeKind;
 
 use super::attributes::plain_attr;
-use super::{Attr, Caller, Fs, FsError, Opened, Register, now, record_of};
+use super::{Attr, Caller, Fs, FsError, Opened, Register, record_of};
 use crate::limits::READ_DIR_BATCH;
 use crate::tree::content::ContentState;
 use crate::tree::namespace::{NewNode, Removed, RenameMode};
@@ -161,7 +161,7 @@ impl Fs {
                 mode |= SET_GROUP_ID;
             }
         }
-        let (uid, at, is_opened) = (caller.uid, now(), opened.is_some());
+        let (uid, at, is_opened) = (caller.uid, self.now(), opened.is_some());
         let new = NewNode { kind, mode, uid, gid, rdev, target, at, opened: is_opened, content: opened };
         let node = self.tree.create(parent, &name, new)?;
         self.names_changed(parent, kind, caller);
@@ -212,7 +212,7 @@ impl Fs {
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8], caller: Caller) -> Result<Attr, FsError> {
         self.check_writable()?;
         self.notice_before_naming(ino)?;
-        let node = self.tree.link(ino, parent, &check_name(name)?, now())?;
+        let node = self.tree.link(ino, parent, &check_name(name)?, self.now())?;
         self.names_changed(parent, NodeKind::File, caller);
         self.attributes_changed(node.ino);
         self.getattr(node.ino, caller)
@@ -224,7 +224,7 @@ impl Fs {
     /// [`FsError`]: `ReadOnly`, `NameTooLong`, `Tree` (`NotFound`, `IsDirectory`).
     pub fn unlink(&self, parent: Ino, name: &[u8], caller: Caller) -> Result<(), FsError> {
         self.check_writable()?;
-        let removed = self.tree.unlink(parent, &check_name(name)?, now())?;
+        let removed = self.tree.unlink(parent, &check_name(name)?, self.now())?;
         self.names_changed(parent, NodeKind::File, caller);
         self.after_removal(removed);
         Ok(())
@@ -236,7 +236,7 @@ impl Fs {
     /// [`FsError`]: `ReadOnly`, `NameTooLong`, `Tree` (`NotFound`, `NotDirectory`, `NotEmpty`).
     pub fn rmdir(&self, parent: Ino, name: &[u8], caller: Caller) -> Result<(), FsError> {
         self.check_writable()?;
-        let removed = self.tree.rmdir(parent, &check_name(name)?, now())?;
+        let removed = self.tree.rmdir(parent, &check_name(name)?, self.now())?;
         self.names_changed(parent, NodeKind::Directory, caller);
         self.after_removal(removed);
         Ok(())
@@ -260,7 +260,7 @@ impl Fs {
         {
             self.notice_before_naming(node.ino)?;
         }
-        let removed = self.tree.rename((from.0, &from_name), (to.0, &to_name), mode, now())?;
+        let removed = self.tree.rename((from.0, &from_name), (to.0, &to_name), mode, self.now())?;
         let exchanged = (mode == RenameMode::Exchange).then_some((from.0, &from_name));
         let mut kind = NodeKind::File;
         for (dir, name) in [(to.0, &to_name)].into_iter().chain(exchanged) {

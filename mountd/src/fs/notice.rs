@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use dfs_shared::record::NodeKind;
 
 use super::effects::Invalidation;
-use super::{Fs, FsError, now};
+use super::{Fs, FsError};
 use crate::cache::{Backing, FetchDone, Noticed};
 use crate::tree::namespace::NewNode;
 use crate::tree::{Ino, LocalNode};
@@ -33,7 +33,7 @@ impl Fs {
         let Some(record) = node.and_then(|node| node.record) else { return Ok(false) };
         let Some((parent, name)) = self.tree.names_of(origin)?.into_iter().next() else { return Ok(false) };
         let Some(dir) = self.tree.node_by_id(parent)? else { return Ok(false) };
-        let at = now();
+        let at = self.now();
         let name = self.tree.conflict_name(parent, &name, at)?;
         let owner = (record.uid, record.gid);
         let new = NewNode { opened: true, ..NewNode::plain(NodeKind::File, record.mode, owner, at) };

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use dfs_shared::limits::{XATTR_NAME_LEN_MAX, XATTR_VALUE_LEN_MAX};
 use dfs_shared::record::NodeKind;
 
-use super::{Caller, Fs, FsError, now, record_of};
+use super::{Caller, Fs, FsError, record_of};
 use crate::tree::namespace::{XattrMode, put_xattr, take_xattr};
 use crate::tree::{Ino, LocalNode};
 
@@ -71,10 +71,10 @@ impl Fs {
         }
         if let Some(orphan) = self.orphans.lock().get_mut(&ino).and_then(|node| node.record.as_mut()) {
             put_xattr(orphan, name, value, mode)?;
-            orphan.ctime = now();
+            orphan.ctime = self.now();
             return Ok(());
         }
-        self.tree.set_xattr(ino, name, value, mode, now())?;
+        self.tree.set_xattr(ino, name, value, mode, self.now())?;
         self.told_tree();
         self.attributes_changed(ino);
         Ok(())
@@ -92,10 +92,10 @@ impl Fs {
         }
         if let Some(orphan) = self.orphans.lock().get_mut(&ino).and_then(|node| node.record.as_mut()) {
             take_xattr(orphan, name)?;
-            orphan.ctime = now();
+            orphan.ctime = self.now();
             return Ok(());
         }
-        self.tree.remove_xattr(ino, name, now())?;
+        self.tree.remove_xattr(ino, name, self.now())?;
         self.told_tree();
         self.attributes_changed(ino);
         Ok(())

@@ -329,7 +329,7 @@ impl Apply<'_, '_> {
     fn fork(&mut self, node: &LocalNode) -> Result<(), TreeError> {
         let Some(record) = &node.record else { return Ok(()) };
         let Some((parent, name)) = self.txn.live_names_of(node.id)?.into_iter().next() else { return Ok(()) };
-        let (id, ino) = (NodeId::generate(), Ino(self.tree.store.next_number()?));
+        let (id, ino) = ((self.tree.ids)(), Ino(self.tree.store.next_number()?));
         self.txn.put_node(LocalNode {
             id,
             ino,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::content::ContentState;
 use super::node::{Ino, LocalNode, SyncState};
-use super::store::{Space, Write, decode};
+use super::store::{Snapshot, Space, Write, decode};
 use super::txn::Txn;
 use super::{Tree, TreeError};
 
@@ -63,7 +63,7 @@ const IN_FLIGHT_KEY: &[u8] = b"in-flight";
 /// The journal and the records at one moment: what is read from it fits together, whatever is changed meanwhile.
 pub struct View<'t> {
     tree: &'t Tree,
-    snapshot: fjall::Snapshot,
+    snapshot: Snapshot,
     start: u64,
     written: u64,
 }

@@ -143,7 +143,7 @@ impl Tree {
             return Err(TreeError::TooManyLinks);
         }
         let (at, opened) = (new.at, new.opened);
-        let id = NodeId::generate();
+        let id = (self.ids)();
         let ino = Ino(self.store.next_number()?);
         let record = NodeRecord {
             id,

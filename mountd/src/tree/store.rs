@@ -10,6 +10,7 @@
 //! closes, opens again (which drops the torn batch) and reports that batch as failed.
 
 use std::fs::File;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -21,9 +22,15 @@ use serde::de::DeserializeOwned;
 use super::TreeError;
 use super::held::TouchedContents;
 use crate::limits;
+use memory::{Memory, Tables};
 use rows::{Found, RowCache};
 
+mod memory;
 mod rows;
+#[cfg(test)]
+mod tests;
+
+pub use memory::MemoryDisk;
 
 /// The tables. docs/STORAGE.md describes keys and values of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +80,7 @@ const SPACES: [(Space, &str); 13] = [
 ];
 
 /// One change of one table.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Write {
     space: Space,
     key: Vec<u8>,
@@ -107,9 +114,20 @@ pub(crate) fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> R
     dfs_shared::wire::decode_plain(bytes).map_err(|_| TreeError::Damaged { what })
 }
 
-struct Inner {
-    database: Database,
-    spaces: Vec<Keyspace>,
+/// Where the tables are.
+enum Inner {
+    /// In a database on the disk.
+    Database { database: Database, spaces: Vec<Keyspace> },
+    /// In memory.
+    Memory(Memory),
+}
+
+/// The tables at one moment.
+pub(crate) enum Snapshot {
+    /// Of a database on the disk.
+    Database(fjall::Snapshot),
+    /// Of tables in memory.
+    Memory(Tables),
 }
 
 impl Inner {
@@ -122,11 +140,93 @@ impl Inner {
         let options = || KeyspaceCreateOptions::default().max_memtable_size(limits::STORE_MEMTABLE_BYTES);
         let spaces =
             SPACES.iter().map(|(_, name)| database.keyspace(name, options)).collect::<Result<_, _>>()?;
-        Ok(Self { database, spaces })
+        Ok(Self::Database { database, spaces })
     }
 
-    fn space(&self, space: Space) -> &Keyspace {
-        &self.spaces[space as usize]
+    fn snapshot(&self) -> Result<Snapshot, TreeError> {
+        Ok(match self {
+            Self::Database { database, .. } => Snapshot::Database(database.snapshot()),
+            Self::Memory(memory) => Snapshot::Memory(memory.tables()?),
+        })
+    }
+
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Slice>, TreeError> {
+        match self {
+            Self::Database { spaces, .. } => Ok(spaces[space as usize].get(key)?),
+            Self::Memory(memory) => memory.get(space, key),
+        }
+    }
+
+    fn get_at(&self, snapshot: &Snapshot, space: Space, key: &[u8]) -> Result<Option<Slice>, TreeError> {
+        match (self, snapshot) {
+            (Self::Database { spaces, .. }, Snapshot::Database(at)) => {
+                Ok(at.get(&spaces[space as usize], key)?)
+            }
+            (_, Snapshot::Memory(tables)) => Ok(tables.get(space, key)),
+            (Self::Memory(_), Snapshot::Database(_)) => Err(TreeError::Closed),
+        }
+    }
+
+    fn write(&self, writes: &[Write]) -> Result<(), TreeError> {
+        let (database, spaces) = match self {
+            Self::Database { database, spaces } => (database, spaces),
+            Self::Memory(memory) => return memory.write(writes),
+        };
+        let mut batch = database.batch().durability(Some(PersistMode::Buffer));
+        for write in writes {
+            let space = &spaces[write.space as usize];
+            match &write.value {
+                Some(value) => batch.insert(space, &*write.key, value.clone()),
+                None => batch.remove(space, &*write.key),
+            }
+        }
+        Ok(batch.commit()?)
+    }
+
+    fn persist(&self) -> Result<(), TreeError> {
+        match self {
+            Self::Database { database, .. } => Ok(database.persist(PersistMode::SyncData)?),
+            Self::Memory(memory) => memory.persist(),
+        }
+    }
+
+    fn each(
+        &self,
+        snapshot: &Snapshot,
+        space: Space,
+        prefix: &[u8],
+        lower: Bound<Vec<u8>>,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, TreeError>,
+    ) -> Result<(), TreeError> {
+        let (spaces, at) = match (self, snapshot) {
+            (Self::Database { spaces, .. }, Snapshot::Database(at)) => (spaces, at),
+            (_, Snapshot::Memory(tables)) => return tables.each(space, prefix, lower, each),
+            (Self::Memory(_), Snapshot::Database(_)) => return Err(TreeError::Closed),
+        };
+        let upper = upper_bound(prefix).map_or(Bound::Unbounded, Bound::Excluded);
+        for row in at.range(&spaces[space as usize], (lower, upper)) {
+            let (key, value) = row.into_inner()?;
+            if !each(&key, &value)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn last_key(&self, space: Space) -> Result<Option<Vec<u8>>, TreeError> {
+        match self {
+            Self::Database { spaces, .. } => {
+                spaces[space as usize].last_key_value().map(|row| Ok(row.key()?.to_vec())).transpose()
+            }
+            Self::Memory(memory) => Ok(memory.tables()?.last_key(space)),
+        }
+    }
+
+    fn approximate_len(&self, space: Space) -> Result<u64, TreeError> {
+        match self {
+            Self::Database { spaces, .. } => Ok(spaces[space as usize].approximate_len() as u64),
+            Self::Memory(memory) => Ok(memory.tables()?.len(space)),
+        }
     }
 }
 
@@ -143,6 +243,7 @@ pub struct Store {
     inner: RwLock<Option<Inner>>,
     rows: RowCache,
     numbers: Mutex<Numbers>,
+    commits: Mutex<Numbers>,
     committed: AtomicU64,
     persisted: AtomicU64,
     reserve_held: AtomicBool,
@@ -152,6 +253,7 @@ pub struct Store {
 /// First number that is handed out: smaller ones have fixed meanings (inode 1, `.` and `..`).
 const NUMBER_FIRST: u64 = 16;
 const NUMBERS_KEY: &[u8] = b"numbers";
+const COMMITS_KEY: &[u8] = b"commits";
 
 impl Store {
     /// Opens or makes the store in `dir/tree`. Blocks on the disk.
@@ -159,37 +261,64 @@ impl Store {
     /// # Errors
     /// [`TreeError`] when the directory cannot be used or holds something damaged.
     pub fn open(dir: &Path) -> Result<Self, TreeError> {
-        let inner = Inner::open(&dir.join("tree"))?;
+        let store = Self::with_inner(Inner::open(&dir.join("tree"))?, dir)?;
+        store.watch_reserve();
+        Ok(store)
+    }
+
+    /// Opens or makes the store on a disk in memory; whoever had it open before finds it closed.
+    ///
+    /// # Errors
+    /// [`TreeError`] when it holds something damaged.
+    pub fn in_memory(disk: &MemoryDisk) -> Result<Self, TreeError> {
+        Self::with_inner(Inner::Memory(Memory::open(disk)), Path::new(""))
+    }
+
+    fn with_inner(inner: Inner, dir: &Path) -> Result<Self, TreeError> {
         let store = Self {
             dir: dir.to_owned(),
             inner: RwLock::new(Some(inner)),
             rows: RowCache::default(),
             numbers: Mutex::new(Numbers { next: NUMBER_FIRST, reserved: NUMBER_FIRST }),
+            commits: Mutex::new(Numbers { next: 1, reserved: 1 }),
             committed: AtomicU64::new(1),
             persisted: AtomicU64::new(0),
             reserve_held: AtomicBool::new(false),
             touched_contents: TouchedContents::default(),
         };
-        if let Some(reserved) = store.read(Space::Meta, NUMBERS_KEY)? {
-            *store.numbers.lock() = Numbers { next: reserved, reserved };
+        for (numbers, key) in [(&store.numbers, NUMBERS_KEY), (&store.commits, COMMITS_KEY)] {
+            if let Some(reserved) = store.read(Space::Meta, key)? {
+                *numbers.lock() = Numbers { next: reserved, reserved };
+            }
         }
-        store.watch_reserve();
         Ok(store)
     }
 
-    /// Returns a number that was never returned before on this mount. Rarely writes.
+    /// Returns a number that was never returned before on this mount, also not before a power loss. Rarely writes.
     ///
     /// # Errors
     /// [`TreeError`] when the store fails.
     pub(crate) fn next_number(&self) -> Result<u64, TreeError> {
-        let mut numbers = self.numbers.lock();
-        if numbers.next == numbers.reserved {
-            let reserved = numbers.reserved + limits::NUMBERS_RESERVED_AT_ONCE;
-            self.commit(vec![Write::put(Space::Meta, NUMBERS_KEY, &reserved)])?;
+        self.next_of(&self.numbers, NUMBERS_KEY, 0)
+    }
+
+    /// As [`Self::next_number`], of a sequence of its own without gaps while the mount runs; none below `first`.
+    pub(crate) fn next_commit(&self, first: u64) -> Result<u64, TreeError> {
+        self.next_of(&self.commits, COMMITS_KEY, first)
+    }
+
+    fn next_of(&self, numbers: &Mutex<Numbers>, key: &[u8], first: u64) -> Result<u64, TreeError> {
+        let mut numbers = numbers.lock();
+        let next = numbers.next.max(first);
+        if next >= numbers.reserved {
+            let reserved = next + limits::NUMBERS_RESERVED_AT_ONCE;
+            self.commit(vec![Write::put(Space::Meta, key, &reserved)])?;
+            // What is given away outlives a power loss: files on the disk, replies on the server.
+            self.persist()?;
             numbers.reserved = reserved;
         }
-        numbers.next += 1;
-        Ok(numbers.next - 1)
+        numbers.next = next + 1;
+        Ok(next)
     }
 
     /// Makes every batch so far survive power loss: one fsync, or none when nothing is new. Blocks on the disk.
@@ -201,7 +330,7 @@ impl Store {
         if self.persisted.load(Ordering::Acquire) >= committed {
             return Ok(());
         }
-        self.with(|inner| Ok(inner.database.persist(PersistMode::SyncData)?))?;
+        self.with(Inner::persist)?;
         self.persisted.fetch_max(committed, Ordering::AcqRel);
         Ok(())
     }
@@ -220,18 +349,18 @@ impl Store {
     }
 
     /// Freezes what the store holds now, for several reads that must fit together.
-    pub(crate) fn snapshot(&self) -> Result<fjall::Snapshot, TreeError> {
-        self.with(|inner| Ok(inner.database.snapshot()))
+    pub(crate) fn snapshot(&self) -> Result<Snapshot, TreeError> {
+        self.with(Inner::snapshot)
     }
 
     /// As [`Self::read_raw`], from a snapshot.
     pub(crate) fn read_raw_at(
         &self,
-        snapshot: &fjall::Snapshot,
+        snapshot: &Snapshot,
         space: Space,
         key: &[u8],
     ) -> Result<Option<Slice>, TreeError> {
-        self.with(|inner| Ok(snapshot.get(inner.space(space), key)?))
+        self.with(|inner| inner.get_at(snapshot, space, key))
     }
 
     /// Reads one value as bytes.
@@ -240,7 +369,7 @@ impl Store {
             Found::Row(row) => return Ok(row),
             Found::Unknown(ticket) => ticket,
         };
-        let row = self.with(|inner| Ok(inner.space(space).get(key)?))?;
+        let row = self.with(|inner| inner.get(space, key))?;
         if let Some(ticket) = ticket {
             self.rows.offer(&ticket, key, row.as_ref());
         }
@@ -277,38 +406,25 @@ impl Store {
     /// As [`Self::each_from`], from a snapshot.
     pub(crate) fn each_at(
         &self,
-        snapshot: &fjall::Snapshot,
+        snapshot: &Snapshot,
         space: Space,
         prefix: &[u8],
         after: &[u8],
         mut each: impl FnMut(&[u8], &[u8]) -> Result<bool, TreeError>,
     ) -> Result<(), TreeError> {
-        use std::ops::Bound;
-        self.with(|inner| {
-            let start = [prefix, after].concat();
-            let lower = if after.is_empty() { Bound::Included(start) } else { Bound::Excluded(start) };
-            let upper = match upper_bound(prefix) {
-                Some(end) => Bound::Excluded(end),
-                None => Bound::Unbounded,
-            };
-            for row in snapshot.range(inner.space(space), (lower, upper)) {
-                let (key, value) = row.into_inner()?;
-                if !each(&key, &value)? {
-                    break;
-                }
-            }
-            Ok(())
-        })
+        let start = [prefix, after].concat();
+        let lower = if after.is_empty() { Bound::Included(start) } else { Bound::Excluded(start) };
+        self.with(|inner| inner.each(snapshot, space, prefix, lower, &mut each))
     }
 
     /// Returns the last key of a table.
     pub(crate) fn last_key(&self, space: Space) -> Result<Option<Vec<u8>>, TreeError> {
-        self.with(|inner| inner.space(space).last_key_value().map(|row| Ok(row.key()?.to_vec())).transpose())
+        self.with(|inner| inner.last_key(space))
     }
 
     /// Returns about how many rows a table has; costs no reading.
     pub(crate) fn approximate_len(&self, space: Space) -> Result<u64, TreeError> {
-        self.with(|inner| Ok(inner.space(space).approximate_len() as u64))
+        self.with(|inner| inner.approximate_len(space))
     }
 
     /// Writes a batch of book-keeping: all of it or nothing.
@@ -320,7 +436,7 @@ impl Store {
             self.release_reserve();
         }
         self.rows.begin(writes.iter().map(|write| (write.space, &*write.key)));
-        let written = self.with(|inner| Self::write(inner, &writes));
+        let written = self.with(|inner| inner.write(&writes));
         let rows = writes.iter().map(|write| (write.space, &*write.key, write.value.as_ref()));
         self.rows.end(rows, written.is_ok());
         let failed = match written {
@@ -345,20 +461,11 @@ impl Store {
         self.commit(writes)
     }
 
-    fn write(inner: &Inner, writes: &[Write]) -> Result<(), TreeError> {
-        let mut batch = inner.database.batch().durability(Some(PersistMode::Buffer));
-        for write in writes {
-            let space = inner.space(write.space);
-            match &write.value {
-                Some(value) => batch.insert(space, &*write.key, value.clone()),
-                None => batch.remove(space, &*write.key),
-            }
-        }
-        Ok(batch.commit()?)
-    }
-
     fn reopen(&self) -> Result<(), TreeError> {
         let mut guard = self.inner.write();
+        if matches!(&*guard, Some(Inner::Memory(_))) {
+            return Ok(());
+        }
         self.release_reserve();
         drop(guard.take());
         *guard = Some(Inner::open(&self.dir.join("tree"))?);
@@ -367,7 +474,16 @@ impl Store {
 
     /// Returns the room in bytes that this process may still use on the store's file system.
     fn room(&self) -> u64 {
-        free_bytes(&self.dir).unwrap_or(u64::MAX)
+        match &*self.inner.read() {
+            Some(Inner::Memory(memory)) => {
+                if memory.is_full() {
+                    0
+                } else {
+                    u64::MAX
+                }
+            }
+            Some(Inner::Database { .. }) | None => free_bytes(&self.dir).unwrap_or(u64::MAX),
+        }
     }
 
     fn reserve_path(&self) -> PathBuf {
@@ -385,7 +501,8 @@ impl Store {
 
     /// Takes the reserve (again) if there is ample room for it. Called at start and from time to time.
     pub fn watch_reserve(&self) {
-        if self.reserve_held.load(Ordering::Acquire) {
+        if self.reserve_held.load(Ordering::Acquire) || matches!(&*self.inner.read(), Some(Inner::Memory(_)))
+        {
             return;
         }
         if self.room() < limits::STORE_FREE_MIN + 2 * limits::STORE_RESERVE_BYTES {

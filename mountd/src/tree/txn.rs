@@ -13,7 +13,7 @@ use dfs_shared::record::{NodeKind, NodeRecord, RecordKey};
 use super::effect::Effect;
 use super::journal::JournalRow;
 use super::node::{Cookie, EntryTarget, LocalEntry, LocalNode, SyncState};
-use super::store::{Space, Store, Write, decode};
+use super::store::{Snapshot, Space, Store, Write, decode};
 use super::{TreeError, keys};
 
 /// A row as it was in the store and as it will be.
@@ -26,7 +26,7 @@ struct Slot<T> {
 pub(super) struct Txn<'a> {
     store: &'a Store,
     /// Where to read from instead of what the store holds now. Only for looking.
-    snapshot: Option<&'a fjall::Snapshot>,
+    snapshot: Option<&'a Snapshot>,
     nodes: BTreeMap<NodeId, Slot<LocalNode>>,
     entries: BTreeMap<(NodeId, Name), Slot<LocalEntry>>,
     merkle: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
@@ -50,7 +50,7 @@ impl<'a> Txn<'a> {
     }
 
     /// Looks at a snapshot; nothing of this must be written.
-    pub(super) fn at(store: &'a Store, snapshot: &'a fjall::Snapshot) -> Self {
+    pub(super) fn at(store: &'a Store, snapshot: &'a Snapshot) -> Self {
         Self { snapshot: Some(snapshot), ..Self::new(store) }
     }
 
@@ -324,11 +324,13 @@ impl<'a> Txn<'a> {
 
     fn was_dirty(&self, key: &RecordKey) -> bool {
         match key {
-            RecordKey::Node(id) => self
-                .nodes
-                .get(id)
-                .and_then(|slot| slot.before.as_ref())
-                .is_some_and(|node| node.sync.is_dirty()),
+            RecordKey::Node(id) => self.nodes.get(id).is_some_and(|slot| {
+                let is_new =
+                    |node: &Option<LocalNode>| node.as_ref().is_some_and(|node| node.sync == SyncState::New);
+                // A root that the server does not know is in no group: it is first sent when it has met the server's.
+                let met = *id == NodeId::ROOT && is_new(&slot.before) && !is_new(&slot.now);
+                !met && slot.before.as_ref().is_some_and(|node| node.sync.is_dirty())
+            }),
             RecordKey::Entry { parent, name } => self
                 .entries
                 .get(&(*parent, name.clone()))
@@ -404,7 +406,7 @@ impl<'a> Txn<'a> {
 
 fn read<T: serde::de::DeserializeOwned>(
     store: &Store,
-    snapshot: Option<&fjall::Snapshot>,
+    snapshot: Option<&Snapshot>,
     space: Space,
     key: &[u8],
     what: &'static str,

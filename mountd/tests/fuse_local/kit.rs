@@ -132,6 +132,7 @@ impl Local {
             tree: Arc::clone(&tree),
             cache: Arc::clone(&cache),
             fetch: Arc::new(Fetcher(Arc::clone(&contents))),
+            clock: Arc::new(dfs_mountd::clock::SystemClock),
             barrier: None,
             progress: None,
             on_modified: Box::new(|_| {}),

@@ -179,6 +179,7 @@ impl File {
             let next_deadline = self.waiters.iter().map(|waiter| waiter.deadline).min();
             let timer = next_deadline.into_iter().chain(self.retry_at).min().unwrap_or(linger);
             tokio::select! {
+                biased;
                 waiter = incoming.recv() => match waiter {
                     Some(waiter) => self.take(waiter, &filler, &sender),
                     None => return Ended::Idle,
@@ -241,7 +242,7 @@ impl File {
         self.coming.extend(wanted.iter().map(|(at, _)| *at));
         for chunks in batches(wanted) {
             let (shared, filler) = (Arc::clone(&self.shared), Arc::clone(filler));
-            self.shared.runtime.spawn(batch::run(shared, self.node, filler, chunks, sender.clone()));
+            self.shared.tasks.spawn(batch::run(shared, self.node, filler, chunks, sender.clone()));
         }
     }
 

@@ -124,6 +124,7 @@ fn open(dir: &std::path::Path, server: &MemoryRemote) -> Live {
         wake,
         client_name: "host".to_owned(),
         read_only: false,
+        seed: 1,
     });
     Live { tree, cache, engine: engine.expect("threads") }
 }
