@@ -79,6 +79,9 @@ const SPACES: [(Space, &str); 13] = [
     (Space::Reported, "reported"),
 ];
 
+/// Is called with key and value of a row; `false` ends the walk.
+type EachRow<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, TreeError> + 'a;
+
 /// One change of one table.
 #[derive(Debug, Clone)]
 pub(crate) struct Write {
@@ -196,7 +199,7 @@ impl Inner {
         space: Space,
         prefix: &[u8],
         lower: Bound<Vec<u8>>,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, TreeError>,
+        each: &mut EachRow<'_>,
     ) -> Result<(), TreeError> {
         let (spaces, at) = match (self, snapshot) {
             (Self::Database { spaces, .. }, Snapshot::Database(at)) => (spaces, at),

@@ -73,7 +73,7 @@ fn random_schedules_end_in_equal_trees_and_lose_nothing() -> Result<()> {
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         running.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
     eprintln!(

@@ -99,7 +99,6 @@ impl SimServer {
     }
 
     /// Returns what the events told so far.
-    #[must_use]
     pub(crate) fn ledger(&self) -> parking_lot::MutexGuard<'_, Ledger> {
         self.ledger.lock()
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use fjall::Slice;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{SPACES, Space, TreeError, Write, upper_bound};
+use super::{EachRow, SPACES, Space, TreeError, Write, upper_bound};
 
 /// The rows of every table. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -40,7 +40,7 @@ impl Tables {
         space: Space,
         prefix: &[u8],
         lower: Bound<Vec<u8>>,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, TreeError>,
+        each: &mut EachRow<'_>,
     ) -> Result<(), TreeError> {
         let upper = upper_bound(prefix).map_or(Bound::Unbounded, Bound::Excluded);
         for (key, value) in self.0[space as usize].range((lower, upper)) {
