@@ -238,14 +238,9 @@ impl Mount {
         let store = Arc::new(Store::open(&places.state_dir)?);
         let tree = Arc::new(Tree::open(store, host.clone(), wake.callback())?);
         tree.set_policies(policies);
-        let cache = Cache::open(
-            Arc::clone(&tree),
-            CacheOptions {
-                state_dir: places.state_dir.clone(),
-                cache_dir: places.cache_dir.clone(),
-                size_max: cache_size,
-            },
-        )?;
+        let (state_dir, cache_dir) = (places.state_dir.clone(), places.cache_dir.clone());
+        let cache =
+            Cache::open(Arc::clone(&tree), CacheOptions { state_dir, cache_dir, size_max: cache_size })?;
         let read_only = arguments.read_only || arguments.options.iter().any(|option| option == "ro");
         let engine = Engine::new(Parts {
             tree: Arc::clone(&tree),
