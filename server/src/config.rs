@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::access::{Access, TokenId};
 use crate::gc::Retention;
-use crate::server::{Config, Engine, TlsFiles};
+use crate::server::{Config, Engine, Metadata, TlsFiles};
 
 mod span;
 
@@ -71,7 +71,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE", env = "DFS_CONFIG", global = true, hide_env = true)]
     #[serde(skip)]
     pub config: Option<PathBuf>,
-    /// Metadata store [default: sqlite]
+    /// Metadata store: sqlite, or memory, which forgets everything at the end [default: sqlite]
     #[arg(long, value_name = "STORE", env = "DFS_METADATA", global = true, hide_env = true)]
     pub metadata: Option<String>,
     /// Where chunks are kept [default: chunks in the data directory]
@@ -271,6 +271,9 @@ pub enum ConfigError {
         /// The flag that is not.
         missing: &'static str,
     },
+    /// A command works on what is on disk.
+    #[error("--metadata memory with a command: commands work on SQLite data directories only")]
+    CommandInMemory,
     /// No thread would serve.
     #[error("--threads 0: at least one thread has to serve")]
     NoThreads,
@@ -308,9 +311,13 @@ impl Options {
     /// [`ConfigError`].
     pub fn check(self, data_home: Option<PathBuf>) -> Result<Settings, ConfigError> {
         let not_built = |what: String, instead| Err(ConfigError::NotBuilt { what, instead });
-        if let Some(metadata) = self.metadata.filter(|metadata| metadata != "sqlite") {
-            return not_built(format!("--metadata {metadata}"), "use --metadata sqlite");
-        }
+        let metadata = match self.metadata.as_deref() {
+            None | Some("sqlite") => Metadata::Sqlite,
+            Some("memory") => Metadata::Memory,
+            Some(other) => {
+                return not_built(format!("--metadata {other}"), "use --metadata sqlite or memory");
+            }
+        };
         if let Some(chunks) = self.chunks.as_ref().filter(|chunks| chunks.contains("://")) {
             return not_built(format!("--chunks {chunks}"), "name a directory");
         }
@@ -333,6 +340,7 @@ impl Options {
             server: Config {
                 listen,
                 data_dir: data_dir.ok_or(ConfigError::NoDataDir)?,
+                metadata,
                 chunks_dir: self.chunks.map(PathBuf::from),
                 threads: self.threads,
                 engine: self.engine.map_or(Engine::Async, EngineKind::engine),
@@ -404,6 +412,15 @@ mod tests {
             let error = check(&args).expect_err(name).to_string();
             assert!(error.contains(name) && error.contains("not built yet"), "{error}");
         }
+    }
+
+    #[test]
+    fn metadata_is_in_sqlite_unless_memory_is_asked_for() {
+        let metadata = |args: &[&str]| check(args).unwrap().server.metadata;
+        assert_eq!(metadata(&[]), Metadata::Sqlite);
+        assert_eq!(metadata(&["--metadata", "sqlite"]), Metadata::Sqlite);
+        assert_eq!(metadata(&["--metadata", "memory"]), Metadata::Memory);
+        assert!(check(&["--metadata", "Memory"]).is_err());
     }
 
     #[test]

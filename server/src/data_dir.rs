@@ -7,6 +7,7 @@
 //! | `access-changed` | rewritten when access tokens have changed |
 //! | `chunks/` | the chunk store |
 //! | `staging/` | chunks of uploads that are not published |
+//! | `volatile/` | with metadata in memory: what goes with the process |
 //!
 //! The kernel drops the lock with the process, so what a killed server leaves never blocks the next.
 

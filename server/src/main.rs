@@ -17,7 +17,7 @@ use dfs_server::config::{
 use dfs_server::limits::{ACCESS_TOKEN_NAME_LEN_MAX, ACCESS_TOKENS_MAX};
 use dfs_server::metadata::sqlite::SqliteStore;
 use dfs_server::metadata::{Client, MetadataStore};
-use dfs_server::server::DEFAULT_VOLUME;
+use dfs_server::server::{DEFAULT_VOLUME, Metadata};
 use dfs_shared::ddl::ModifiedAt;
 use dfs_shared::ids::{VolumeId, VolumeName};
 use dfs_shared::time::Timestamp;
@@ -56,7 +56,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         return NOT_FOUND;
     }
     match error.downcast_ref::<StartError>() {
-        Some(StartError::NoTokens { .. }) => REFUSED,
+        Some(StartError::NoTokens { .. } | StartError::NoTokensInMemory { .. }) => REFUSED,
         Some(_) | None => FAILED,
     }
 }
@@ -68,6 +68,9 @@ struct NotFound(String);
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     let settings = settings(cli.options)?;
+    if cli.command.is_some() && settings.server.metadata == Metadata::Memory {
+        return Err(ConfigError::CommandInMemory.into());
+    }
     match cli.command {
         None => serve(settings),
         Some(Command::Volume { action }) => volume(&settings.server.data_dir, &action),

@@ -19,17 +19,20 @@ use tokio::sync::oneshot;
 use crate::access::{Registry, Watch};
 use crate::api::{self, Api};
 use crate::blocking::block_on;
-use crate::chunk_store::{ChunkError, ChunkStore, DiskStore};
+use crate::chunk_store::ChunkError;
 use crate::component::{Changes, Feed, Logger, Metrics, Notifier};
 use crate::data_dir::{DataDir, DataDirError};
 pub use crate::engine::Engine;
 use crate::engine::{self, Drained, EngineConfig, Tls, TlsError};
 use crate::files::FileService;
 use crate::gc::{Background, Collector, Retention};
-use crate::metadata::sqlite::SqliteStore;
 use crate::metadata::{MetadataError, MetadataStore};
 use crate::sessions::{SessionError, SessionService, Sweeper};
 use crate::sync::{SyncError, SyncService};
+
+use stores::Stores;
+
+mod stores;
 
 /// The volume that always exists.
 pub const DEFAULT_VOLUME: &str = "main";
@@ -41,6 +44,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where everything is kept.
     pub data_dir: PathBuf,
+    /// Which metadata store.
+    pub metadata: Metadata,
     /// Where chunks are kept, if not under the data directory.
     pub chunks_dir: Option<PathBuf>,
     /// Threads that serve connections; `None` takes as many as there are cores.
@@ -55,6 +60,15 @@ pub struct Config {
     pub retention: Retention,
     /// Which components listen on the event bus.
     pub components: Components,
+}
+
+/// Where metadata is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metadata {
+    /// A SQLite database in the data directory.
+    Sqlite,
+    /// Memory: nothing survives the process, chunks go with it.
+    Memory,
 }
 
 /// The components on the event bus; each can be left out, and the others do not notice.
@@ -92,6 +106,7 @@ impl Config {
         Self {
             listen,
             data_dir,
+            metadata: Metadata::Sqlite,
             chunks_dir: None,
             threads: None,
             engine,
@@ -121,6 +136,39 @@ pub enum StartError {
         /// Why.
         #[source]
         source: MetadataError,
+    },
+    /// A server that forgets everything was given a data directory of one that does not.
+    #[error(
+        "{} holds a SQLite database: give --metadata memory its own --data-dir, or leave --metadata out",
+        data_dir.display()
+    )]
+    HoldsDatabase {
+        /// The data directory.
+        data_dir: PathBuf,
+    },
+    /// Chunks that nothing will refer to would be kept, and other chunks be collected.
+    #[error("--chunks {} with --metadata memory: its chunks go with the process, leave --chunks out", chunks_dir.display())]
+    ChunksOfMemory {
+        /// The directory for chunks.
+        chunks_dir: PathBuf,
+    },
+    /// The directory for what goes with the process cannot be made.
+    #[error("cannot make an empty directory {}", path.display())]
+    Volatile {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Everybody who reaches the port would be let in: a store in memory has no tokens.
+    #[error(
+        "refusing to listen on {listen} with --metadata memory, which has no access tokens: listen on 127.0.0.1, or \
+         say --insecure-no-auth if everyone who reaches the port may read and write everything"
+    )]
+    NoTokensInMemory {
+        /// The address.
+        listen: SocketAddr,
     },
     /// The chunk store cannot be used.
     #[error("cannot open the chunk store")]
@@ -252,33 +300,23 @@ impl Drop for Server {
 /// [`StartError`] says which part cannot be had, and why.
 pub fn start(config: Config) -> Result<Server, StartError> {
     let data_dir = DataDir::open(&config.data_dir)?;
-    let metadata = SqliteStore::open(data_dir.path())
-        .map_err(|source| StartError::Metadata { data_dir: data_dir.path().to_owned(), source })?;
-    let metadata: Arc<dyn MetadataStore> = Arc::new(metadata);
+    let Stores { metadata, chunks, dir, volatile } = stores::open(&config, data_dir.path())?;
     let access = open_access(&config, data_dir.path(), &metadata)?;
     let watch = Watch::start(data_dir.path(), Arc::clone(&access)).map_err(StartError::Watch)?;
-    let chunks = DiskStore::open(&config.chunks_dir.unwrap_or_else(|| data_dir.path().join("chunks")))?;
     let (notifier, metrics) = (Arc::<Notifier>::default(), Arc::<Metrics>::default());
     let bus = EventBus::new();
     let components = join_components(&bus, config.components, &notifier, &metrics)?;
     let metrics = config.components.metrics.then_some(metrics);
     let feed = Arc::new(Feed::new(boot()));
     let fed = feed.join(&bus, Arc::clone(&metadata))?;
-    let chunks: Arc<dyn ChunkStore> = Arc::new(chunks);
     let sync = Arc::new(SyncService::new(Arc::clone(&metadata), Arc::clone(&chunks), bus.clone()));
-    let collector = Collector::new(
-        Arc::clone(&metadata),
-        chunks,
-        Arc::clone(sync.claims()),
-        data_dir.path(),
-        config.retention,
-    );
+    let claims = Arc::clone(sync.claims());
+    let collector = Collector::new(Arc::clone(&metadata), chunks, claims, &dir, config.retention);
     let files = Arc::new(FileService::new(Arc::clone(&sync), Arc::clone(&metadata)));
     block_on(sync.ensure_volume(&default_volume()))?;
-    let sessions =
-        Arc::new(SessionService::open(Arc::clone(&files), metadata, data_dir.path(), bus.clone())?);
+    let sessions = Arc::new(SessionService::open(Arc::clone(&files), metadata, &dir, bus.clone())?);
     let sweeper = Sweeper::start(Arc::clone(&sessions)).map_err(StartError::Threads)?;
-    let gc = Background::start(collector, data_dir.path()).map_err(StartError::Threads)?;
+    let gc = Background::start(collector, &dir).map_err(StartError::Threads)?;
 
     let listen_error = |source| StartError::Listen { listen: config.listen, source };
     let listener = TcpListener::bind(config.listen).map_err(listen_error)?;
@@ -317,6 +355,7 @@ pub fn start(config: Config) -> Result<Server, StartError> {
         drop(components);
         drop(fed);
         drop(watch);
+        drop(volatile);
         drop(data_dir);
         drained
     };
@@ -345,6 +384,8 @@ fn open_access(
     };
     if config.insecure_no_auth {
         tracing::warn!(listen = %config.listen, "--insecure-no-auth: whoever reaches the port may do everything");
+    } else if !is_loopback && config.metadata == Metadata::Memory {
+        return Err(StartError::NoTokensInMemory { listen: config.listen });
     } else if !is_loopback && registry.active() == 0 {
         return Err(StartError::NoTokens { listen: config.listen, data_dir: data_dir.to_owned() });
     }

@@ -182,6 +182,12 @@ mod tests {
     }
 
     #[test]
+    fn client_ids_are_checked_at_the_limit_and_one_past_it() {
+        assert!(ClientId::new(&"a".repeat(limits::CLIENT_ID_LEN_MAX)).is_ok());
+        assert!(ClientId::new(&"a".repeat(limits::CLIENT_ID_LEN_MAX + 1)).is_err());
+    }
+
+    #[test]
     fn volume_names_are_checked_at_the_limit_and_one_past_it() {
         assert!(VolumeName::new(&"a".repeat(limits::VOLUME_NAME_LEN_MAX)).is_ok());
         assert!(VolumeName::new(&"a".repeat(limits::VOLUME_NAME_LEN_MAX + 1)).is_err());

@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use dfs_tests::process::Daemon;
 use dfs_tests::random::Random;
 use dfs_tests::server::Server;
+use dfs_tests::upload::upload;
 use dfs_tests::{Cluster, Setup, eventually, http, process, run};
 
 const COMMIT: &str = "/sync/main/commit";
@@ -122,6 +123,62 @@ fn a_server_whose_disk_was_copied_holds_everything() {
         second.start()?;
         ensure!(second.merkle_root()? == wanted, "another root");
         second.stop()
+    });
+}
+
+#[test]
+fn a_server_with_metadata_in_memory_serves_a_file_and_has_forgotten_it_after_a_restart() {
+    server_only(|cluster| {
+        let directory = cluster.scratch("memory")?;
+        let mut server = Server::new(&directory, vec!["--metadata".to_owned(), "memory".to_owned()]);
+        let content = Random::new(73).bytes(3 << 20);
+        let volatile = server.data().join("volatile");
+        let warnings = |server: &Server| server.tail().matches("nothing survives this process").count();
+        let download = |server: &Server| http::get(server.port(), "/api/file/download/file");
+        server.start()?;
+        ensure!(warnings(&server) == 1, "{}", server.tail());
+        upload(server.port(), "file", &content)?;
+        ensure!(download(&server)?.body == content, "it serves other bytes");
+        ensure!(volatile.join("chunks").is_dir(), "chunks are in the directory that goes");
+        server.stop()?;
+        ensure!(!volatile.exists(), "its chunks are still there");
+        server.start()?;
+        ensure!(download(&server)?.status == 404, "the file survived");
+        ensure!(warnings(&server) == 2, "{}", server.tail());
+        upload(server.port(), "file", &content)?;
+        server.kill();
+        server.start()?;
+        ensure!(download(&server)?.status == 404, "the file survived a kill");
+        server.stop()?;
+        ensure!(!volatile.exists(), "what a killed server left is still there");
+        ensure!(!server.data().join("metadata.sqlite").exists(), "it made a database");
+        Ok(())
+    });
+}
+
+#[test]
+fn metadata_in_memory_is_refused_where_something_would_be_lost_or_open() {
+    server_only(|cluster| {
+        let alone = cluster.scratch("alone")?;
+        let chunks = cluster.scratch("chunks")?.display().to_string();
+        cluster.server.stop()?;
+        let loopback = "127.0.0.1:0";
+        let cases: [(&std::path::Path, &[&str], i32, &str); 5] = [
+            (cluster.server.data(), &["--listen", loopback], 1, "holds a SQLite database"),
+            (&alone, &["--listen", loopback, "--chunks", &chunks], 1, "go with the process"),
+            (&alone, &["--listen", "0.0.0.0:0"], 4, "has no access tokens"),
+            (&alone, &["check"], 2, "SQLite data directories only"),
+            (&alone, &["gc"], 2, "SQLite data directories only"),
+        ];
+        for (data, arguments, code, why) in cases {
+            let mut command = std::process::Command::new(dfs_tests::binaries::program("dfs-server")?);
+            dfs_tests::server::isolate(&mut command, cluster.directory());
+            command.args(["--metadata", "memory", "--data-dir"]).arg(data).args(arguments);
+            let output = process::output(&mut command, Duration::from_secs(20))?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.code() == Some(code) && said.contains(why), "{arguments:?}: {output:?}");
+        }
+        Ok(())
     });
 }
 

@@ -186,3 +186,18 @@ fn errors_depth_and_records_are_bounded() {
     let errors = parse(&one.repeat(crate::limits::DDL_RECORDS_MAX + 1)).unwrap_err();
     assert!(errors[0].message.contains("records"), "{}", errors[0]);
 }
+
+#[test]
+fn replicas_of_a_record_are_bounded_at_the_limit_and_one_past_it_in_both_forms() {
+    let mut one = record(&mut Random::new(6));
+    let max = crate::limits::DDL_REPLICAS_MAX;
+    one.sync_state.replicas =
+        (0..max as u64).map(|number| Replica { node: format!("n{number}"), version: 1 }).collect();
+    let all = [one.clone()];
+    assert_eq!(parse(&print(&all)).expect("at the limit"), all);
+    assert_eq!(decode(&encode(&all)).expect("at the limit"), all);
+    one.sync_state.replicas.push(Replica { node: "one more".to_owned(), version: 1 });
+    let errors = parse(&print(&[one.clone()])).expect_err("one past it");
+    assert!(errors[0].message.contains("replicas"), "{}", errors[0]);
+    assert!(decode(&encode(&[one])).is_err());
+}
