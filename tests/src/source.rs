@@ -35,8 +35,8 @@ enum Token {
     Mark(char),
 }
 
-/// Every source file of the crate in `directory`, which is relative to `workspace`, but the files of tests and their kits: these may
-/// look anywhere.
+/// Every source file of the crate in `directory`, which is relative to `workspace`, but the files of
+/// tests and their kits: these may look anywhere.
 ///
 /// # Errors
 /// When one can't be read.
