@@ -35,8 +35,8 @@ enum Token {
     Mark(char),
 }
 
-/// Every source file of the crate in `directory`, which is relative to `workspace`, but the files of tests: these may
-/// look anywhere.
+/// Every source file of the crate in `directory`, which is relative to `workspace`, but the files of
+/// tests and their kits: these may look anywhere.
 ///
 /// # Errors
 /// When one can't be read.
@@ -46,7 +46,7 @@ pub fn source_files(workspace: &Path, directory: &str) -> Result<Vec<SourceFile>
     for path in crate::ops::files_below(&root)? {
         let is_test = path.strip_prefix(&root)?.components().any(|part| {
             let name = part.as_os_str();
-            name == "tests.rs" || name == "tests"
+            name == "tests.rs" || name == "tests" || name == "kit.rs"
         });
         if is_test || path.extension().is_none_or(|extension| extension != "rs") {
             continue;

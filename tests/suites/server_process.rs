@@ -182,6 +182,51 @@ fn metadata_in_memory_is_refused_where_something_would_be_lost_or_open() {
     });
 }
 
+#[test]
+fn limits_of_names_pages_and_bodies_hold_at_the_limit_and_one_past_it() {
+    // The numbers of server/src/limits.rs.
+    const CLIENT_NAME_LEN_MAX: usize = 256;
+    const FILE_PAGE_LEN_MAX: usize = 10_000;
+    const METADATA_BODY_LEN_MAX: usize = 4 << 20;
+    const ACCESS_TOKEN_NAME_LEN_MAX: usize = 128;
+    server_only(|cluster| {
+        let port = cluster.server.port();
+        for (len, status) in [(CLIENT_NAME_LEN_MAX, 200), (CLIENT_NAME_LEN_MAX + 1, 400)] {
+            let body = format!(r#"{{"client_name":"{}","platform":"linux"}}"#, "x".repeat(len));
+            let reply = http::request(port, "POST", "/api/register", &[], body.as_bytes())?;
+            ensure!(reply.status == status, "name of {len}: {}", reply.text());
+        }
+        for (len, status) in [(FILE_PAGE_LEN_MAX, 200), (FILE_PAGE_LEN_MAX + 1, 400)] {
+            let reply = http::get(port, &format!("/api/metadata/list?limit={len}"))?;
+            ensure!(reply.status == status, "page of {len}: {}", reply.text());
+        }
+        // At the limit the text is refused for what it is.
+        let add = |body: &[u8]| http::request(port, "POST", "/api/metadata/add", &[], body);
+        for (len, is_over) in [(METADATA_BODY_LEN_MAX, false), (METADATA_BODY_LEN_MAX + 1, true)] {
+            let reply = add(&vec![b' '; len])?;
+            ensure!((reply.status == 413) == is_over, "{len} bytes: {} {}", reply.status, reply.text());
+        }
+        for (len, is_good) in [(ACCESS_TOKEN_NAME_LEN_MAX, true), (ACCESS_TOKEN_NAME_LEN_MAX + 1, false)] {
+            let mut command = std::process::Command::new(dfs_tests::binaries::program("dfs-server")?);
+            dfs_tests::server::isolate(&mut command, cluster.directory());
+            command.args([
+                "token",
+                "create",
+                "--volume",
+                "main",
+                "--access",
+                "read",
+                "--name",
+                &"x".repeat(len),
+            ]);
+            command.arg("--data-dir").arg(cluster.scratch(&format!("tokens {len}"))?);
+            let output = process::output(&mut command, Duration::from_secs(20))?;
+            ensure!(output.status.success() == is_good, "name of {len}: {output:?}");
+        }
+        Ok(())
+    });
+}
+
 /// A well-formed header of a message with some version, and a payload.
 fn message(version: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes = b"dfsw".to_vec();

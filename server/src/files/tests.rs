@@ -487,3 +487,23 @@ fn files_are_of_regular_kind_only() {
     assert_eq!(kit.names("", 10), ["f"]);
     assert!(matches!(kit.find("link"), Err(FilesError::NotAFile { .. })));
 }
+
+#[test]
+fn an_owner_is_bounded_at_the_limit_and_one_past_it_whether_the_content_is_here_or_not() {
+    use crate::limits::FILE_OWNER_LEN_MAX;
+    let kit = Kit::new();
+    for len in [FILE_OWNER_LEN_MAX, FILE_OWNER_LEN_MAX + 1] {
+        let owner = Some("x".repeat(len));
+        let here = Publish { owner: owner.clone(), ..wanted(&format!("here {len}"), &[b"x"]) };
+        let unknown = FileHash::from(ChunkHash::of(b"unknown"));
+        let later = NewFile { owner, ..new_file(&format!("later {len}"), unknown.as_str(), 7) };
+        let published = block_on(kit.files.publish(&volume(), here)).map(drop);
+        let announced = block_on(kit.files.add(&volume(), later)).map(drop);
+        for outcome in [published, announced] {
+            match len == FILE_OWNER_LEN_MAX {
+                true => outcome.unwrap(),
+                false => assert!(matches!(outcome, Err(FilesError::Refused { .. })), "{outcome:?}"),
+            }
+        }
+    }
+}

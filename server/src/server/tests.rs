@@ -20,7 +20,9 @@ use dfs_shared::wire::{decode, decode_frame, encode};
 use serde::Serialize;
 
 use super::*;
+use crate::chunk_store::DiskStore;
 use crate::http::Method;
+use crate::metadata::sqlite::SqliteStore;
 
 /// Longest that a test waits for a server that does not answer.
 const PATIENCE: Duration = Duration::from_secs(20);

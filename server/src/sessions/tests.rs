@@ -462,3 +462,11 @@ fn a_file_deleted_on_the_server_is_deleted_here_only_if_it_is_what_was_deleted()
     assert_eq!(action(b"edited", Some(info.version)), Action::Upload);
     assert_eq!(action(b"x", None), Action::Upload);
 }
+
+#[test]
+fn all_sessions_are_bounded_at_the_limit_and_one_past_it() {
+    use crate::limits::SESSIONS_MAX;
+    assert!(too_many(SESSIONS_MAX - 1, 0).is_none(), "one more is the last");
+    let error = too_many(SESSIONS_MAX, 0);
+    assert!(matches!(error, Some(SessionError::TooManySessions { max: SESSIONS_MAX, .. })), "{error:?}");
+}

@@ -129,3 +129,27 @@ fn queries_over_the_limit_are_refused() {
     assert!(ask(dfs_shared::limits::QUERY_ITEMS_MAX).is_ok());
     assert!(matches!(ask(dfs_shared::limits::QUERY_ITEMS_MAX + 1), Err(SyncError::TooMany { .. })));
 }
+
+#[test]
+fn states_and_changes_are_bounded_at_the_limit_and_one_past_it() {
+    use dfs_shared::limits::{COMMIT_CHANGES_MAX, STATES_SEEN_MAX};
+    use dfs_shared::lineage::State;
+    use dfs_shared::record::ChangeGroup;
+    use dfs_shared::revision::Revision;
+    let kit = Kit::new();
+    let info = kit.service.info(&main_volume()).unwrap().volume;
+    let state = State { revision: info.revision, root: info.root };
+    let lineage = |count| {
+        let request = LineageRequest { seen: vec![state; count] };
+        kit.service.lineage(&main_volume(), &request)
+    };
+    assert_eq!(lineage(STATES_SEEN_MAX).unwrap().known.common, Some(info.revision));
+    assert!(matches!(lineage(STATES_SEEN_MAX + 1), Err(SyncError::TooMany { .. })));
+    let check = |count| {
+        let change = || remove(Revision(1), node_key(NodeId::generate()));
+        let changes = (0..count).map(|_| change()).collect();
+        super::request::CheckedRequest::new(kit.request(vec![ChangeGroup { changes }], &[]))
+    };
+    assert!(check(COMMIT_CHANGES_MAX).is_ok());
+    assert!(matches!(check(COMMIT_CHANGES_MAX + 1), Err(SyncError::TooMany { .. })));
+}
