@@ -5,12 +5,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use dfs_tests::binaries::workspace;
 use dfs_tests::certificate;
 use dfs_tests::engine::{on_every_engine, on_every_engine_with};
 use dfs_tests::machine::Need;
 use dfs_tests::process;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const CURL: Need = Need::Program("curl");
@@ -46,7 +48,7 @@ fn curl_works_through_a_whole_session() {
         let commands = blocks.replace("http://127.0.0.1:8080", url);
         let more = "curl --head $SERVER/api/file/download/docs/notes.txt | grep -i '^etag'\n\
                     curl --compressed $SERVER/api/metadata/list | grep notes.txt\n\
-                    curl $SERVER/api/metadata/history/docs/notes.txt | grep '\"version\":1'\n\
+                    curl --http1.0 $SERVER/api/metadata/history/docs/notes.txt | grep '\"version\":1'\n\
                     curl -X DELETE $SERVER/api/metadata/delete/docs/notes.txt\n\
                     test \"$(command curl -s -o /dev/null -w '%{http_code}' $SERVER/api/metadata/get/docs/notes.txt)\" = 404\n";
         let script = format!(
@@ -119,4 +121,66 @@ fn http_client_and_urllib_work_through_a_whole_session() {
         ensure!(said.trim() == "served", "{said}");
         Ok(())
     });
+}
+
+#[test]
+fn reqwest_works_through_a_whole_session() {
+    // Fails only if another test of this process has chosen the same provider before.
+    let _chosen = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    plain_and_under_tls("reqwest_works_through_a_whole_session", &[], |url, directory| {
+        let mut client = reqwest::Client::builder().timeout(DEADLINE);
+        if url.starts_with("https") {
+            let pem = std::fs::read(directory.join("used.pem"))?;
+            client = client.tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem)?);
+        }
+        runtime.block_on(with_reqwest(&client.build()?, url))
+    });
+}
+
+async fn post(client: &reqwest::Client, url: String, body: Value) -> Result<Value> {
+    let reply = client.post(&url).body(body.to_string()).send().await?;
+    let (status, text) = (reply.status(), reply.text().await?);
+    ensure!(status == 200, "{url}: {status} {text}");
+    Ok(serde_json::from_str(&text)?)
+}
+
+async fn with_reqwest(client: &reqwest::Client, url: &str) -> Result<()> {
+    let content = dfs_tests::random::Random::new(500).bytes(2_500_000);
+    let sha256 = |bytes: &[u8]| {
+        Sha256::digest(bytes).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    };
+    let route = |path: &str| format!("{url}/api/{path}");
+    let registered = post(client, route("register"), json!({"client_name": "reqwest"})).await?;
+    let started = post(client, route("sync/start"), json!({"client_id": registered["client_id"]})).await?;
+    let session = started["session_id"].as_str().context("a session")?;
+    let local = json!([{"file_path": "file", "hash": sha256(&content), "size": content.len()}]);
+    post(client, route("sync/diff"), json!({"session_id": session, "local_snapshot": local})).await?;
+    let parts: Vec<&[u8]> = content.chunks(1_000_000).collect();
+    let uploads = parts.iter().enumerate().map(|(number, part)| {
+        let query = format!(
+            "session_id={session}&file_path=file&chunk_index={number}&total_chunks={}&chunk_hash={}",
+            parts.len(),
+            sha256(part)
+        );
+        let url = route(&format!("file/upload_chunk?{query}"));
+        let request = client.post(url).body(part.to_vec());
+        tokio::spawn(async move { request.send().await.map(|reply| reply.status().as_u16()) })
+    });
+    // All at once, on connections of their own.
+    for upload in uploads.collect::<Vec<_>>() {
+        ensure!(upload.await?? == 200, "a chunk");
+    }
+    let complete = json!({"session_id": session, "file_path": "file", "expected_hash": sha256(&content)});
+    let done = post(client, route("file/upload_complete"), complete).await?;
+    ensure!(done["size"] == content.len(), "{done}");
+    let whole = client.get(route("file/download/file")).send().await?;
+    ensure!(whole.bytes().await? == content, "the download");
+    let part = client.get(route("file/download/file")).header("Range", "bytes=1000-1999").send().await?;
+    ensure!(part.status() == 206 && part.bytes().await? == content[1000..2000], "a part");
+    let gone = client.delete(route("metadata/delete/file")).send().await?;
+    ensure!(gone.status() == 200, "{gone:?}");
+    let after = client.get(route("file/download/file")).send().await?;
+    ensure!(after.status() == 410, "{after:?}");
+    Ok(())
 }

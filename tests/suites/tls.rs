@@ -45,7 +45,7 @@ fn curl_that_knows_the_certificate_is_served_and_one_that_does_not_refuses() {
         is_served(server, directory)?;
         let refused = curl(server, directory, &[])?;
         ensure!(refused.status.code() == Some(60), "curl takes an unknown certificate: {refused:?}");
-        for version in [&["--tlsv1.3"][..], &["--tls-max", "1.2"]] {
+        for version in [&["--tlsv1.3"][..], &["--tls-max", "1.2"], &["--http1.0"], &["--http1.1"]] {
             let output = curl(server, directory, &[&["--cacert", "used.pem"], version].concat())?;
             ensure!(output.status.success(), "{version:?}: {output:?}");
         }

@@ -123,7 +123,8 @@ fn read_pair(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
             key: key.to_owned(),
             source,
         })?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // A client that speaks only the older version names only that one, and is refused if it is not offered.
+    config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
     Ok(config)
 }
 
