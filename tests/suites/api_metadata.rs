@@ -392,6 +392,10 @@ fn refusals_have_codes() {
         let many: String = (0..1001).map(|number| ddl(&number.to_string(), "sha256:1", 1)).collect();
         fs::write(cluster.scratch("curl")?.join("many.ddl"), many)?;
         ensure!(code(cluster, 413, &["--data-binary", "@many.ddl"], "add")? == "too_many", "records");
+        let many: String = (0..1000).map(|number| ddl(&number.to_string(), "sha256:1", 1)).collect();
+        fs::write(cluster.scratch("curl")?.join("most.ddl"), many)?;
+        let most = json(cluster, 202, &["--data-binary", "@most.ddl"], "add")?;
+        ensure!(most["files"].as_array().is_some_and(|files| files.len() == 1000), "as many as allowed");
         ensure!(code(cluster, 400, &[], "list?cursor=xy")? == "bad_cursor", "cursor");
         ensure!(code(cluster, 404, &[], "list?volume=no")? == "volume_not_found", "volume");
         ensure!(code(cluster, 400, &[], "list?volume=a%20b")? == "bad_volume_name", "volume name");

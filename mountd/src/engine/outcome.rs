@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_shared::ids::NodeId;
+use dfs_shared::lineage::State;
 use dfs_shared::record::{Change, ChangeGroup, Record};
 use dfs_shared::revision::Revision;
 use dfs_shared::wire::messages::{CommitReply, GroupOutcome, Refusal};
@@ -19,7 +20,7 @@ pub(super) async fn settle(
     flight: InFlight,
     reply: CommitReply,
 ) -> Result<Option<Setback>, EngineError> {
-    let CommitReply { outcomes, revision, .. } = reply;
+    let CommitReply { outcomes, revision, root } = reply;
     let mut accepted: Vec<Change> = Vec::new();
     let mut refusals = Vec::new();
     let mut open: BTreeSet<u64> = flight.notes.held.clone();
@@ -35,6 +36,8 @@ pub(super) async fn settle(
     let all: BTreeSet<u64> = flight.notes.seqs.iter().flatten().copied().collect();
     let done: Vec<u64> = all.difference(&open).copied().collect();
     let mut base = shared.base.lock().await;
+    // First: the base never has what a server that went back could not be asked about.
+    super::lineage::note(shared, State { revision, root })?;
     super::shared::blocking(|| shared.tree.acknowledge(&accepted, &done, revision))?;
     if !accepted.is_empty() {
         *base = (*base).max(revision);

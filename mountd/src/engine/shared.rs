@@ -1,7 +1,7 @@
 //! What the engine's tasks share.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use dfs_shared::ids::{ClientId, NodeId};
@@ -124,6 +124,8 @@ pub(super) struct Shared {
     pub(super) token_refused: parking_lot::Mutex<Option<String>>,
     pub(super) conflicts: parking_lot::Mutex<VecDeque<Conflict>>,
     pub(super) conflict_count: AtomicU64,
+    /// Tells that the server went back and is not in step with this mount again.
+    pub(super) went_back: AtomicBool,
     /// What happened that people should know of, the newest last.
     pub(super) notices: parking_lot::Mutex<VecDeque<String>>,
     membership: parking_lot::Mutex<()>,
@@ -167,6 +169,7 @@ impl Shared {
             token_refused: parking_lot::Mutex::default(),
             conflicts: parking_lot::Mutex::default(),
             conflict_count: AtomicU64::new(0),
+            went_back: AtomicBool::new(false),
             notices: parking_lot::Mutex::default(),
             membership: parking_lot::Mutex::default(),
         }))

@@ -434,6 +434,18 @@ fn limits_hold_at_the_limit_and_one_past_it() {
 }
 
 #[test]
+fn an_answer_lists_only_so_many_missing_chunks() {
+    use crate::limits::UPLOAD_MISSING_MAX;
+    let kit = Kit::new();
+    let id = kit.planned("f", b"x", None);
+    let max = UPLOAD_MISSING_MAX as u64;
+    let received = kit.put(id, "f", max, max + 1, b"x").unwrap();
+    assert_eq!(received.missing, (0..max).collect::<Vec<_>>(), "exactly as many as one answer lists");
+    let received = kit.put(id, "g", max + 1, max + 2, b"x").unwrap();
+    assert_eq!(received.missing, (0..max).collect::<Vec<_>>(), "one more than that");
+}
+
+#[test]
 fn one_client_cannot_open_all_sessions() {
     let kit = Kit::new();
     for _ in 0..CLIENT_SESSIONS_MAX {

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 
 use dfs_shared::hash::{ChunkHash, MerkleHash};
 use dfs_shared::ids::{ClientId, NodeId, VolumeId};
+use dfs_shared::lineage::{Known, State};
 use dfs_shared::manifest::{ChunkRef, Manifest};
 use dfs_shared::name::Name;
 use dfs_shared::record::{
@@ -13,7 +14,9 @@ use dfs_shared::record::{
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
 use dfs_shared::wire::chunks::{CHUNK_HEADER_LEN, ChunkBody, ChunkHeader};
+use dfs_shared::wire::history::{FileVersion, HistoryReply, HistoryRequest, VersionState};
 use dfs_shared::wire::messages::*;
+use dfs_shared::wire::report::{Held, Holding, MountEvent, ReportReply, ReportRequest};
 use dfs_shared::wire::{WireError, decode, decode_frame, encode, encode_frame};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -76,6 +79,19 @@ fn current(record: Record) -> CurrentRecord {
     CurrentRecord { key: record.key(), value: Some(Versioned { revision: Revision(3), record }) }
 }
 
+fn version() -> FileVersion {
+    FileVersion {
+        number: 2,
+        revision: Revision(300),
+        size: 5,
+        mtime: Timestamp { secs: 1_700_000_000, nanos: 5 },
+        mode: 0o644,
+        content: Some(manifest().id()),
+        author: Some("laptop-1".into()),
+        state: VersionState::Replaced,
+    }
+}
+
 fn seeds() -> Vec<Vec<u8>> {
     let client = ClientId::new("laptop-1").expect("an id");
     let (revision, root) = (Revision(300), MerkleHash::EMPTY);
@@ -97,6 +113,28 @@ fn seeds() -> Vec<Vec<u8>> {
             uid: 1,
             gid: 300,
         }),
+        encode(&ReportRequest {
+            client: client.clone(),
+            after: 7,
+            anew: true,
+            held: vec![
+                Held { node: NodeId::ROOT, holding: Holding::Nothing },
+                Held { node: NodeId::from_bytes([7; 16]), holding: Holding::Whole(Some(manifest().id())) },
+            ],
+            events: vec![
+                MountEvent::SyncStarted,
+                MountEvent::Downloaded { path: b"a/b".to_vec(), content: manifest().id(), size: 5 },
+                MountEvent::ConflictResolved { path: b"a".to_vec(), copy: b"b".to_vec() },
+            ],
+        }),
+        encode(&ReportReply { number: 8, is_noted: true }),
+        encode(&LineageRequest {
+            seen: vec![State { revision, root }, State { revision: Revision(301), root }],
+        }),
+        encode(&LineageReply { known: Known { common: Some(revision), kept_from: Revision(2) } }),
+        encode(&HistoryRequest::Versions { path: b"a/b".to_vec() }),
+        encode(&HistoryRequest::Removed { path: b"a".to_vec(), after: b"b".to_vec() }),
+        encode(&HistoryReply::Versions { versions: vec![version()] }),
         encode(&CommitRequest { client, commit: 7, groups, contents, small_chunks }),
         encode(&CommitReply { outcomes: vec![GroupOutcome::Accepted, refused], revision, root }),
         encode(&MissingRequest { hashes: vec![ChunkHash::of(b"a"), ChunkHash::of(b"b")] }),
@@ -140,6 +178,12 @@ fn letter(error: &WireError) -> char {
 fn check(input: &[u8]) -> String {
     [
         message::<RegisterRequest>(input),
+        message::<LineageRequest>(input),
+        message::<LineageReply>(input),
+        message::<HistoryRequest>(input),
+        message::<HistoryReply>(input),
+        message::<ReportRequest>(input),
+        message::<ReportReply>(input),
         message::<CommitRequest>(input),
         message::<CommitReply>(input),
         message::<MissingRequest>(input),
