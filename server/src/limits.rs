@@ -93,8 +93,9 @@ pub const QUERY_LEN_MAX: usize = 8 << 20;
 pub const CHUNK_PIECE_LEN: usize = 256 * 1024;
 /// Shortest part of a chunk in bytes that is sent from its file: opening costs more than copying fewer.
 pub const CHUNK_FROM_FILE_LEN_MIN: u64 = 64 * 1024;
-/// Bytes of chunks' files that are handed to the connection at once: what a revoked token may still bring.
-pub const CHUNK_FILES_PIECE_LEN: u64 = 1024 * 1024;
+/// Bytes of chunks' files that are handed to the connection at once: what a revoked token may still bring. With 1 MiB the hand-over
+/// between threads made downloads slower than those of nginx (docs/BENCHMARKS.md).
+pub const CHUNK_FILES_PIECE_LEN: u64 = 8 << 20;
 /// Most chunk files that are open for sending at once: further chunks are read into memory.
 pub const CHUNK_FILES_OPEN_MAX: usize = 256;
 /// Most chunk files that are remembered as verified: some MiB of memory, 16 GiB of chunks of the usual size.
