@@ -93,8 +93,6 @@ pub const MERGE_LEN_MAX: u64 = 512 << 10;
 pub const MERGE_ATTEMPTS_MAX: u32 = 20;
 /// Longest file in bytes that `dfs conflicts diff` compares: both are held in memory.
 pub const DIFF_LEN_MAX: u64 = 8 << 20;
-/// Conflicts that `dfs status` can list.
-pub const CONFLICTS_KEPT: usize = 1_000;
 /// Notices that `dfs status` shows: the newest.
 pub const NOTICES_KEPT: usize = 16;
 /// Longest line on the control socket in bytes: a path and a few words.

@@ -389,6 +389,20 @@ impl Tree {
         Ok(Some(parts.join(&b'/')))
     }
 
+    /// Returns a path of a name, whether it leads anywhere or not; `None` if its directory has no path.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn path_of_name(&self, parent: NodeId, name: &Name) -> Result<Option<Vec<u8>>, TreeError> {
+        Ok(self.path_of(parent)?.map(|mut path| {
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name.as_bytes());
+            path
+        }))
+    }
+
     /// Returns the node at a path relative to the root.
     ///
     /// # Errors

@@ -98,6 +98,12 @@ pub struct TlsFiles {
 }
 
 impl Config {
+    /// Returns where the chunks of a data directory are.
+    #[must_use]
+    pub fn chunks_in(&self, data_dir: &Path) -> PathBuf {
+        self.chunks_dir.clone().unwrap_or_else(|| data_dir.join("chunks"))
+    }
+
     /// Listens on this address and keeps everything under this directory.
     #[must_use]
     pub fn new(listen: SocketAddr, data_dir: PathBuf) -> Self {

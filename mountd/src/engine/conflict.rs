@@ -53,13 +53,14 @@ enum Step {
 }
 
 async fn run(shared: Arc<Shared>, undecided: Undecided) {
-    let mut backoff = Backoff::new(u64::from(std::process::id()));
+    let mut backoff = Backoff::new(shared.seed);
     let mut stopping = shared.stopping.subscribe();
     let mut restless = 0;
     loop {
         let step = tokio::select! {
-            step = attempt(&shared, &undecided) => step,
+            biased;
             _ = stopping.wait_for(|stopping| *stopping) => return,
+            step = attempt(&shared, &undecided) => step,
         };
         let step = match step {
             Ok(Step::Again) if restless >= MERGE_ATTEMPTS_MAX => {
@@ -164,10 +165,8 @@ fn read(shared: &Shared, copy: NodeId) -> Result<Local, EngineError> {
 
 async fn fetch_rest(shared: &Arc<Shared>, copy: NodeId) -> Result<Step, EngineError> {
     let size = shared.tree.node_by_id(copy)?.and_then(|node| node.live().map(|record| record.size));
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    let done = move |result| drop(sender.send(result));
-    super::download::fetch(shared, copy, 0..size.unwrap_or(0), Box::new(done));
-    let _ = receiver.await;
+    // What cannot be fetched now is asked for again.
+    let _ = super::download::fetch_up_to(shared, copy, size.unwrap_or(0)).await;
     Ok(Step::Again)
 }
 

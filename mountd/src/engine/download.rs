@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dfs_shared::ids::NodeId;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::shared::Shared;
@@ -68,6 +68,14 @@ impl std::fmt::Debug for Waiter {
 pub(super) fn fetch(shared: &Arc<Shared>, node: NodeId, range: Range<u64>, done: FetchDone) {
     let deadline = Instant::now() + Duration::from_millis(FETCH_DEADLINE_MS);
     send(shared, node, Waiter { range, deadline, background: false, done });
+}
+
+/// Fetches the first `len` bytes of a file and waits for them; returns why they cannot be had.
+pub(super) async fn fetch_up_to(shared: &Arc<Shared>, node: NodeId, len: u64) -> Option<FetchError> {
+    let (sender, receiver) = oneshot::channel();
+    fetch(shared, node, 0..len, Box::new(move |result| drop(sender.send(result))));
+    // Without an answer the engine is ending.
+    receiver.await.ok()?.err()
 }
 
 /// Fetches a whole file that nobody waits for.

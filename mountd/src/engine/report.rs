@@ -67,12 +67,8 @@ impl Reports {
 impl Shared {
     /// Tells of conflicts in which both versions were kept. Those that the server has found itself it has told of.
     pub(super) fn report_conflict(&self, conflict: &Conflict) -> Result<(), TreeError> {
-        let Some(directory) = self.tree.path_of(conflict.parent)? else { return Ok(()) };
-        let beside = |name: &[u8]| match directory.is_empty() {
-            true => name.to_vec(),
-            false => [&directory, name].join(&b'/'),
-        };
-        let (path, copy) = (beside(conflict.name.as_bytes()), beside(conflict.copy.as_bytes()));
+        let Some(path) = self.tree.path_of_name(conflict.parent, &conflict.name)? else { return Ok(()) };
+        let Some(copy) = self.tree.path_of_name(conflict.parent, &conflict.copy)? else { return Ok(()) };
         let entry = RecordKey::Entry { parent: conflict.parent, name: conflict.name.clone() };
         let node = self.tree.resolve_path(&path).ok().map(|node| RecordKey::Node(node.id));
         let is_told = self.refused.lock().values().any(|refused| {
@@ -114,21 +110,23 @@ struct Found {
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut stopping = shared.stopping.subscribe();
     tokio::select! {
-        () = reports(&shared) => {}
+        biased;
         _ = stopping.wait_for(|stopping| *stopping) => {}
+        () = reports(&shared) => {}
     }
 }
 
 async fn reports(shared: &Arc<Shared>) {
     let mut touched = shared.tree.contents_touched();
     let mut progress = shared.progress.subscribe();
-    let mut backoff = Backoff::new(u64::from(std::process::id()) + 2);
+    let mut backoff = Backoff::new(shared.seed.wrapping_add(2));
     let mut scan = Some(Scan { after: None });
     let mut undecided = BTreeSet::new();
     loop {
         let is_idle = scan.is_none() && !shared.tree.has_touched_contents() && shared.reports.is_empty();
         if is_idle {
             tokio::select! {
+                biased;
                 // The senders live in `shared`.
                 _ = touched.changed() => {}
                 () = shared.reports.wake.notified() => {}
@@ -162,6 +160,7 @@ async fn quiet(touched: &mut watch::Receiver<u64>) {
     loop {
         let calm = (Instant::now() + Duration::from_millis(REPORT_QUIET_MS)).min(deadline);
         tokio::select! {
+            biased;
             _ = touched.changed() => {}
             () = tokio::time::sleep_until(calm) => return,
         }

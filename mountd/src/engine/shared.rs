@@ -20,7 +20,7 @@ use super::upload::Uploads;
 use super::{Parts, Wake};
 use crate::cache::{Cache, CacheError, OpenFiles};
 use crate::clock::Clock;
-use crate::limits::{CONFLICTS_KEPT, MANIFEST_CHUNKS_KEPT, NOTICES_KEPT};
+use crate::limits::{MANIFEST_CHUNKS_KEPT, NOTICES_KEPT};
 use crate::remote::{Remote, RemoteError};
 use crate::tree::apply::Conflict;
 use crate::tree::{EffectSink, Membership, Tree, TreeError};
@@ -122,7 +122,6 @@ pub(super) struct Shared {
     pub(super) refused: parking_lot::Mutex<BTreeMap<u64, Refused>>,
     /// Why the server does not accept the access token, while it does not.
     pub(super) token_refused: parking_lot::Mutex<Option<String>>,
-    pub(super) conflicts: parking_lot::Mutex<VecDeque<Conflict>>,
     pub(super) conflict_count: AtomicU64,
     /// Tells that the server went back and is not in step with this mount again.
     pub(super) went_back: AtomicBool,
@@ -167,7 +166,6 @@ impl Shared {
             reports: Reports::default(),
             refused: parking_lot::Mutex::default(),
             token_refused: parking_lot::Mutex::default(),
-            conflicts: parking_lot::Mutex::default(),
             conflict_count: AtomicU64::new(0),
             went_back: AtomicBool::new(false),
             notices: parking_lot::Mutex::default(),
@@ -250,16 +248,11 @@ impl Shared {
     }
 
     pub(super) fn note_conflicts(&self, found: Vec<Conflict>) {
-        let mut kept = self.conflicts.lock();
         for conflict in found {
             tracing::warn!(name = %conflict.name, copy = %conflict.copy, "conflict: both versions were kept");
             self.conflict_count.fetch_add(1, Ordering::Relaxed);
             if let Err(error) = self.report_conflict(&conflict) {
                 tracing::debug!(%error, "a conflict is not told to the server");
-            }
-            kept.push_back(conflict);
-            if kept.len() > CONFLICTS_KEPT {
-                kept.pop_front();
             }
         }
     }

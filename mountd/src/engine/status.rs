@@ -161,20 +161,13 @@ fn count_pending(shared: &Shared) -> Result<PendingCount, TreeError> {
 }
 
 fn path_of(shared: &Shared, key: &RecordKey) -> String {
-    let path = |node| shared.tree.path_of(node).ok().flatten();
-    let bytes = match key {
-        RecordKey::Node(node) => path(*node),
-        RecordKey::Entry { parent, name } => path(*parent).map(|mut path| {
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name.as_bytes());
-            path
-        }),
+    let path = match key {
+        RecordKey::Node(node) => shared.tree.path_of(*node),
+        RecordKey::Entry { parent, name } => shared.tree.path_of_name(*parent, name),
     };
-    match bytes {
-        Some(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        None => format!("{key:?}"),
+    match path {
+        Ok(Some(path)) => String::from_utf8_lossy(&path).into_owned(),
+        Ok(None) | Err(_) => format!("{key:?}"),
     }
 }
 

@@ -15,7 +15,7 @@ use dfs_shared::ids::NodeId;
 use dfs_shared::limits::{QUERY_ITEMS_MAX, SMALL_CONTENT_LEN_MAX};
 use dfs_shared::manifest::Manifest;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use super::hash::{Hashed, Opened, content_id, manifest_of, open};
 use super::retry::Backoff;
@@ -206,17 +206,10 @@ async fn fetch_rest(shared: &Arc<Shared>, node: NodeId) -> Result<Step, EngineEr
     let Some(found) = shared.tree.node_by_id(node)? else { return Ok(Step::Done) };
     let Some(record) = found.live() else { return Ok(Step::Done) };
     shared.uploads.say(node, "fetching the part that is not here");
-    let (sender, receiver) = oneshot::channel();
-    let done = move |result| drop(sender.send(result));
-    super::download::fetch(shared, node, 0..record.size, Box::new(done));
-    match receiver.await {
-        Ok(Ok(())) => Ok(Step::Again),
-        Ok(Err(error)) => {
-            shared.uploads.say(node, &format!("the part that is not here cannot be fetched: {error}"));
-            Ok(Step::Again)
-        }
-        Err(_) => Ok(Step::Again),
+    if let Some(error) = super::download::fetch_up_to(shared, node, record.size).await {
+        shared.uploads.say(node, &format!("the part that is not here cannot be fetched: {error}"));
     }
+    Ok(Step::Again)
 }
 
 /// Cuts and names a content; `None` if the file did not stand still.

@@ -8,7 +8,6 @@ use dfs_shared::record::{NodeRecord, Record};
 
 use super::{Problem, Report};
 use crate::gc::Progress;
-use crate::limits::UPKEEP_PAGE_LEN;
 use crate::metadata::{MetadataError, ReadMetadata, Volume, VolumeKey};
 
 /// Directories above a file that are named at most: a circle must not hang the check.
@@ -21,11 +20,7 @@ pub(super) fn check(
     report: &mut Report,
     progress: &mut Progress<'_>,
 ) -> Result<(), MetadataError> {
-    let mut after = None;
-    loop {
-        let page = snapshot.records_from(volume.key, after.as_ref(), UPKEEP_PAGE_LEN)?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = Some(last.record.key());
+    snapshot.record_pages(volume.key, |page| {
         report.records += page.len() as u64;
         for found in page {
             if let Record::Node(node) = found.record {
@@ -33,7 +28,8 @@ pub(super) fn check(
             }
         }
         progress("records", report.records);
-    }
+        Ok(())
+    })
 }
 
 /// Checks what is kept of files that were replaced or removed.
@@ -43,11 +39,7 @@ pub(super) fn check_history(
     progress: &mut Progress<'_>,
 ) -> Result<(), MetadataError> {
     let volumes = snapshot.volumes()?;
-    let mut after = 0;
-    loop {
-        let page = snapshot.history_from(after, UPKEEP_PAGE_LEN)?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = last.id;
+    snapshot.history_pages(|page| {
         report.versions += page.len() as u64;
         for row in page {
             let volume = volumes.iter().find(|volume| volume.key == row.volume);
@@ -56,7 +48,8 @@ pub(super) fn check_history(
             }
         }
         progress("old versions", report.versions);
-    }
+        Ok(())
+    })
 }
 
 fn check_node(
@@ -101,27 +94,20 @@ pub(super) fn name_damaged(
 ) -> Result<(), MetadataError> {
     let volumes = snapshot.volumes()?;
     for volume in &volumes {
-        let mut after = None;
-        loop {
-            let page = snapshot.records_from(volume.key, after.as_ref(), UPKEEP_PAGE_LEN)?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.record.key());
-            for found in &page {
-                name_one(snapshot, volume.key, &volume.name, &found.record, damaged, "", report)?;
-            }
-        }
+        snapshot.record_pages(volume.key, |page| {
+            page.iter().try_for_each(|found| {
+                name_one(snapshot, volume.key, &volume.name, &found.record, damaged, "", report)
+            })
+        })?;
     }
-    let mut after = 0;
-    loop {
-        let page = snapshot.history_from(after, UPKEEP_PAGE_LEN)?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = last.id;
+    snapshot.history_pages(|page| {
         for row in &page {
             let Some(volume) = volumes.iter().find(|volume| volume.key == row.volume) else { continue };
             let prefix = "an old version of ";
             name_one(snapshot, row.volume, &volume.name, &row.past.record, damaged, prefix, report)?;
         }
-    }
+        Ok(())
+    })
 }
 
 fn name_one(

@@ -9,7 +9,6 @@ use dfs_shared::wire::messages::{MerkleChild, MerkleNode};
 
 use super::{Problem, Report};
 use crate::gc::Progress;
-use crate::limits::UPKEEP_PAGE_LEN;
 use crate::metadata::{MetadataError, ReadMetadata, Volume};
 use crate::sync::merkle_node;
 
@@ -32,13 +31,11 @@ pub(super) fn check(
         }
         Err(error) => return Err(error),
     };
-    let (mut after, mut count) = (None, 0_u64);
-    loop {
-        let page = snapshot.records_from(volume.key, after.as_ref(), UPKEEP_PAGE_LEN)?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.record.key());
+    let mut count = 0_u64;
+    snapshot.record_pages(volume.key, |page| {
         count += page.len() as u64;
-    }
+        Ok(())
+    })?;
     if count != named {
         let why = format!("it names {named} records, there are {count}");
         report.add(Problem::Tree { volume: volume.name.clone(), why });

@@ -187,21 +187,23 @@ pub(super) const fn is_token(byte: u8) -> bool {
     TOKEN[byte as usize]
 }
 
-const TOKEN: [bool; 256] = {
+const TOKEN: [bool; 256] = letters_digits_and(b"!#$%&'*+-.^_`|~");
+
+/// A table of the ASCII letters and digits and these marks, by byte.
+pub(super) const fn letters_digits_and(marks: &[u8]) -> [bool; 256] {
     let mut table = [false; 256];
     let mut byte = 0;
     while byte < 128 {
         table[byte] = (byte as u8).is_ascii_alphanumeric();
         byte += 1;
     }
-    let marks = b"!#$%&'*+-.^_`|~";
     let mut at = 0;
     while at < marks.len() {
         table[marks[at] as usize] = true;
         at += 1;
     }
     table
-};
+}
 
 /// Tells whether a byte may stand in a field value (RFC 9110, 5.5).
 pub(super) const fn is_field_content(byte: u8) -> bool {

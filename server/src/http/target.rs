@@ -6,6 +6,7 @@ use bytes::Bytes;
 use memchr::memchr;
 
 use super::error::HttpError;
+use super::head::letters_digits_and;
 use super::method::Method;
 
 /// The parts of a request target.
@@ -67,21 +68,7 @@ pub(super) fn is_authority(value: &[u8]) -> bool {
     value.iter().all(|byte| AUTHORITY[usize::from(*byte)])
 }
 
-const AUTHORITY: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 128 {
-        table[byte] = (byte as u8).is_ascii_alphanumeric();
-        byte += 1;
-    }
-    let marks = b"-._~:[]%!$&'()*+,;=";
-    let mut at = 0;
-    while at < marks.len() {
-        table[marks[at] as usize] = true;
-        at += 1;
-    }
-    table
-};
+const AUTHORITY: [bool; 256] = letters_digits_and(b"-._~:[]%!$&'()*+,;=");
 
 fn parse_query(raw: &Bytes) -> Result<Vec<(Bytes, Bytes)>, HttpError> {
     let mut pairs = Vec::new();

@@ -1,7 +1,7 @@
 //! The commands that look after a data directory: check, gc, backup, restore.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,10 +44,6 @@ impl Teller {
     }
 }
 
-fn chunks_dir(config: &Config) -> PathBuf {
-    config.chunks_dir.clone().unwrap_or_else(|| config.data_dir.join("chunks"))
-}
-
 /// Refuses a directory without data; none of these commands makes one by a typing error.
 fn refuse_nothing(config: &Config) -> anyhow::Result<()> {
     if config.data_dir.join(DATABASE_FILE).exists() {
@@ -60,7 +56,7 @@ fn refuse_nothing(config: &Config) -> anyhow::Result<()> {
 fn open(config: &Config) -> anyhow::Result<(SqliteStore, DiskStore)> {
     refuse_nothing(config)?;
     let store = SqliteStore::open(&config.data_dir)?;
-    let chunks = chunks_dir(config);
+    let chunks = config.chunks_in(&config.data_dir);
     // There is none before a server has run.
     let chunks = if chunks.exists() { DiskStore::open_beside(&chunks)? } else { DiskStore::open(&chunks)? };
     Ok((store, chunks))
@@ -190,7 +186,8 @@ pub(super) fn restore(config: &Config, file: &Path) -> anyhow::Result<()> {
     let _alone = DataDir::open(&config.data_dir)?;
     let mut teller = Teller::new();
     let mut progress = |what: &'static str, count| teller.tell(what, count);
-    let contents = backup::restore(file, &config.data_dir, &chunks_dir(config), &mut progress)?;
+    let contents =
+        backup::restore(file, &config.data_dir, &config.chunks_in(&config.data_dir), &mut progress)?;
     let (store, chunks) = open(config)?;
     // The bytes were hashed on the way.
     let report = check::check(&store as &dyn MetadataStore, &chunks, true, &mut progress)?;

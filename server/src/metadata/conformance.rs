@@ -1,7 +1,7 @@
 //! What every metadata store promises, tested on each of them by the same code.
 //!
-//! Owns the tests of jobs, snapshots, records and history; sessions, files and the random model are in the modules
-//! below. Invariant: a test knows nothing of the store but the traits.
+//! Owns what these tests share; the tests are in the modules below. Invariant: a test knows nothing of the store but
+//! the traits.
 
 use std::sync::{Arc, Mutex, mpsc};
 
@@ -20,7 +20,7 @@ mod jobs;
 mod model;
 mod records;
 mod replicas;
-mod sessions;
+pub(super) mod sessions;
 mod upkeep;
 
 /// A store and what has to be removed after it.
@@ -61,11 +61,11 @@ macro_rules! on_every_store {
 }
 use on_every_store;
 
-fn name(text: &str) -> VolumeName {
+pub(super) fn name(text: &str) -> VolumeName {
     VolumeName::new(text).unwrap()
 }
 
-fn names(store: &dyn MetadataStore) -> Vec<String> {
+pub(super) fn names(store: &dyn MetadataStore) -> Vec<String> {
     let volumes = store.read(|snapshot| snapshot.volumes()).unwrap();
     volumes.into_iter().map(|volume| volume.name.to_string()).collect()
 }
@@ -114,7 +114,7 @@ fn entry(parent: u8, text: &[u8], target: u8) -> Record {
 }
 
 /// Holds the writer inside a transaction of one job until the returned sender is used.
-fn hold(store: &dyn MetadataStore) -> mpsc::Sender<()> {
+pub(super) fn hold(store: &dyn MetadataStore) -> mpsc::Sender<()> {
     let (open, gate) = mpsc::channel::<()>();
     let (running, began) = mpsc::channel();
     drop(store.write(1, move |_| {

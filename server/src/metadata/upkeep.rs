@@ -11,7 +11,8 @@ use dfs_shared::record::{RecordKey, Versioned};
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
 
-use super::{ChunkPlace, MetadataError, PastRecord, VolumeKey};
+use super::{ChunkPlace, MetadataError, PastRecord, ReadMetadata, VolumeKey};
+use crate::limits::UPKEEP_PAGE_LEN;
 
 /// What can be condemned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -151,6 +152,43 @@ pub trait ReadUpkeep {
     /// # Errors
     /// [`MetadataError`] when the database fails.
     fn integrity(&self) -> Result<Vec<String>, MetadataError>;
+}
+
+impl dyn ReadMetadata + '_ {
+    /// Shows all records of a volume, page by page in the order of their keys.
+    ///
+    /// # Errors
+    /// What `each` returns, and [`MetadataError`] when the database fails or a record is damaged.
+    pub fn record_pages(
+        &self,
+        volume: VolumeKey,
+        mut each: impl FnMut(Vec<Versioned>) -> Result<(), MetadataError>,
+    ) -> Result<(), MetadataError> {
+        let mut after = None;
+        loop {
+            let page = self.records_from(volume, after.as_ref(), UPKEEP_PAGE_LEN)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.record.key());
+            each(page)?;
+        }
+    }
+
+    /// Shows the past records of all volumes, page by page in the order in which they came.
+    ///
+    /// # Errors
+    /// What `each` returns, and [`MetadataError`] when the database fails or a record is damaged.
+    pub fn history_pages(
+        &self,
+        mut each: impl FnMut(Vec<HistoryRow>) -> Result<(), MetadataError>,
+    ) -> Result<(), MetadataError> {
+        let mut after = 0;
+        loop {
+            let page = self.history_from(after, UPKEEP_PAGE_LEN)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.id;
+            each(page)?;
+        }
+    }
 }
 
 /// Writes for upkeep.

@@ -33,10 +33,9 @@ pub(super) fn open(config: &Config, data_dir: &Path) -> Result<Stores, StartErro
         Metadata::Sqlite => {
             let metadata = SqliteStore::open(data_dir)
                 .map_err(|source| StartError::Metadata { data_dir: data_dir.to_owned(), source })?;
-            let chunks = config.chunks_dir.clone().unwrap_or_else(|| data_dir.join("chunks"));
             Ok(Stores {
                 metadata: Arc::new(metadata),
-                chunks: Arc::new(DiskStore::open(&chunks)?),
+                chunks: Arc::new(DiskStore::open(&config.chunks_in(data_dir))?),
                 dir: data_dir.to_owned(),
                 volatile: None,
             })

@@ -14,7 +14,7 @@ on_every_store!(
     a_plan_is_replaced_whole_and_changed_file_by_file,
 );
 
-fn row(heard: i64) -> SessionRow {
+pub(in crate::metadata) fn row(heard: i64) -> SessionRow {
     SessionRow {
         id: SessionId::generate(),
         volume: VolumeName::new("main").unwrap(),

@@ -1,12 +1,12 @@
 //! What is special to SQLite: schema versions, restarts, group commit, a full or locked database.
 
 use std::sync::Mutex;
-use std::sync::mpsc;
 
-use dfs_shared::ids::{VolumeId, VolumeName};
+use dfs_shared::ids::VolumeId;
 
 use super::*;
 use crate::metadata::WriteMetadata;
+use crate::metadata::conformance::{hold, name, names};
 
 mod sessions;
 
@@ -14,15 +14,6 @@ fn store() -> (tempfile::TempDir, SqliteStore) {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
     (dir, store)
-}
-
-fn name(text: &str) -> VolumeName {
-    VolumeName::new(text).unwrap()
-}
-
-fn names(store: &dyn MetadataStore) -> Vec<String> {
-    let volumes = store.read(|snapshot| snapshot.volumes()).unwrap();
-    volumes.into_iter().map(|volume| volume.name.to_string()).collect()
 }
 
 /// Makes a volume and notes how many commits another connection has seen when it was finished.
@@ -69,19 +60,6 @@ fn jobs_that_wait_together_share_one_commit() {
     let versions = versions.lock().unwrap();
     assert_eq!(versions.len(), 5);
     assert!(versions.iter().all(|version| *version == versions[0]), "{versions:?}");
-}
-
-/// Holds the writer inside a transaction of one job until the returned sender is used.
-fn hold(store: &dyn MetadataStore) -> mpsc::Sender<()> {
-    let (open, gate) = mpsc::channel::<()>();
-    let (running, began) = mpsc::channel();
-    drop(store.write(1, move |_| {
-        running.send(()).unwrap();
-        gate.recv().unwrap();
-        Ok(())
-    }));
-    began.recv().unwrap();
-    open
 }
 
 #[test]

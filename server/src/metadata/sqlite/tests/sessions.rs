@@ -1,28 +1,9 @@
 //! Sync sessions survive a restart.
 
-use dfs_shared::ids::{ClientId, VolumeName};
-use dfs_shared::time::Timestamp;
+use dfs_shared::ids::ClientId;
 
 use super::*;
-use crate::metadata::sessions::{SessionId, SessionRow};
-
-fn row(heard: i64) -> SessionRow {
-    SessionRow {
-        id: SessionId::generate(),
-        volume: VolumeName::new("main").unwrap(),
-        client: ClientId::new("c").unwrap(),
-        state: 2,
-        heard: Timestamp { secs: heard, nanos: 5000 },
-        transfers: 1,
-        conflicts: 2,
-        bytes_left: 3,
-        applying: 4,
-        staged: 5,
-        files_synced: 6,
-        bytes_synced: 7,
-        last_error: Some("why".to_owned()),
-    }
-}
+use crate::metadata::conformance::sessions::row;
 
 #[test]
 fn a_session_comes_back_as_it_was_written_also_after_a_restart() {
