@@ -24,6 +24,8 @@ pub(super) struct Incoming {
     small: HashMap<ChunkHash, Vec<u8>>,
     manifests: HashMap<ContentId, Manifest>,
     lost_after: Option<Revision>,
+    /// When events removed those records that they did.
+    removed_at: BTreeMap<RecordKey, Revision>,
 }
 
 impl Incoming {
@@ -36,7 +38,12 @@ impl Incoming {
 
     /// Adds an event; of one record the last state counts.
     pub(super) fn add(&mut self, event: Committed) {
-        self.records.extend(event.records.into_iter().map(|record| (record.key.clone(), record)));
+        for record in event.records {
+            if record.value.is_none() {
+                self.removed_at.insert(record.key.clone(), event.revision);
+            }
+            self.records.insert(record.key.clone(), record);
+        }
         self.manifests.extend(event.manifests.into_iter().map(|manifest| (manifest.id(), manifest)));
         for SmallChunk { hash, bytes } in event.small_chunks {
             if ChunkHash::of(&bytes) == hash {
@@ -68,6 +75,18 @@ pub(super) fn apply(shared: &Arc<Shared>, incoming: Incoming) -> Result<usize, E
         return Ok(0);
     }
     blocking(|| apply_blocking(shared, incoming))
+}
+
+/// As [`apply`], while the base may lack some of what the records build on, or be newer than they are.
+pub(super) fn apply_what_fits(shared: &Arc<Shared>, mut incoming: Incoming) -> Result<usize, EngineError> {
+    blocking(|| {
+        // Revisions of a server that went back do not tell what is older.
+        if incoming.lost_after.is_none() {
+            shared.tree.leave_out_older(&mut incoming.records, &incoming.removed_at)?;
+        }
+        shared.tree.leave_out_misfits(&mut incoming.records)
+    })?;
+    apply(shared, incoming)
 }
 
 fn apply_blocking(shared: &Arc<Shared>, mut incoming: Incoming) -> Result<usize, EngineError> {

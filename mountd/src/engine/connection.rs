@@ -11,7 +11,7 @@ use dfs_shared::wire::report::MountEvent;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 
-use super::apply::{Incoming, apply};
+use super::apply::{Incoming, apply, apply_what_fits};
 use super::commit;
 use super::lineage;
 use super::reconcile::reconcile;
@@ -188,7 +188,7 @@ async fn go_online(
                 StreamFrame::Hello { .. } | StreamFrame::Heartbeat { .. } => {}
             }
         }
-        news += apply(shared, incoming)?;
+        news += apply_what_fits(shared, incoming)?;
         if shared.tree.base_root()? == state.root {
             *base = (*base).max(state.revision);
             if lost_after.is_some() {
@@ -231,12 +231,13 @@ async fn take(
     frames: Vec<StreamFrame>,
 ) -> Result<Option<State>, EngineError> {
     let mut incoming = Incoming::default();
-    let mut last = None;
+    let (mut first, mut last) = (Revision(u64::MAX), None);
     for frame in frames {
         match frame {
             StreamFrame::Committed(event) => {
                 wait_for_own(shared, client, &event).await?;
                 last = Some(State { revision: event.revision, root: event.root });
+                first = first.min(event.revision);
                 incoming.add(event);
             }
             StreamFrame::Heartbeat { .. } => {}
@@ -250,8 +251,13 @@ async fn take(
     }
     let Some(state) = last else { return Ok(None) };
     let base = shared.base.lock().await;
-    apply(shared, incoming)?;
-    // What was acknowledged after this event is in the base already; its own event will tell.
+    // What was acknowledged after the first of these events is in the base already.
+    if *base > first {
+        apply_what_fits(shared, incoming)?
+    } else {
+        apply(shared, incoming)?
+    };
+    // Its own event will tell.
     if *base > state.revision {
         note_revision(shared, state.revision)?;
         return Ok(None);

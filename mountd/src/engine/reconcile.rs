@@ -8,7 +8,7 @@ use dfs_shared::merkle::Walk;
 use dfs_shared::record::RecordKey;
 use dfs_shared::revision::Revision;
 
-use super::apply::{Incoming, apply};
+use super::apply::{Incoming, apply_what_fits};
 use super::shared::{EngineError, Shared, blocking};
 use crate::limits::WALK_PREFIXES_AT_ONCE;
 
@@ -29,7 +29,7 @@ pub(super) async fn reconcile(
     for keys in differences.chunks(QUERY_ITEMS_MAX) {
         records.extend(shared.remote.records(keys.to_vec()).await?.records);
     }
-    apply(shared, Incoming::of(records, lost_after))
+    apply_what_fits(shared, Incoming::of(records, lost_after))
 }
 
 async fn differences(shared: &Arc<Shared>) -> Result<Vec<RecordKey>, EngineError> {

@@ -13,6 +13,7 @@
 
 mod collide;
 mod conflict_name;
+mod fitting;
 mod structure;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,7 @@ use dfs_shared::wire::messages::CurrentRecord;
 use super::conflicts::ConflictRow;
 use super::effect::Effect;
 use super::journal::group_by_node;
-use super::node::{Ino, LocalNode, SyncState};
+use super::node::{Ino, LocalEntry, LocalNode, SyncState};
 use super::resolve::{self, EntryVerdict, LocalView, NodeVerdict};
 use super::store::{Space, Write};
 use super::txn::Txn;
@@ -187,17 +188,11 @@ impl Apply<'_, '_> {
     /// Tells whether the server is known to have names of a node besides those that these records are about. Records that were
     /// read one after another while the server went on may not fit together: what does not is left for the events.
     fn has_other_names(&mut self, id: NodeId, together: &BTreeSet<&RecordKey>) -> Result<bool, TreeError> {
-        for (parent, name) in self.txn.entry_keys_of(id)? {
-            let on_server = self.txn.entry(parent, &name)?.is_some_and(|entry| match &entry.sync {
-                SyncState::Clean(_) => entry.target.is_some_and(|target| target.node == id),
-                SyncState::Changed { base, .. } => *base == id,
-                SyncState::New => false,
-            });
-            if on_server && !together.contains(&RecordKey::Entry { parent, name }) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let names = self.txn.base_names_of(id)?.into_iter();
+        let mut others = names.filter(|(parent, name)| {
+            !together.contains(&RecordKey::Entry { parent: *parent, name: name.clone() })
+        });
+        Ok(others.next().is_some())
     }
 
     fn is_news(&mut self, current: &CurrentRecord) -> Result<bool, TreeError> {
@@ -205,12 +200,7 @@ impl Apply<'_, '_> {
             // Revisions of a server that went back say nothing about which state is newer.
             return Ok(true);
         }
-        let known = match &current.key {
-            RecordKey::Node(id) => self.txn.node(*id)?.and_then(|node| node.sync.base_revision()),
-            RecordKey::Entry { parent, name } => {
-                self.txn.entry(*parent, name)?.and_then(|entry| entry.sync.base_revision())
-            }
-        };
+        let known = self.txn.base_revision(&current.key)?;
         Ok(match (&current.value, known) {
             (Some(value), Some(known)) => known < value.revision,
             (Some(_), None) | (None, Some(_)) => true,
@@ -366,11 +356,7 @@ impl Apply<'_, '_> {
         };
         let entry = self.txn.entry(parent, name)?.cloned();
         let here = entry.as_ref().and_then(|entry| entry.target).map(|target| target.node);
-        let base = match entry.as_ref().map(|entry| &entry.sync) {
-            Some(SyncState::Clean(_)) => here,
-            Some(SyncState::Changed { base, .. }) => Some(*base),
-            Some(SyncState::New) | None => None,
-        };
+        let base = entry.as_ref().and_then(LocalEntry::base_target);
         let there = remote.map(|(node, _)| node);
         let lost = match &entry {
             Some(entry) => self.lost(&entry.sync, remote.map(|(_, revision)| revision)),

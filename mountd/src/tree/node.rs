@@ -109,6 +109,17 @@ pub struct LocalEntry {
     pub sync: SyncState<NodeId>,
 }
 
+impl LocalEntry {
+    /// Returns where the name leads on the server, as far as this mount knows.
+    pub fn base_target(&self) -> Option<NodeId> {
+        match &self.sync {
+            SyncState::Clean(_) => self.target.map(|target| target.node),
+            SyncState::Changed { base, .. } => Some(*base),
+            SyncState::New => None,
+        }
+    }
+}
+
 /// An entry as `readdir` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirEntry {

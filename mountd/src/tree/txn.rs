@@ -9,6 +9,7 @@ use dfs_shared::ids::NodeId;
 use dfs_shared::merkle::NodeStore;
 use dfs_shared::name::Name;
 use dfs_shared::record::{NodeKind, NodeRecord, RecordKey};
+use dfs_shared::revision::Revision;
 
 use super::effect::Effect;
 use super::journal::JournalRow;
@@ -253,6 +254,27 @@ impl<'a> Txn<'a> {
             }
         }
         Ok(found.into_iter().collect())
+    }
+
+    /// Returns the revision of the server's record, as far as this mount knows.
+    pub(super) fn base_revision(&mut self, key: &RecordKey) -> Result<Option<Revision>, TreeError> {
+        Ok(match key {
+            RecordKey::Node(id) => self.node(*id)?.and_then(|node| node.sync.base_revision()),
+            RecordKey::Entry { parent, name } => {
+                self.entry(*parent, name)?.and_then(|entry| entry.sync.base_revision())
+            }
+        })
+    }
+
+    /// Returns the names that a node has on the server, as far as this mount knows.
+    pub(super) fn base_names_of(&mut self, node: NodeId) -> Result<Vec<(NodeId, Name)>, TreeError> {
+        let mut names = Vec::new();
+        for (parent, name) in self.entry_keys_of(node)? {
+            if self.entry(parent, &name)?.and_then(LocalEntry::base_target) == Some(node) {
+                names.push((parent, name));
+            }
+        }
+        Ok(names)
     }
 
     /// Returns the names of a node that exist here.

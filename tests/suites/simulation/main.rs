@@ -97,6 +97,84 @@ fn a_script_comes_to_the_same_every_time() -> Result<()> {
     Ok(())
 }
 
+/// Found at seed 1001705: a file was renamed between the two questions of a mount's reconciliation.
+#[test]
+fn a_file_renamed_while_a_mount_reconciles_is_never_without_a_name() -> Result<()> {
+    let script = "seed 1001705 mounts 3 delay 200 loss 0
+        2 1 mkdir c a/b 1 1
+        29 1 write d/b d/d/d 1 1
+        8 2 save b d 1 1
+        15 0 write d d/a 1 1
+        17 1 mkdir b/b d 1 1
+        18 1 read a/c/d d/b 1 1
+        20 0 chmod a/d d/b 1 1
+        9 1 save d/d a 1 1
+        7 1 mkdir a/c b/b 1 1
+        16 2 open c/d a/c/c 1 1
+        7 1 rename b b 1 1
+        8 1 heal d d/c/d 1 1
+        12 0 open b/b c/c/d 1 1
+        23 1 truncate d c/d/d 1 1
+        10 0 write d/b c/b 1 1
+        22 1 put a/d c 1 1
+        12 0 open d d 1 1
+        10 2 rename b a 1 1
+        19 1 full b c/d/d 1 1
+        25 1 close c c 1 1";
+    run(&script.parse()?).map(drop)
+}
+
+/// Found at seed 1009645: the event of a file came after the reply to a commit that took its name, which it had given up.
+#[test]
+fn an_event_older_than_an_own_commit_makes_no_file_without_a_name() -> Result<()> {
+    let script = "seed 1009645 mounts 2 delay 200 loss 0
+        30 1 rename c c 1 1
+        16 0 write b/a/a b 1 1
+        24 0 rename a c 1 1
+        8 0 heal b b/a 1 1
+        21 0 put a b/b 1 1
+        14 1 chmod c/c/b b/b 1 1
+        17 0 edit b/a b/c/b 1 1
+        28 1 write b a 1 1
+        19 0 rename b/c/c b 1 1
+        15 0 write a b/c 1 1
+        29 1 write c/c/a b/a 1 1
+        5 1 read c b 1 1
+        3 0 symlink c/c a 1 1
+        14 1 unlink c/a/a b 1 1
+        27 1 spare c b/c 1 1
+        3 0 unlink b b 1 1
+        9 0 exchange b b/c/a 1 1
+        7 1 save a a 1 1
+        16 1 write c/b/c a/c 1 1
+        8 0 unlink c/a b 1 1
+        4 1 chmod b/a b/c/c 1 1
+        3 1 evict a/a/b c 1 1
+        9 0 unlink b/c/b c/c 1 1
+        4 1 edit c/b a 1 1
+        8 1 link a b/b/c 1 1
+        10 1 read c/a b 1 1
+        14 1 mkdir a/b/a c 1 1
+        26 1 open b a/b 1 1
+        15 1 read a/c/b a/b 1 1
+        25 0 spare a/a b/b 1 1
+        24 0 rmdir a c/c/c 1 1
+        25 0 rename a a/b 1 1
+        16 1 rmdir a b/a 1 1
+        16 0 write a/a/b c/c 1 1
+        3 1 rename b/b a/c 1 1
+        4 1 rename a b 1 1
+        25 0 write c a 1 1
+        13 0 save a/a c 1 1
+        4 0 symlink b a/a 1 1
+        5 1 xattr c/c a 1 1
+        4 1 unlink a/b/c a/a/c 1 1
+        9 0 write b a/b 1 1
+        23 1 save a/a/a c/b 1 1
+        6 0 rename c/c a/b 1 1";
+    run(&script.parse()?).map(drop)
+}
+
 #[test]
 fn a_script_survives_being_written_down() -> Result<()> {
     let script = Script::random(7);
