@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::executor::{Busy, Executor, Patience, Spawner};
 use super::reactor::{PoolSocket, Reactor, Watched};
@@ -41,7 +41,7 @@ impl Pool {
         Ok(Self { executor, listener })
     }
 
-    /// Serves connections until `shutdown` completes, then drains. Blocks.
+    /// Serves connections until `shutdown` completes, then drains: the listener is closed before any connection is. Blocks.
     pub(super) fn serve<H: Handler>(
         self,
         handler: Arc<H>,
@@ -51,6 +51,8 @@ impl Pool {
     ) -> Drained {
         let Self { mut executor, listener } = self;
         let (stop, stopped) = watch::channel(false);
+        let (close, closing) = oneshot::channel();
+        let (listener_closed, is_listener_closed) = oneshot::channel();
         let drain_timeout = options.config.drain_timeout;
         let connections_max = u32::try_from(options.config.connections_max).unwrap_or(u32::MAX);
         let acceptor = Acceptor {
@@ -63,14 +65,23 @@ impl Pool {
             stopped,
         };
         let slots = Arc::clone(&acceptor.slots);
-        executor.spawner().spawn(acceptor.run(), Busy::default());
+        let accepting = async move {
+            acceptor.run(closing).await;
+            // The engine no longer waits only when the drain time is over.
+            let _ = listener_closed.send(());
+        };
+        executor.spawner().spawn(accepting, Busy::default());
 
         runtime.block_on(shutdown);
-        // Every task may have ended already.
-        let _ = stop.send(true);
+        // The tasks that are told may have ended already.
+        let _ = close.send(());
         executor.hurry();
-        let drain = async { tokio::time::timeout(drain_timeout, slots.acquire_many(connections_max)).await };
-        let is_over = runtime.block_on(drain).is_err();
+        let drain = async {
+            let _ = is_listener_closed.await;
+            let _ = stop.send(true);
+            let _ = slots.acquire_many(connections_max).await;
+        };
+        let is_over = runtime.block_on(async { tokio::time::timeout(drain_timeout, drain).await }).is_err();
         let aborted = if is_over { connections_max as usize - slots.available_permits() } else { 0 };
         if aborted > 0 {
             tracing::warn!(aborted, "connections cut at the end of the drain time");
@@ -92,12 +103,11 @@ struct Acceptor<H> {
 }
 
 impl<H: Handler> Acceptor<H> {
-    async fn run(self) {
-        let mut stopped = self.stopped.clone();
+    async fn run(self, mut closing: oneshot::Receiver<()>) {
         loop {
             tokio::select! {
                 biased;
-                _ = stopped.wait_for(|stopped| *stopped) => return,
+                _ = &mut closing => return,
                 (slot, stream, peer) = self.accept() => self.begin(slot, stream, peer),
             }
         }

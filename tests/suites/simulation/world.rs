@@ -130,9 +130,21 @@ impl World {
         node.live().and_then(|record| record.content).map_or(Shown::Nothing, Shown::Content)
     }
 
-    fn dismiss_path(&mut self, index: usize, path: &str) -> Option<(Shown, u32)> {
+    fn see(&self, index: usize, path: &str) -> Option<Seen> {
         let attr = self.mounts[index].resolve(path).ok()?;
-        (attr.kind == NodeKind::File).then(|| (self.shown(index, attr.ino), attr.nlink))
+        (attr.kind == NodeKind::File).then(|| Seen {
+            read: self.read_now(index, attr.ino),
+            node: self.shown(index, attr.ino),
+            nlink: attr.nlink,
+        })
+    }
+
+    /// What a program that opens this file reads.
+    fn read_now(&self, index: usize, ino: Ino) -> Shown {
+        let mount = &self.mounts[index];
+        let open = mount.open.as_ref().filter(|handle| handle.ino == ino);
+        let bytes = open.and_then(|handle| mount.peek(handle));
+        bytes.map_or_else(|| self.shown(index, ino), |bytes| Shown::Bytes(ChunkHash::of(&bytes)))
     }
 
     async fn operate(&mut self, index: usize, step: &Step) -> Result<(), FsError> {
@@ -156,7 +168,7 @@ impl World {
             }
             Verb::Exchange => self.rename(index, first, second, RenameMode::Exchange),
             Verb::Unlink => {
-                let seen = self.dismiss_path(index, first);
+                let seen = self.see(index, first);
                 let mount = &self.mounts[index];
                 let (dir, name) = mount.split(first)?;
                 mount.fs().unlink(dir, name, CALLER)?;
@@ -219,15 +231,17 @@ impl World {
         Ok(())
     }
 
-    fn dismiss_last(&mut self, seen: Option<(Shown, u32)>) {
-        if let Some((shown, 1)) = seen {
-            self.oracle.dismiss(shown);
+    /// The last name of a file is gone, and with it whatever it had.
+    fn dismiss_last(&mut self, seen: Option<Seen>) {
+        if let Some(Seen { read, node, nlink: 1 }) = seen {
+            self.oracle.dismiss(read);
+            self.oracle.dismiss(node);
         }
     }
 
     /// Opens, writes and closes: from the start of an emptied file, or in the middle of one that exists.
     fn write(&mut self, index: usize, path: &str, len: u64, replace: Option<u64>) -> Result<(), FsError> {
-        let seen = self.dismiss_path(index, path);
+        let seen = self.see(index, path);
         let bytes = self.fresh(len);
         let mount = &self.mounts[index];
         let cut = if replace.is_some() { libc::O_TRUNC } else { 0 };
@@ -236,8 +250,8 @@ impl World {
         let written = mount.write(&handle, replace.unwrap_or(len / 2), &bytes);
         let whole = mount.peek(&handle);
         let closed = mount.close(handle);
-        if let Some((shown, _)) = seen {
-            self.oracle.dismiss(shown);
+        if let Some(Seen { read, .. }) = seen {
+            self.oracle.dismiss(read);
         }
         self.oracle.wrote(index, ino);
         written?;
@@ -249,13 +263,13 @@ impl World {
     }
 
     fn truncate(&mut self, index: usize, path: &str, size: u64) -> Result<(), FsError> {
-        let seen = self.dismiss_path(index, path);
+        let seen = self.see(index, path);
         let mount = &self.mounts[index];
         let ino = mount.resolve(path)?.ino;
         let set = SetAttr { size: Some(size), ..SetAttr::default() };
         mount.fs().setattr(ino, &set, CALLER)?;
-        if let Some((shown, _)) = seen {
-            self.oracle.dismiss(shown);
+        if let Some(Seen { read, .. }) = seen {
+            self.oracle.dismiss(read);
         }
         self.oracle.wrote(index, ino);
         Ok(())
@@ -273,16 +287,11 @@ impl World {
         let bytes = self.fresh(len % 100);
         let mount = &self.mounts[index];
         let Some(handle) = &mount.open else { return Ok(()) };
-        let before = mount.peek(handle);
-        mount.write(handle, at, &bytes)?;
         let ino = handle.ino;
+        let before = self.read_now(index, ino);
+        mount.write(handle, at, &bytes)?;
         self.mounts[index].open.iter_mut().for_each(|handle| handle.written = true);
-        if let Some(before) = before {
-            self.oracle.dismiss_bytes(ChunkHash::of(&before));
-        } else {
-            let shown = self.shown(index, ino);
-            self.oracle.dismiss(shown);
-        }
+        self.oracle.dismiss(before);
         self.oracle.wrote(index, ino);
         Ok(())
     }
@@ -309,7 +318,7 @@ impl World {
     }
 
     fn rename(&mut self, index: usize, from: &str, to: &str, mode: RenameMode) -> Result<(), FsError> {
-        let seen = self.dismiss_path(index, to);
+        let seen = self.see(index, to);
         let mount = &self.mounts[index];
         let (source, target) = (mount.split(from)?, mount.split(to)?);
         let same = mount.resolve(from)?.ino == mount.resolve(to).map_or(Ino(0), |attr| attr.ino);
@@ -457,6 +466,16 @@ impl World {
         }
         Ok((picture, digests))
     }
+}
+
+/// A file, before a program changes or removes it.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// What a program reads: while a file is open in passthrough, that is the open one, even if a newer content has arrived.
+    read: Shown,
+    /// What the node has.
+    node: Shown,
+    nlink: u32,
 }
 
 /// What a mount shows under one name.
