@@ -241,6 +241,20 @@ fn chunks_that_the_server_lost_are_uploaded_again_when_it_says_so() {
 }
 
 #[test]
+fn a_read_outlives_a_lost_answer_about_the_content() {
+    let server = MemoryRemote::new();
+    let one = Rig::new(&server);
+    one.online();
+    one.write("large", &bytes_of(1 << 20, 4));
+    one.flush();
+    // Who comes later knows the record and not of which chunks the content is made.
+    let other = Rig::new(&server);
+    other.online();
+    server.swallow_contents(2);
+    other.fetch("large", 0..1).expect("the bytes");
+}
+
+#[test]
 fn reading_offline_fails_soon_and_says_so() {
     let server = MemoryRemote::new();
     let (one, other) = (Rig::new(&server), Rig::new(&server));

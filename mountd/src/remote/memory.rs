@@ -63,6 +63,7 @@ struct State {
     commits: u64,
     reports: BTreeMap<ClientId, Reports>,
     swallow_reports: u32,
+    swallow_contents: u32,
 }
 
 /// What a client has reported.
@@ -101,6 +102,7 @@ impl MemoryRemote {
             commits: 0,
             reports: BTreeMap::new(),
             swallow_reports: 0,
+            swallow_contents: 0,
         };
         let root = Record::Node(root());
         state.write(vec![(root.key(), Some(root))]);
@@ -171,6 +173,11 @@ impl MemoryRemote {
     /// Makes the server note the next `count` reports without answering.
     pub fn swallow_reports(&self, count: u32) {
         self.state.lock().swallow_reports = count;
+    }
+
+    /// Makes the next `count` answers about contents get lost.
+    pub fn swallow_contents(&self, count: u32) {
+        self.state.lock().swallow_contents = count;
     }
 
     /// Forgets what clients have reported, as when they are removed.
@@ -465,7 +472,13 @@ impl Remote for MemoryRemote {
     }
 
     fn contents(&self, contents: Vec<ContentId>) -> RemoteFuture<'_, Vec<Option<Manifest>>> {
-        self.call(move |state| Ok(contents.iter().map(|id| state.contents.get(id).cloned()).collect()))
+        self.call(move |state| {
+            if state.swallow_contents > 0 {
+                state.swallow_contents -= 1;
+                return Err(RemoteError::Disconnected { server: "memory".to_owned() });
+            }
+            Ok(contents.iter().map(|id| state.contents.get(id).cloned()).collect())
+        })
     }
 
     fn records(&self, keys: Vec<RecordKey>) -> RemoteFuture<'_, RecordsReply> {

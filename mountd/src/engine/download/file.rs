@@ -4,12 +4,15 @@
 //!          ┌──────────── the file has another content now ───────────┐
 //!          ▼                                                         │
 //! open (manifest, Filler) ─► serve: waiter in, chunk in, deadline ───┘
-//!                                │ nobody waits for a while, or an error of the whole file
+//!  ▲   │ no answer               │
+//!  └───┘ after a pause           │ nobody waits for a while, or an error of the whole file
 //!                                ▼
 //!                               end: waiters that came too late are served by a new task
 //! ```
 
 use std::collections::HashSet;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +35,10 @@ use crate::tree::TreeError;
 const REOPEN_MAX: u32 = 8;
 /// How long to let a change settle before the file is opened anew.
 const REOPEN_AFTER: Duration = Duration::from_millis(5);
+
+/// Shortest and longest wait before the server is asked again.
+const RETRY_AFTER_MIN: Duration = Duration::from_millis(100);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
 
 struct File {
     shared: Arc<Shared>,
@@ -58,26 +65,32 @@ pub(super) async fn run(shared: Arc<Shared>, node: NodeId, mut incoming: mpsc::R
         ahead: ReadAhead::default(),
         coming: HashSet::new(),
         retry_at: None,
-        retry_after: Duration::from_millis(100),
+        retry_after: RETRY_AFTER_MIN,
     };
-    for _ in 0..REOPEN_MAX {
+    let mut changes = 0;
+    while changes < REOPEN_MAX {
         file.coming.clear();
         let deadline = Duration::from_millis(FETCH_DEADLINE_MS);
-        let opened = tokio::time::timeout(deadline, open(&shared, node)).await;
-        while let Ok(waiter) = incoming.try_recv() {
-            file.waiters.push(waiter);
-        }
-        match opened.unwrap_or(Err(FetchError::TimedOut)) {
+        let opening = tokio::time::timeout(deadline, open(&shared, node));
+        match file.attend(&mut incoming, opening).await.unwrap_or(Err(OpenError::Broken)) {
             Ok(Opened::AllHere) => file.finish_all(&Ok(())),
             Ok(Opened::Changed) => {
-                tokio::time::sleep(REOPEN_AFTER).await;
+                changes += 1;
+                file.attend(&mut incoming, tokio::time::sleep(REOPEN_AFTER)).await;
                 continue;
             }
             Ok(Opened::Filler(filler)) => match file.serve(&mut incoming, filler).await {
                 Ended::Idle => break,
-                Ended::Changed => continue,
+                Ended::Changed => {
+                    changes += 1;
+                    continue;
+                }
             },
-            Err(error) => file.finish_all(&Err(error)),
+            Err(OpenError::Broken) => {
+                let pause = file.next_pause();
+                file.attend(&mut incoming, tokio::time::sleep(pause)).await;
+            }
+            Err(OpenError::Failed(error)) => file.finish_all(&Err(error)),
         }
         if file.waiters.is_empty() {
             break;
@@ -104,15 +117,29 @@ enum Opened {
     Filler(Arc<Filler>),
 }
 
+/// Why a file was not opened.
+enum OpenError {
+    /// The server could not be asked, and may be asked again.
+    Broken,
+    /// To be told to those who wait.
+    Failed(FetchError),
+}
+
+impl From<FetchError> for OpenError {
+    fn from(error: FetchError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// Gets the manifest and prepares the file.
-async fn open(shared: &Arc<Shared>, node: NodeId) -> Result<Opened, FetchError> {
+async fn open(shared: &Arc<Shared>, node: NodeId) -> Result<Opened, OpenError> {
     let failed = |error: &dyn std::error::Error| FetchError::Failed { reason: chain(error) };
     let found = shared.tree.node_by_id(node).map_err(|error| failed(&error))?;
     let Some(record) = found.as_ref().and_then(|found| found.live()) else {
         // Removed while somebody has it open: what he reads is still fetched.
         let content = shared.cache.orphan_content(node).ok_or(FetchError::NotFound)?;
         let manifest = manifest_of(shared, node, content).await?;
-        return begin(shared, node, &manifest);
+        return Ok(begin(shared, node, &manifest)?);
     };
     // While the content is changed here, what is missing belongs to the version before.
     let row = shared.tree.content_state(node).map_err(|error| failed(&error))?;
@@ -123,7 +150,7 @@ async fn open(shared: &Arc<Shared>, node: NodeId) -> Result<Opened, FetchError> 
         return Ok(Opened::AllHere);
     }
     let manifest = manifest_of(shared, node, content).await?;
-    begin(shared, node, &manifest)
+    Ok(begin(shared, node, &manifest)?)
 }
 
 /// Gets a content's manifest: pushed, known, or from the server.
@@ -131,7 +158,7 @@ async fn manifest_of(
     shared: &Arc<Shared>,
     node: NodeId,
     content: ContentId,
-) -> Result<Arc<Manifest>, FetchError> {
+) -> Result<Arc<Manifest>, OpenError> {
     let failed = |error: &dyn std::error::Error| FetchError::Failed { reason: chain(error) };
     let kept = shared.manifests.get(content);
     let known = shared.tree.manifest(node).map_err(|error| failed(&error))?;
@@ -139,7 +166,14 @@ async fn manifest_of(
     if let Some(manifest) = kept.or(known) {
         return Ok(manifest);
     }
-    let asked = shared.remote.contents(vec![content]).await.map_err(|error| remote_error(shared, error))?;
+    let asked = shared.remote.contents(vec![content]).await.map_err(|error| {
+        if error.is_retryable() && !shared.is_offline() {
+            tracing::debug!(error = chain(&error), "a question about a content broke");
+            OpenError::Broken
+        } else {
+            OpenError::Failed(remote_error(shared, error))
+        }
+    })?;
     Ok(Arc::new(asked.into_iter().next().flatten().ok_or(FetchError::NotFound)?))
 }
 
@@ -168,6 +202,29 @@ fn remote_error(shared: &Shared, error: RemoteError) -> FetchError {
 }
 
 impl File {
+    /// Waits for something while readers come and give up.
+    async fn attend<T>(&mut self, incoming: &mut mpsc::Receiver<Waiter>, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            let deadline = self.waiters.iter().map(|waiter| waiter.deadline).min();
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                Some(waiter) = incoming.recv() => self.waiters.push(waiter),
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    self.expire();
+                }
+            }
+        }
+    }
+
+    /// How long to wait before the next try.
+    fn next_pause(&mut self) -> Duration {
+        let pause = self.retry_after;
+        self.retry_after = (pause * 2).min(RETRY_AFTER_MAX);
+        pause
+    }
+
     async fn serve(&mut self, incoming: &mut mpsc::Receiver<Waiter>, filler: Arc<Filler>) -> Ended {
         let (sender, mut arrived) = mpsc::unbounded_channel();
         let waiting = std::mem::take(&mut self.waiters);
@@ -251,7 +308,7 @@ impl File {
         let (place, error) = match arrived {
             Arrived::Here((at, _)) => {
                 self.coming.remove(&at);
-                self.retry_after = Duration::from_millis(100);
+                self.retry_after = RETRY_AFTER_MIN;
                 return false;
             }
             Arrived::Failed(place, error) => (place, error),
@@ -263,8 +320,7 @@ impl File {
             BatchError::NoSpace => FetchError::NoSpace,
             BatchError::Local(reason) => FetchError::Failed { reason },
             BatchError::Remote(error) if error.is_retryable() && !self.shared.is_offline() => {
-                self.retry_at = Some(Instant::now() + self.retry_after);
-                self.retry_after = (self.retry_after * 2).min(Duration::from_secs(2));
+                self.retry_at = Some(Instant::now() + self.next_pause());
                 return false;
             }
             BatchError::Remote(error) => remote_error(&self.shared, error),
