@@ -6,6 +6,7 @@
 //! | anything | nothing | keep the local |
 //! | edit content | edit content | the same: unify; otherwise fork: the local bytes become a new node |
 //! | edit content | delete | resurrect |
+//! | resurrect | resurrect | the same content: unify; otherwise fork |
 //! | delete | edit content | undelete |
 //! | delete | change attributes | keep the local deletion |
 //! | change attributes | delete | take the deletion |
@@ -92,7 +93,14 @@ fn both(
     force: bool,
 ) -> NodeVerdict {
     let Some(base) = base else {
-        // The same node made on both sides: the root, which every side starts with.
+        // The same node made on both sides: the root, which every side starts with, or a file that was deleted elsewhere
+        // and edited on both, so that both brought it back.
+        if dirty && !force && here.size == remote.size {
+            return NodeVerdict::HashFirst;
+        }
+        if dirty || content_differs(here, remote) {
+            return NodeVerdict::Fork(remote.clone());
+        }
         let mut merged = remote.clone();
         merged.mtime = here.mtime.max(remote.mtime);
         merged.ctime = here.ctime.max(remote.ctime);

@@ -106,6 +106,19 @@ fn an_edit_survives_a_deletion_whichever_side_it_is_on() {
 }
 
 #[test]
+fn a_file_that_two_sides_bring_back_after_a_deletion_forks_unless_its_bytes_are_the_same() {
+    let (mine, theirs) = (edited("mine", 2), edited("their", 3));
+    let decide = |here: &NodeRecord, dirty_content: bool, force: bool| {
+        node(None, LocalView { record: Some(here), dirty_content }, Some(&theirs), force)
+    };
+    assert_eq!(decide(&mine, false, false), NodeVerdict::Fork(theirs.clone()));
+    assert_eq!(decide(&mine, true, false), NodeVerdict::Fork(theirs.clone()));
+    assert_eq!(merged(decide(&edited("their", 4), false, false)).mtime, at(4));
+    assert_eq!(decide(&edited("same?", 4), true, false), NodeVerdict::HashFirst);
+    assert_eq!(decide(&edited("same?", 4), true, true), NodeVerdict::Fork(theirs.clone()));
+}
+
+#[test]
 fn a_deletion_stands_against_a_change_of_attributes_whichever_side_it_is_on() {
     let chmod = NodeRecord { mode: 0o600, ctime: at(2), ..file("base") };
     assert_eq!(decide(Some(&chmod), None), NodeVerdict::TakeRemote);
