@@ -14,6 +14,10 @@ use dfs_shared::record::{NodeKind, NodeRecord, Record, RecordKey};
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
 
+/// As in the server.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const RECORDS: u64 = 100_000;
 const JOB: u64 = 1_000;
 const READS_IN_SNAPSHOT: u64 = 100;

@@ -1,7 +1,7 @@
 //! The metadata store in memory: persistent maps, one writer thread. Nothing survives the process.
 //!
-//! A snapshot is a handle on the maps as they were; writing copies what it changes and shares the rest. Invariants:
-//! the published tables are never changed, only replaced, and only by the writer after a batch, before its jobs are
+//! A snapshot is a handle on the maps as they were; writing copies what it changes and shares the rest. A batch copies a part
+//! of a map once, and a job of it that fails is undone row by row. Invariants: the published tables are never changed, only replaced, and only by the writer after a batch, before its jobs are
 //! told; a reader holds the lock for the copy of one handle, so that neither waits for the other's work.
 
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use super::writer::{Execute, Job, Outcome, Writer, run_caught};
 use super::{MetadataError, MetadataStore, ReadWork, WriteJob};
 
 mod files;
+mod logged;
 mod read;
 mod replicas;
 mod sessions;
@@ -76,7 +77,11 @@ impl Execute for Batches {
 
 impl Batches {
     fn run(&mut self, job: &mut Job) -> Outcome {
-        let before = self.tables.clone();
-        run_caught(job, &mut self.tables).inspect_err(|_| self.tables = before)
+        let outcome = run_caught(job, &mut self.tables);
+        match outcome {
+            Ok(()) => self.tables.keep(),
+            Err(_) => self.tables.undo(),
+        }
+        outcome
     }
 }

@@ -1,6 +1,6 @@
 //! The maps of the store in memory. Cloning them copies handles, not rows.
 //!
-//! Invariant: an index holds exactly what the map that it serves holds; both are changed in one method.
+//! Invariants: a job ends with [`Tables::keep`] or [`Tables::undo`]; an index holds exactly what the map that it serves holds; both are changed in one method.
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 
+use super::logged::Logged;
 use crate::metadata::sessions::{SessionFile, SessionId, SessionRow, StagedChunk, StagedFile};
 use crate::metadata::token::{AccessToken, TokenId};
 use crate::metadata::upkeep::Kind;
@@ -40,43 +41,68 @@ pub(super) struct SessionTables {
     pub(super) chunks: RedBlackTreeMapSync<Vec<u8>, RedBlackTreeMapSync<u64, StagedChunk>>,
 }
 
-/// All tables.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Tables {
-    pub(super) volumes: RedBlackTreeMapSync<VolumeName, Volume>,
-    pub(super) volume_names: RedBlackTreeMapSync<VolumeKey, VolumeName>,
-    pub(super) nodes: HashTrieMapSync<(VolumeKey, NodeId), Arc<Versioned>>,
-    pub(super) directories: HashTrieMapSync<(VolumeKey, NodeId), Directory>,
+/// Makes the tables, each with the memory of the job that runs.
+macro_rules! tables {
+    ($($(#[$about:meta])* $name:ident: $map:ty,)*) => {
+        /// All tables.
+        #[derive(Debug, Clone, Default)]
+        pub(super) struct Tables {
+            $($(#[$about])* pub(super) $name: Logged<$map>,)*
+            /// How many past records there were ever, and how many before the job that runs.
+            pub(super) history_len: u64,
+            history_len_before: u64,
+        }
+
+        impl Tables {
+            /// Keeps what the job has done.
+            pub(super) fn keep(&mut self) {
+                $(self.$name.keep();)*
+                self.history_len_before = self.history_len;
+            }
+
+            /// Undoes what the job has done.
+            pub(super) fn undo(&mut self) {
+                $(self.$name.undo();)*
+                self.history_len = self.history_len_before;
+            }
+        }
+    };
+}
+
+tables! {
+    volumes: RedBlackTreeMapSync<VolumeName, Volume>,
+    volume_names: RedBlackTreeMapSync<VolumeKey, VolumeName>,
+    nodes: HashTrieMapSync<(VolumeKey, NodeId), Arc<Versioned>>,
+    directories: HashTrieMapSync<(VolumeKey, NodeId), Directory>,
     /// The entries that lead to a node.
-    pub(super) targets: HashTrieMapSync<(VolumeKey, NodeId), RedBlackTreeMapSync<RecordKey, Arc<Versioned>>>,
-    pub(super) merkle: HashTrieMapSync<(VolumeKey, Vec<u8>), Bytes>,
-    pub(super) contents: HashTrieMapSync<ContentId, Content>,
+    targets: HashTrieMapSync<(VolumeKey, NodeId), RedBlackTreeMapSync<RecordKey, Arc<Versioned>>>,
+    merkle: HashTrieMapSync<(VolumeKey, Vec<u8>), Bytes>,
+    contents: HashTrieMapSync<ContentId, Content>,
     /// Contents of several chunks by the hash of the whole.
-    pub(super) files: HashTrieMapSync<ChunkHash, RedBlackTreeSetSync<ContentId>>,
-    pub(super) small_chunks: HashTrieMapSync<ChunkHash, Bytes>,
-    pub(super) chunks: HashTrieMapSync<ChunkHash, u64>,
-    pub(super) history: HashTrieMapSync<(VolumeKey, NodeId), RedBlackTreeMapSync<PastOrder, Arc<PastRecord>>>,
-    pub(super) history_len: u64,
+    files: HashTrieMapSync<ChunkHash, RedBlackTreeSetSync<ContentId>>,
+    small_chunks: HashTrieMapSync<ChunkHash, Bytes>,
+    chunks: HashTrieMapSync<ChunkHash, u64>,
+    history: HashTrieMapSync<(VolumeKey, NodeId), RedBlackTreeMapSync<PastOrder, Arc<PastRecord>>>,
     /// The past records of all volumes in the order in which they came.
-    pub(super) past: RedBlackTreeMapSync<u64, (VolumeKey, Arc<PastRecord>)>,
+    past: RedBlackTreeMapSync<u64, (VolumeKey, Arc<PastRecord>)>,
     /// How many past records of a node itself were dropped.
-    pub(super) dropped: HashTrieMapSync<(VolumeKey, NodeId), u64>,
-    pub(super) authors: RedBlackTreeMapSync<(VolumeKey, Revision), (ClientId, Timestamp)>,
-    pub(super) roots: RedBlackTreeMapSync<(VolumeKey, Revision), MerkleHash>,
+    dropped: HashTrieMapSync<(VolumeKey, NodeId), u64>,
+    authors: RedBlackTreeMapSync<(VolumeKey, Revision), (ClientId, Timestamp)>,
+    roots: RedBlackTreeMapSync<(VolumeKey, Revision), MerkleHash>,
     /// Contents and chunks that nothing referred to, and since when.
-    pub(super) condemned: HashTrieMapSync<(Kind, [u8; 32]), Timestamp>,
+    condemned: HashTrieMapSync<(Kind, [u8; 32]), Timestamp>,
     /// The numbers of the clients' newest reports.
-    pub(super) reports: HashTrieMapSync<(VolumeKey, ClientId), u64>,
-    pub(super) replicas: RedBlackTreeMapSync<(VolumeKey, NodeId, ClientId), HeldVersion>,
+    reports: HashTrieMapSync<(VolumeKey, ClientId), u64>,
+    replicas: RedBlackTreeMapSync<(VolumeKey, NodeId, ClientId), HeldVersion>,
     /// What commits did to files, each with the bytes of all of the volume up to it.
-    pub(super) changes: RedBlackTreeMapSync<(VolumeKey, Revision), (CommitChanges, u64)>,
+    changes: RedBlackTreeMapSync<(VolumeKey, Revision), (CommitChanges, u64)>,
     /// The newest past record of each entry.
-    pub(super) removed: HashTrieMapSync<(VolumeKey, RecordKey), (PastOrder, Arc<PastRecord>)>,
-    pub(super) clients: HashTrieMapSync<(VolumeKey, ClientId), Client>,
-    pub(super) replies: HashTrieMapSync<(VolumeKey, ClientId), RedBlackTreeMapSync<u64, Bytes>>,
-    pub(super) tokens: RedBlackTreeMapSync<TokenId, AccessToken>,
-    pub(super) announced: RedBlackTreeMapSync<(VolumeKey, Vec<u8>), Bytes>,
-    pub(super) sessions: RedBlackTreeMapSync<SessionId, SessionTables>,
+    removed: HashTrieMapSync<(VolumeKey, RecordKey), (PastOrder, Arc<PastRecord>)>,
+    clients: HashTrieMapSync<(VolumeKey, ClientId), Client>,
+    replies: HashTrieMapSync<(VolumeKey, ClientId), RedBlackTreeMapSync<u64, Bytes>>,
+    tokens: RedBlackTreeMapSync<TokenId, AccessToken>,
+    announced: RedBlackTreeMapSync<(VolumeKey, Vec<u8>), Bytes>,
+    sessions: RedBlackTreeMapSync<SessionId, SessionTables>,
 }
 
 /// Times of the server itself are kept in whole microseconds, as every store does.
