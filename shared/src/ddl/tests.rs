@@ -179,12 +179,30 @@ fn everything_wrong_with_a_text_is_said_with_its_place() {
 fn errors_depth_and_records_are_bounded() {
     let errors = parse(&"oops: 1\n".repeat(crate::limits::DDL_DIAGNOSTICS_MAX + 10)).unwrap_err();
     assert_eq!(errors.len(), crate::limits::DDL_DIAGNOSTICS_MAX);
-    let deep: String =
-        (0..crate::limits::DDL_DEPTH_MAX + 5).map(|n| format!("{}a:\n", " ".repeat(n))).collect();
-    assert!(parse(&deep).unwrap_err().iter().any(|error| error.message.contains("deep")));
-    let one = print(&[record(&mut Random::new(5))]);
-    let errors = parse(&one.repeat(crate::limits::DDL_RECORDS_MAX + 1)).unwrap_err();
+    let is_too_deep = |depth: usize| {
+        let text: String = (0..depth).map(|n| format!("{}a:\n", " ".repeat(n))).collect();
+        parse(&text).unwrap_err().iter().any(|error| error.message.contains("deep"))
+    };
+    assert!(!is_too_deep(crate::limits::DDL_DEPTH_MAX) && is_too_deep(crate::limits::DDL_DEPTH_MAX + 1));
+    let max = crate::limits::DDL_RECORDS_MAX;
+    let text = print(&[record(&mut Random::new(5))]).repeat(max + 1);
+    let at_limit = parse(&text[..text.len() / (max + 1) * max]).expect("at the limit");
+    assert_eq!(at_limit.len(), max);
+    let errors = parse(&text).unwrap_err();
     assert!(errors[0].message.contains("records"), "{}", errors[0]);
+}
+
+#[test]
+fn records_of_the_binary_form_are_bounded_before_one_is_read() {
+    let refused = |count: usize| {
+        let mut bytes = encode(&[]);
+        let at = bytes.len() - 4;
+        bytes[at..].copy_from_slice(&u32::try_from(count).expect("32 bits").to_be_bytes());
+        decode(&bytes).unwrap_err()
+    };
+    let max = crate::limits::DDL_RECORDS_MAX;
+    assert!(matches!(refused(max), BinaryError::CutShort { what: "record" }));
+    assert!(matches!(refused(max + 1), BinaryError::BadValue { what: "number of records" }));
 }
 
 #[test]
