@@ -23,7 +23,7 @@ use dfs_shared::wire::messages::SmallChunk;
 use parking_lot::Mutex;
 
 use crate::blocking::offload;
-use crate::limits::FILE_PAGE_LEN_MAX;
+use crate::limits::{FILE_PAGE_LEN_MAX, FILE_PAGE_VISITS_MAX};
 use crate::metadata::{MetadataError, MetadataStore, Volume};
 use crate::sync::SyncService;
 
@@ -199,7 +199,9 @@ impl FileService {
     ) -> Result<Page, FilesError> {
         let limit = limit.clamp(1, FILE_PAGE_LEN_MAX);
         let cursor = cursor.map(|text| list::cursor_bytes(text, prefix)).transpose()?;
-        view::read(&*self.metadata, volume, |view| list::page(view, prefix, limit, cursor.as_deref()))
+        view::read(&*self.metadata, volume, |view| {
+            list::page(view, prefix, limit, cursor.as_deref(), FILE_PAGE_VISITS_MAX)
+        })
     }
 
     /// Returns the cursor of a page that begins behind a path.

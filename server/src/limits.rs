@@ -83,7 +83,8 @@ pub const TLS_UNSENT_LEN_MAX: usize = 64 * 1024;
 pub const HTTP_ACCEPT_PAUSE_MS: u64 = 50;
 /// Replies kept for each client, in commit numbers: more than a mount ever has under way.
 pub const COMMIT_REPLIES_KEPT: u64 = 64;
-/// Records that a refusal reports beyond those of the group: enough to see the conflict, small enough to send.
+/// Entries that a refusal reports beyond those of the group, perhaps each with what it leads to: enough to see the conflict,
+/// small enough to send.
 pub const REFUSAL_RECORDS_MAX: usize = 256;
 /// Chunks of one upload that are hashed and written at the same time.
 pub const CHUNK_WRITES_MAX: usize = 4;

@@ -346,3 +346,32 @@ fn say(line: &str) {
 fn print(line: &str) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{line}").context("cannot print")
 }
+
+#[cfg(test)]
+mod tests {
+    use dfs_server::metadata::memory::MemoryStore;
+
+    use super::*;
+
+    #[test]
+    fn good_tokens_are_bounded_at_the_limit_and_one_past_it() {
+        let store = MemoryStore::new();
+        let store: &dyn MetadataStore = &store;
+        let volume: VolumeName = DEFAULT_VOLUME.parse().unwrap();
+        let create = || create_token(store, &volume, Access::Read, String::new());
+        let (first, _) = create().unwrap();
+        let filled = store.write(1, move |tx| {
+            let token = tx.tokens()?.remove(0);
+            (2..ACCESS_TOKENS_MAX as u64).try_for_each(|number| {
+                tx.put_token(&AccessToken { id: TokenId::from_bytes(number.to_be_bytes()), ..token.clone() })
+            })
+        });
+        filled.wait().unwrap();
+        create().unwrap();
+        let error = create().unwrap_err();
+        assert!(error.to_string().contains("revoke some"), "{error}");
+        let revoked = store.write(1, move |tx| tx.revoke_token(&first, Timestamp::default()));
+        assert!(revoked.wait().unwrap());
+        create().unwrap();
+    }
+}

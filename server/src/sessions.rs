@@ -24,7 +24,9 @@ use dfs_shared::time::Timestamp;
 
 use crate::blocking::offload;
 use crate::files::{FileInfo, FilePath, FileService, FilesError};
-use crate::limits::{CLIENT_SESSIONS_MAX, FILE_PAGE_LEN_DEFAULT, SESSION_SILENCE_S_MAX, SESSIONS_MAX};
+use crate::limits::{
+    CLIENT_SESSIONS_MAX, FILE_PAGE_LEN_DEFAULT, PLAN_FILES_MAX, SESSION_SILENCE_S_MAX, SESSIONS_MAX,
+};
 use crate::metadata::sessions::{SessionId, SessionRow};
 use crate::metadata::{MetadataError, MetadataStore, Volume, WriteMetadata};
 use crate::sync::SyncError;
@@ -281,7 +283,7 @@ impl SessionService {
             .await?;
         let service = Arc::clone(self);
         let volume = row.volume.clone();
-        let compared = offload(move || service.compare(&volume, local, root)).await;
+        let compared = offload(move || service.compare(&volume, local, root, PLAN_FILES_MAX)).await;
         match compared {
             Ok((plan, revision, root)) => {
                 let state = self.keep_plan(&row, &plan).await?;

@@ -23,6 +23,7 @@ use dfs_shared::wire::messages::{
 use tokio::sync::oneshot;
 
 use crate::chunk_store::ChunkStore;
+use crate::limits::CLIENT_NAME_LEN_MAX;
 use crate::metadata::upkeep::Kind;
 use crate::metadata::{Client, MetadataError, MetadataStore, ReadMetadata, Volume};
 
@@ -140,12 +141,13 @@ impl SyncService {
     /// Registers a client; the first one of a volume also makes its root directory.
     ///
     /// # Errors
-    /// [`SyncError::VolumeNotFound`], [`SyncError::BadRequest`] or [`SyncError::Metadata`].
+    /// [`SyncError::VolumeNotFound`], [`SyncError::TooMany`], [`SyncError::BadRequest`] or [`SyncError::Metadata`].
     pub async fn register(
         &self,
         name: &VolumeName,
         request: RegisterRequest,
     ) -> Result<RegisterReply, SyncError> {
+        at_most("bytes in a client's name", request.client_name.len(), CLIENT_NAME_LEN_MAX)?;
         let id = match request.client {
             Some(client) => client,
             None => new_client_id(&request.client_name)?,

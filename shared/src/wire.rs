@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::limits::MESSAGE_LEN_MAX;
 
+mod bounded;
 pub mod chunks;
 pub mod history;
 pub mod messages;
@@ -206,6 +207,20 @@ mod tests {
         bytes.truncate(at);
         bytes.extend_from_slice(&[253, 255, 255, 255, 255, 255, 255, 255, 255]);
         assert!(decode::<MissingReply>(&bytes).is_err());
+    }
+
+    #[test]
+    fn a_message_and_a_frame_may_have_the_largest_length_and_no_more() {
+        // Nobody touches these pages: what they hold is no message, which is found at its first bytes.
+        let bytes = vec![0; MESSAGE_LEN_MAX + 1];
+        let refusal = |bytes: &[u8]| decode::<MissingRequest>(bytes).expect_err("no message");
+        assert!(matches!(refusal(&bytes[1..]), WireError::NotAMessage));
+        assert!(matches!(refusal(&bytes), WireError::TooLong { len } if len == MESSAGE_LEN_MAX + 1));
+        let frame = |len: usize| {
+            decode_frame::<MissingRequest>(&u32::try_from(len).expect("32 bits").to_be_bytes()).map(drop)
+        };
+        assert!(frame(MESSAGE_LEN_MAX).is_ok(), "it is waited for");
+        assert!(matches!(frame(MESSAGE_LEN_MAX + 1), Err(WireError::TooLong { .. })));
     }
 
     #[test]

@@ -2,8 +2,12 @@
 //!
 //! Invariant: a refusal names the field.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use dfs_shared::hash::ChunkHash;
-use serde::Deserialize;
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::status::ApiError;
 use crate::metadata::sessions::SessionId;
@@ -12,6 +16,44 @@ use crate::router::Call;
 /// Takes a JSON body apart. Fields that have to be there are `Option`s for [`need`], so that a missing one is named.
 pub(super) fn from_json<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| ApiError::Json { why: error.to_string() })
+}
+
+/// A list of which only the first `MAX` items are kept: one of two bytes takes a hundred in memory.
+#[derive(Debug)]
+pub(super) struct AtMost<T, const MAX: usize> {
+    /// The first `MAX` items.
+    pub(super) items: Vec<T>,
+    /// How many the list has.
+    pub(super) count: usize,
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for AtMost<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(AtMostVisitor(PhantomData))
+    }
+}
+
+struct AtMostVisitor<T, const MAX: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for AtMostVisitor<T, MAX> {
+    type Value = AtMost<T, MAX>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        while items.len() < MAX {
+            let Some(item) = list.next_element()? else { return Ok(AtMost { count: items.len(), items }) };
+            items.push(item);
+        }
+        let mut count = items.len();
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok(AtMost { items, count })
+    }
 }
 
 /// Returns a field that has to be there.

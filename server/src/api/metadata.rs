@@ -191,7 +191,7 @@ async fn try_list(api: &Api, call: &Call) -> Result<Response, ApiError> {
     let files = Arc::clone(&api.files);
     let listed = offload(move || {
         let page = files.list(&volume, &prefix, limit, cursor.as_deref())?;
-        Ok::<_, FilesError>(tell_page(&files, page))
+        Ok::<_, FilesError>(tell_page(&files, page, FILE_PAGE_HASHED_LEN_MAX))
     });
     let (told, cursor) = listed.await?;
     if wants_ddl(&call.request) {
@@ -205,8 +205,8 @@ async fn try_list(api: &Api, call: &Call) -> Result<Response, ApiError> {
     Ok(Response::json(Status::OK, format!("{}\n", json!({ "files": files, "cursor": cursor }))))
 }
 
-/// Describes a page in order; ends it early once many bytes had to be read for hashes. Blocks.
-fn tell_page(files: &FileService, page: Page) -> (Vec<Told>, Option<String>) {
+/// Describes a page in order; ends it early once more than `hashed_len_max` bytes had to be read for hashes. Blocks.
+fn tell_page(files: &FileService, page: Page, hashed_len_max: u64) -> (Vec<Told>, Option<String>) {
     let (mut told, mut bytes_read) = (Vec::new(), 0_u64);
     let (mut infos, mut announced) =
         (page.files.into_iter().peekable(), page.announced.into_iter().peekable());
@@ -225,7 +225,7 @@ fn tell_page(files: &FileService, page: Page) -> (Vec<Told>, Option<String>) {
             bytes_read = bytes_read.saturating_add(info.size());
         }
         told.push(describe(files, info));
-        if bytes_read > FILE_PAGE_HASHED_LEN_MAX && (infos.peek().is_some() || announced.peek().is_some()) {
+        if bytes_read > hashed_len_max && (infos.peek().is_some() || announced.peek().is_some()) {
             return (told, Some(FileService::cursor_behind(&path)));
         }
     }
@@ -314,4 +314,63 @@ fn reply(status: Status, told: &[Told]) -> Response {
 
 fn ddl(text: String) -> Response {
     Response::full(Status::OK, DDL_TYPE, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_shared::event::EventBus;
+    use dfs_shared::manifest::{ChunkRef, Manifest};
+    use dfs_shared::wire::messages::SmallChunk;
+
+    use super::*;
+    use crate::blocking::block_on;
+    use crate::chunk_store::DiskStore;
+    use crate::files::{NewContent, Publish};
+    use crate::metadata::MetadataStore;
+    use crate::metadata::memory::MemoryStore;
+    use crate::sync::SyncService;
+
+    /// A file of two chunks with three bytes, whose hash nobody has told.
+    fn file_of_three_bytes(name: &str) -> Publish {
+        let chunks: [&[u8]; 2] = [name.as_bytes(), b"23"];
+        let chunk = |bytes: &[u8]| ChunkRef { hash: ChunkHash::of(bytes), len: bytes.len() as u64 };
+        let small = |bytes: &[u8]| SmallChunk { hash: ChunkHash::of(bytes), bytes: bytes.to_vec() };
+        let manifest = Manifest { chunk_log2: 14, chunks: chunks.map(chunk).to_vec() };
+        Publish {
+            path: FilePath::from_bytes(name.as_bytes()).unwrap(),
+            content: NewContent { manifest, file_hash: None, small_chunks: chunks.map(small).to_vec() },
+            mtime: None,
+            owner: None,
+            author: ClientId::new(AUTHOR).unwrap(),
+            expected_version: None,
+        }
+    }
+
+    #[test]
+    fn a_page_for_which_too_much_was_read_ends_early_and_goes_on_behind_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store: Arc<dyn MetadataStore> = Arc::new(MemoryStore::new());
+        let chunks = Arc::new(DiskStore::open(dir.path()).unwrap());
+        let sync = Arc::new(SyncService::new(Arc::clone(&store), chunks, EventBus::new()));
+        let volume = VolumeName::new("main").unwrap();
+        block_on(sync.ensure_volume(&volume)).unwrap();
+        let files = Arc::new(FileService::new(sync, store));
+        let told = |cursor: Option<&str>, hashed_len_max| {
+            let page = files.list(&volume, b"", 10, cursor).unwrap();
+            let (told, cursor) = tell_page(&files, page, hashed_len_max);
+            assert!(told.iter().all(|told| told.is_hashed));
+            (told.len(), cursor)
+        };
+        // A hash that was read once is known from then on, so each attempt has files of its own.
+        for name in ["a", "b", "c"] {
+            block_on(files.publish(&volume, file_of_three_bytes(name))).unwrap();
+        }
+        let (count, cursor) = told(None, 5);
+        assert_eq!((count, cursor.is_some()), (2, true));
+        assert_eq!(told(cursor.as_deref(), 5), (1, None));
+        for name in ["d", "e", "f"] {
+            block_on(files.publish(&volume, file_of_three_bytes(name))).unwrap();
+        }
+        assert_eq!(told(None, 6), (6, None), "only the last one is past the limit");
+    }
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::fields::{field, from_json, need, query, session_id};
+use super::fields::{AtMost, field, from_json, need, query, session_id};
 use super::json::{Told, file};
 use super::status::{ApiError, answer};
 use super::{Api, volume_asked};
@@ -122,10 +122,10 @@ fn send_snapshot(
 }
 
 #[derive(Debug, Deserialize)]
-struct Diff<'a> {
+struct Diff<'a, const FILES_MAX: usize> {
     session_id: Option<Cow<'a, str>>,
     #[serde(alias = "snapshot")]
-    local_snapshot: Option<Vec<LocalJson>>,
+    local_snapshot: Option<AtMost<LocalJson, FILES_MAX>>,
     merkle_root: Option<Cow<'a, str>>,
 }
 
@@ -154,7 +154,7 @@ pub(super) async fn diff(api: Arc<Api>, call: Call) -> Response {
 
 async fn try_diff(api: &Api, call: Call) -> Result<Response, ApiError> {
     let body = call.body.collect(SNAPSHOT_LEN_MAX).await?;
-    let (id, root, local) = offload(move || read_diff(&body)).await?;
+    let (id, root, local) = offload(move || read_diff::<SNAPSHOT_FILES_MAX>(&body)).await?;
     check_session(api, &call.grant, id, Access::Read).await?;
     let diffed = api.sessions.diff(id, local, root).await?;
     let paths = |action| paths(&diffed.plan, action);
@@ -174,21 +174,21 @@ async fn try_diff(api: &Api, call: Call) -> Result<Response, ApiError> {
 
 type DiffRequest = (SessionId, Option<MerkleHash>, BTreeMap<Vec<u8>, LocalFile>);
 
-fn read_diff(body: &[u8]) -> Result<DiffRequest, ApiError> {
-    let request: Diff<'_> = from_json(body)?;
+fn read_diff<const FILES_MAX: usize>(body: &[u8]) -> Result<DiffRequest, ApiError> {
+    let request: Diff<'_, FILES_MAX> = from_json(body)?;
     let id = session_id(&need(request.session_id, "session_id")?)?;
     let root = request.merkle_root.as_deref().map(|text| {
         MerkleHash::from_hex(text).ok_or_else(|| field("merkle_root", "is no hash: 64 hexadecimal digits"))
     });
     let root = root.transpose()?;
     let files = match (request.local_snapshot, root) {
-        (Some(files), _) => files,
+        (Some(files), _) if files.count > FILES_MAX => {
+            return Err(ApiError::TooManyFiles { count: files.count, max: FILES_MAX });
+        }
+        (Some(files), _) => files.items,
         (None, Some(_)) => Vec::new(),
         (None, None) => return Err(ApiError::FieldMissing { name: "local_snapshot" }),
     };
-    if files.len() > SNAPSHOT_FILES_MAX {
-        return Err(ApiError::TooManyFiles { count: files.len(), max: SNAPSHOT_FILES_MAX });
-    }
     let mut local = BTreeMap::new();
     for file in files {
         let text = need(file.file_path.as_deref(), "file_path")?;
@@ -263,4 +263,23 @@ fn status_json(row: &SessionRow) -> Value {
 fn expires_at(row: &SessionRow) -> String {
     let secs = row.heard.secs.saturating_add(crate::limits::SESSION_SILENCE_S_MAX);
     dfs_shared::ddl::ModifiedAt::from(dfs_shared::time::Timestamp { secs, nanos: 0 }).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_of_a_snapshot_are_bounded_at_the_limit_and_one_past_it() {
+        let read = |files: &str| {
+            let id = "0".repeat(32);
+            read_diff::<2>(format!(r#"{{"session_id":"{id}","local_snapshot":[{files}]}}"#).as_bytes())
+        };
+        let files = r#"{"file_path":"a"},{"file_path":"b"}"#;
+        assert_eq!(read(files).unwrap().2.len(), 2);
+        let refused = read(&format!(r#"{files},{{"file_path":"c"}},{{}}"#));
+        assert!(matches!(refused, Err(ApiError::TooManyFiles { count: 4, max: 2 })), "{refused:?}");
+        let bad = read(&format!(r#"{files},"#));
+        assert!(matches!(bad, Err(ApiError::Json { .. })), "{bad:?}");
+    }
 }

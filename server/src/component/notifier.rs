@@ -280,6 +280,19 @@ mod tests {
     }
 
     #[test]
+    fn as_many_bytes_as_may_wait_do_and_one_more_is_too_much() {
+        let notifier = Notifier::default();
+        let mut stream = notifier.subscribe(&volume("a"), None);
+        let volumes = notifier.volumes.lock();
+        let subscriber = &volumes[&volume("a")][0];
+        let push = |number, len| subscriber.push(Revision(number), &Bytes::from(vec![0; len]));
+        assert!(push(1, 1) && push(2, STREAM_BYTES_MAX - 1));
+        assert_eq!(revision(block_on(stream.next())), 1);
+        assert!(push(3, 1));
+        assert!(!push(4, 1));
+    }
+
+    #[test]
     fn a_dropped_subscription_is_forgotten() {
         let notifier = Notifier::default();
         drop(notifier.subscribe(&volume("a"), None));

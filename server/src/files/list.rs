@@ -13,7 +13,7 @@ use dfs_shared::record::{NodeKind, Record, Versioned};
 
 use super::view::{Node, View};
 use super::{FilePath, FilesError, Page, announced};
-use crate::limits::{FILE_PAGE_VISITS_MAX, FILE_WALK_BATCH_LEN};
+use crate::limits::FILE_WALK_BATCH_LEN;
 
 /// A directory under way.
 struct Frame {
@@ -153,16 +153,17 @@ impl Walk {
     }
 }
 
-/// Gathers a page of files and announced files.
+/// Gathers a page of files and announced files; looks at `visits_max` records at most, and then says where to go on.
 pub(super) fn page(
     view: &View<'_>,
     prefix: &[u8],
     limit: usize,
     cursor: Option<&[u8]>,
+    visits_max: usize,
 ) -> Result<Page, FilesError> {
     let mut walk = Walk::begin(view, prefix, cursor)?;
     let (mut files, mut visits, mut is_end) = (BTreeMap::new(), 0, false);
-    while files.len() < limit && visits < FILE_PAGE_VISITS_MAX && !is_end {
+    while files.len() < limit && visits < visits_max && !is_end {
         visits += 1;
         match walk.step(view)? {
             ControlFlow::Continue(Some((path, node))) => drop(files.insert(path, node)),

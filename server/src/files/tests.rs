@@ -15,6 +15,8 @@ use crate::blocking::block_on;
 use crate::chunk_store::DiskStore;
 use crate::metadata::sqlite::SqliteStore;
 
+mod limits;
+
 struct Kit {
     _dir: tempfile::TempDir,
     bus: EventBus,

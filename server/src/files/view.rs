@@ -195,6 +195,7 @@ impl View<'_> {
                 let (node, now) = (current.node, Some((current.content(), current.version)));
                 let mut versions = self.past(path, current.node, current.version - 1, None)?;
                 versions.insert(0, current);
+                versions.truncate(FILE_VERSIONS_MAX);
                 self.name_holders(&mut versions, node, now)?;
                 Ok(versions)
             }
@@ -227,6 +228,7 @@ impl View<'_> {
             && node.record.kind == NodeKind::File
         {
             versions.insert(0, self.describe(path.clone(), count + 1, node, SyncStatus::Synced)?);
+            versions.truncate(FILE_VERSIONS_MAX);
         }
         let current = self.node(removed.node)?.map(|node| (node.record.content, count + 1));
         self.name_holders(&mut versions, removed.node, current)?;

@@ -24,6 +24,8 @@ use crate::chunk_store::DiskStore;
 use crate::http::Method;
 use crate::metadata::sqlite::SqliteStore;
 
+mod limits;
+
 /// Longest that a test waits for a server that does not answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 

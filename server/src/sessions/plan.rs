@@ -15,7 +15,6 @@ use super::diff::{Action, Comparison, LocalFile, Plan, ServerFile};
 use super::state::{Call, State};
 use super::{SessionError, SessionService, settle, state_of};
 use crate::files::{FileInfo, FilePath, FilesError};
-use crate::limits::PLAN_FILES_MAX;
 use crate::metadata::sessions::{FileAction, SessionFile, SessionId, SessionRow};
 use crate::metadata::{MetadataError, WriteMetadata};
 use crate::report::chain;
@@ -24,27 +23,27 @@ use crate::report::chain;
 const PLAN_BATCH: usize = 1024;
 
 impl SessionService {
-    /// Compares a client's files with a volume's. Blocks.
+    /// Compares a client's files with a volume's; refuses a plan of more than `files_max` files. Blocks.
     pub(super) fn compare(
         &self,
         volume: &VolumeName,
         local: BTreeMap<Vec<u8>, LocalFile>,
         root: Option<MerkleHash>,
+        files_max: usize,
     ) -> Result<(Plan, Revision, MerkleHash), SessionError> {
         let found = self.files.sync().volume(volume)?;
         if root == Some(found.root) {
             return Ok((Plan::new(), found.revision, found.root));
         }
+        let too_long = |count| (count > files_max).then_some(SessionError::PlanTooLong { max: files_max });
         let mut comparison = Comparison::new(local);
         let found = self.each_file(volume, &mut |info| {
             comparison.add(info.path.to_bytes(), &self.server_file(&info)?);
-            match comparison.planned() {
-                count if count > PLAN_FILES_MAX => Err(SessionError::PlanTooLong { max: PLAN_FILES_MAX }),
-                _ => Ok(ControlFlow::Continue(())),
-            }
+            too_long(comparison.planned()).map_or(Ok(ControlFlow::Continue(())), Err)
         })?;
         let plan = comparison.finish(|path| self.deleted(volume, path))?;
-        Ok((plan, found.revision, found.root))
+        // What only the client has counts too.
+        too_long(plan.len()).map_or(Ok((plan, found.revision, found.root)), Err)
     }
 
     /// Describes a file with its hash; a damaged file has none, and so differs from every other.

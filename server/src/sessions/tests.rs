@@ -482,3 +482,26 @@ fn all_sessions_are_bounded_at_the_limit_and_one_past_it() {
     let error = too_many(SESSIONS_MAX, 0);
     assert!(matches!(error, Some(SessionError::TooManySessions { max: SESSIONS_MAX, .. })), "{error:?}");
 }
+
+#[test]
+fn files_of_a_plan_are_bounded_whichever_side_has_them() {
+    let kit = Kit::new();
+    for name in ["a", "b"] {
+        kit.upload(name, name.as_bytes(), None);
+    }
+    let local = |names: &[&str]| {
+        let file = |name: &&str| {
+            let hash = Some(ChunkHash::of(b"local"));
+            (name.as_bytes().to_vec(), LocalFile { version: None, size: 5, hash, status: None })
+        };
+        names.iter().map(file).collect::<BTreeMap<_, _>>()
+    };
+    let compare =
+        |names: &[&str], files_max| kit.service.compare(&main_volume(), local(names), None, files_max);
+    for names in [&[][..], &["c"], &["a", "c", "d"]] {
+        let count = compare(names, 9).unwrap().0.len();
+        assert!(compare(names, count).is_ok(), "{names:?}");
+        let error = compare(names, count - 1).unwrap_err();
+        assert!(matches!(error, SessionError::PlanTooLong { .. }), "{names:?}: {error}");
+    }
+}

@@ -251,3 +251,24 @@ impl Batch {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::kit::Kit;
+    use super::*;
+    use crate::blocking::block_on;
+
+    #[test]
+    fn a_batch_is_bounded_in_bytes_and_chunks_at_the_limit_and_one_past_it() {
+        let kit = Kit::new();
+        let put = |batch: &mut Batch| block_on(batch.put(ChunkHash::of(b"x"), Bytes::from_static(b"x")));
+        let mut full = kit.service.upload();
+        full.bytes = CHUNK_BATCH_LEN_MAX - 1;
+        put(&mut full).unwrap();
+        assert!(matches!(put(&mut full), Err(SyncError::TooMany { max: CHUNK_BATCH_LEN_MAX, .. })));
+        let mut full = kit.service.upload();
+        full.received = vec![(ChunkHash::of(b"y"), 1); QUERY_ITEMS_MAX - 1];
+        put(&mut full).unwrap();
+        assert!(matches!(put(&mut full), Err(SyncError::TooMany { max: QUERY_ITEMS_MAX, .. })));
+    }
+}

@@ -250,7 +250,7 @@ pub(super) fn conclude(
     let changes: Vec<FileChange> = FileChange::all(&records, &before).collect();
     let changes = CommitChanges { revision, time, changes: encode_plain(&changes) };
     tx.put_changes(volume.key, &changes, COMMIT_CHANGES_LEN_KEPT)?;
-    let (manifests, small_chunks) = pushed(tx, &contents, introduced, request)?;
+    let (manifests, small_chunks) = pushed(tx, &contents, introduced, request, COMMIT_SMALL_BYTES_MAX)?;
     let client = client.clone();
     let commit = messages::Committed { revision, root, client, commit, records, manifests, small_chunks };
     Ok(Concluded { commit, before })
@@ -286,12 +286,14 @@ fn past(
     Some(PastRecord { node, began: old.revision, ended, time, author: None, record: old.record.clone() })
 }
 
-/// Manifests and small contents that travel inside the event.
+/// Manifests and small contents that travel inside the event. No further small content once there are more than
+/// `small_bytes_max` bytes of them: that is where a mount ends its commit.
 fn pushed(
     tx: &dyn WriteMetadata,
     contents: &[ContentId],
     introduced: &HashMap<ContentId, Manifest>,
     request: Option<&CheckedRequest>,
+    small_bytes_max: usize,
 ) -> Result<(Vec<Manifest>, Vec<SmallChunk>), MetadataError> {
     let mut unique = std::collections::BTreeSet::new();
     let mut manifests = Vec::new();
@@ -304,7 +306,7 @@ fn pushed(
         }
         let is_small = manifest.size() <= SMALL_CONTENT_LEN_MAX;
         for chunk in manifest.chunks.iter().filter(|chunk| is_small && !chunk.hash.is_hole()) {
-            if small_bytes > COMMIT_SMALL_BYTES_MAX || small_chunks.contains_key(&chunk.hash) {
+            if small_bytes > small_bytes_max || small_chunks.contains_key(&chunk.hash) {
                 continue;
             }
             let bytes = match request.and_then(|request| request.small_chunks.get(&chunk.hash)) {

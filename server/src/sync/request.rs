@@ -41,6 +41,7 @@ impl CheckedRequest {
         at_most("changes in a commit", changes, COMMIT_CHANGES_MAX)?;
         at_most("groups in a commit", request.groups.len(), COMMIT_CHANGES_MAX)?;
         at_most("contents in a commit", request.contents.len(), COMMIT_CHANGES_MAX)?;
+        at_most("small chunks in a commit", request.small_chunks.len(), COMMIT_CHANGES_MAX)?;
         let mut small_chunks = HashMap::with_capacity(request.small_chunks.len());
         for SmallChunk { hash, bytes } in request.small_chunks {
             if bytes.is_empty() || bytes.len() as u64 > SMALL_CONTENT_LEN_MAX {

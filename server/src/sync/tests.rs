@@ -42,7 +42,7 @@ fn a_client_keeps_its_id_and_odd_names_make_good_ids() {
     let id = ClientId::new("mine").unwrap();
     let request = RegisterRequest { client_name: "x".to_owned(), client: Some(id.clone()), uid: 0, gid: 0 };
     assert_eq!(block_on(kit.service.register(&main_volume(), request)).unwrap().client, id);
-    for name in ["", "..", "ä ö", &"x".repeat(500), "a/b"] {
+    for name in ["", "..", "ä ö", &"x".repeat(200), "a/b"] {
         let request = RegisterRequest { client_name: name.to_owned(), client: None, uid: 0, gid: 0 };
         block_on(kit.service.register(&main_volume(), request)).unwrap();
     }
@@ -119,23 +119,37 @@ fn everything_acknowledged_is_there_after_a_restart() {
     );
 }
 
-#[test]
-fn queries_over_the_limit_are_refused() {
-    let kit = Kit::new();
-    let ask = |count| {
-        let hashes = vec![ChunkHash::HOLE; count];
-        kit.service.missing(&main_volume(), &MissingRequest { hashes })
-    };
-    assert!(ask(dfs_shared::limits::QUERY_ITEMS_MAX).is_ok());
-    assert!(matches!(ask(dfs_shared::limits::QUERY_ITEMS_MAX + 1), Err(SyncError::TooMany { .. })));
+/// Fails unless the first was taken and the second was too much.
+fn bounded<T: std::fmt::Debug>(what: &str, at_limit: Result<T, SyncError>, past_it: Result<T, SyncError>) {
+    assert!(at_limit.is_ok(), "{what}: {at_limit:?}");
+    assert!(matches!(past_it, Err(SyncError::TooMany { .. })), "{what}: {past_it:?}");
 }
 
 #[test]
-fn states_and_changes_are_bounded_at_the_limit_and_one_past_it() {
-    use dfs_shared::limits::{COMMIT_CHANGES_MAX, STATES_SEEN_MAX};
+fn every_query_is_bounded_at_the_limit_and_one_past_it() {
+    use dfs_shared::limits::QUERY_ITEMS_MAX as MAX;
+    let (kit, volume) = (Kit::new(), main_volume());
+    let missing =
+        |count| kit.service.missing(&volume, &MissingRequest { hashes: vec![ChunkHash::HOLE; count] });
+    bounded("missing", missing(MAX), missing(MAX + 1));
+    let contents = |count| {
+        let contents = vec![content_id(b"unknown"); count];
+        kit.service.contents(&volume, &ContentsRequest { contents })
+    };
+    bounded("contents", contents(MAX), contents(MAX + 1));
+    let records = |count| {
+        let keys = vec![node_key(NodeId::from_bytes([9; 16])); count];
+        kit.service.records(&volume, &RecordsRequest { keys })
+    };
+    bounded("records", records(MAX), records(MAX + 1));
+    let merkle = |count| kit.service.merkle(&volume, &MerkleRequest { prefixes: vec![vec![15; 65]; count] });
+    bounded("merkle", merkle(MAX), merkle(MAX + 1));
+}
+
+#[test]
+fn states_of_a_lineage_are_bounded_at_the_limit_and_one_past_it() {
+    use dfs_shared::limits::STATES_SEEN_MAX;
     use dfs_shared::lineage::State;
-    use dfs_shared::record::ChangeGroup;
-    use dfs_shared::revision::Revision;
     let kit = Kit::new();
     let info = kit.service.info(&main_volume()).unwrap().volume;
     let state = State { revision: info.revision, root: info.root };
@@ -145,11 +159,42 @@ fn states_and_changes_are_bounded_at_the_limit_and_one_past_it() {
     };
     assert_eq!(lineage(STATES_SEEN_MAX).unwrap().known.common, Some(info.revision));
     assert!(matches!(lineage(STATES_SEEN_MAX + 1), Err(SyncError::TooMany { .. })));
-    let check = |count| {
-        let change = || remove(Revision(1), node_key(NodeId::generate()));
-        let changes = (0..count).map(|_| change()).collect();
-        super::request::CheckedRequest::new(kit.request(vec![ChangeGroup { changes }], &[]))
+}
+
+#[test]
+fn lists_of_a_commit_are_bounded_at_the_limit_and_one_past_it() {
+    use dfs_shared::limits::COMMIT_CHANGES_MAX as MAX;
+    use dfs_shared::record::ChangeGroup;
+    use dfs_shared::revision::Revision;
+    use dfs_shared::wire::messages::{NewContent, SmallChunk};
+    let kit = Kit::new();
+    let check = |edit: &dyn Fn(&mut CommitRequest)| {
+        let mut request = kit.request(vec![], &[]);
+        edit(&mut request);
+        super::request::CheckedRequest::new(request)
     };
-    assert!(check(COMMIT_CHANGES_MAX).is_ok());
-    assert!(matches!(check(COMMIT_CHANGES_MAX + 1), Err(SyncError::TooMany { .. })));
+    let change = remove(Revision(1), node_key(NodeId::ROOT));
+    let changes = |count| {
+        let group = |count| ChangeGroup { changes: vec![change.clone(); count] };
+        check(&|request| request.groups = vec![group(1), group(count - 1)])
+    };
+    bounded("changes", changes(MAX), changes(MAX + 1));
+    let groups = |count| check(&|request| request.groups = vec![ChangeGroup::default(); count]);
+    bounded("groups", groups(MAX), groups(MAX + 1));
+    let content = NewContent { manifest: manifest(b"x"), file_hash: None };
+    let contents = |count| check(&|request| request.contents = vec![content.clone(); count]);
+    bounded("contents", contents(MAX), contents(MAX + 1));
+    let small = SmallChunk { hash: ChunkHash::of(b"x"), bytes: b"x".to_vec() };
+    let chunks = |count| check(&|request| request.small_chunks = vec![small.clone(); count]);
+    bounded("small chunks", chunks(MAX), chunks(MAX + 1));
+}
+
+#[test]
+fn a_clients_name_is_bounded_at_the_limit_and_one_past_it() {
+    let kit = Kit::new();
+    let register = |len| {
+        let request = RegisterRequest { client_name: "x".repeat(len), client: None, uid: 0, gid: 0 };
+        block_on(kit.service.register(&main_volume(), request))
+    };
+    bounded("name", register(CLIENT_NAME_LEN_MAX), register(CLIENT_NAME_LEN_MAX + 1));
 }

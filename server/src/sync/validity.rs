@@ -80,9 +80,7 @@ fn check_xattrs(node: &NodeRecord) -> Result<(), String> {
 
 /// Says what is wrong with a manifest by itself, if anything.
 pub(super) fn check_manifest(manifest: &Manifest) -> Result<(), String> {
-    if manifest.chunks.len() > MANIFEST_CHUNKS_MAX {
-        return Err(format!("a manifest has at most {MANIFEST_CHUNKS_MAX} chunks"));
-    }
+    check_chunk_count(manifest.chunks.len())?;
     if manifest.chunk_log2 != 0 && !(CHUNK_LOG2_MIN..=CHUNK_LOG2_MAX).contains(&manifest.chunk_log2) {
         return Err(format!("a chunk size of 2^{} is not allowed", manifest.chunk_log2));
     }
@@ -90,6 +88,13 @@ pub(super) fn check_manifest(manifest: &Manifest) -> Result<(), String> {
     match manifest.chunks.iter().find(|chunk| !fits(chunk.len, chunk.hash.is_hole())) {
         Some(chunk) => Err(format!("chunk {} has a length of {} that is not allowed", chunk.hash, chunk.len)),
         None => Ok(()),
+    }
+}
+
+fn check_chunk_count(count: usize) -> Result<(), String> {
+    match count {
+        0..=MANIFEST_CHUNKS_MAX => Ok(()),
+        _ => Err(format!("a manifest has at most {MANIFEST_CHUNKS_MAX} chunks, this one {count}")),
     }
 }
 

@@ -179,12 +179,36 @@ fn everything_wrong_with_a_text_is_said_with_its_place() {
 fn errors_depth_and_records_are_bounded() {
     let errors = parse(&"oops: 1\n".repeat(crate::limits::DDL_DIAGNOSTICS_MAX + 10)).unwrap_err();
     assert_eq!(errors.len(), crate::limits::DDL_DIAGNOSTICS_MAX);
-    let deep: String =
-        (0..crate::limits::DDL_DEPTH_MAX + 5).map(|n| format!("{}a:\n", " ".repeat(n))).collect();
-    assert!(parse(&deep).unwrap_err().iter().any(|error| error.message.contains("deep")));
-    let one = print(&[record(&mut Random::new(5))]);
-    let errors = parse(&one.repeat(crate::limits::DDL_RECORDS_MAX + 1)).unwrap_err();
-    assert!(errors[0].message.contains("records"), "{}", errors[0]);
+    let is_too_deep = |depth: usize| {
+        let text: String = (0..depth).map(|n| format!("{}a:\n", " ".repeat(n))).collect();
+        parse(&text).unwrap_err().iter().any(|error| error.message.contains("deep"))
+    };
+    assert!(!is_too_deep(crate::limits::DDL_DEPTH_MAX) && is_too_deep(crate::limits::DDL_DEPTH_MAX + 1));
+    // Records that were reported already, so that no other error is found.
+    let (key_span, key) = (token::Span { start: 0, end: 0 }, "file_metadata".to_owned());
+    let value = ast::Value { kind: ast::ValueKind::Broken, span: key_span };
+    let field = ast::Field { key, key_span, value };
+    let errors = |count: usize| {
+        let mut sink = diagnostic::Sink::new("x");
+        check::check(&ast::Document { records: vec![field.clone(); count] }, &mut sink);
+        sink.finish()
+    };
+    assert_eq!(errors(crate::limits::DDL_RECORDS_MAX), []);
+    let past_it = errors(crate::limits::DDL_RECORDS_MAX + 1);
+    assert!(past_it.len() == 1 && past_it[0].message.contains("records"), "{past_it:?}");
+}
+
+#[test]
+fn records_of_the_binary_form_are_bounded_before_one_is_read() {
+    let refused = |count: usize| {
+        let mut bytes = encode(&[]);
+        let at = bytes.len() - 4;
+        bytes[at..].copy_from_slice(&u32::try_from(count).expect("32 bits").to_be_bytes());
+        decode(&bytes).unwrap_err()
+    };
+    let max = crate::limits::DDL_RECORDS_MAX;
+    assert!(matches!(refused(max), BinaryError::CutShort { what: "record" }));
+    assert!(matches!(refused(max + 1), BinaryError::BadValue { what: "number of records" }));
 }
 
 #[test]

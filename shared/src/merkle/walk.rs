@@ -231,3 +231,20 @@ impl Walk {
         self.differences.extend(there.map(|other| other.key));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::merkle::MemoryNodes;
+
+    #[test]
+    fn a_walk_takes_as_many_nodes_as_any_volume_has_and_no_more() {
+        for (taken, is_over) in [(MERKLE_WALK_NODES_MAX - 1, false), (MERKLE_WALK_NODES_MAX, true)] {
+            let mut walk = Walk { nodes: taken, ..Walk::new() };
+            let prefixes = walk.ask(1);
+            let answered =
+                walk.answer(&MemoryNodes::default(), &prefixes, vec![MerkleNode::Leaf { records: vec![] }]);
+            assert_eq!(matches!(answered, Err(WalkError::TooManyNodes)), is_over, "{taken}: {answered:?}");
+        }
+    }
+}

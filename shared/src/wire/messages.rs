@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::{ChunkHash, ContentId, MerkleHash, RecordHash};
 use crate::ids::{ClientId, VolumeId};
+use crate::limits::{COMMIT_CHANGES_MAX, QUERY_ITEMS_MAX};
 use crate::lineage::{Known, State};
 use crate::manifest::Manifest;
 use crate::record::{ChangeGroup, RecordKey, Versioned};
@@ -80,10 +81,14 @@ pub struct CommitRequest {
     /// The client's number for this request; grows by one from request to request.
     pub commit: u64,
     /// The groups, in order; each is accepted or refused on its own, later ones may build on earlier ones.
+    /// At most `limits::COMMIT_CHANGES_MAX`, and as many changes in all of them.
+    #[serde(deserialize_with = "super::bounded::groups")]
     pub groups: Vec<ChangeGroup>,
-    /// Manifests of all contents that the groups introduce.
+    /// Manifests of all contents that the groups introduce, at most `limits::COMMIT_CHANGES_MAX`.
+    #[serde(deserialize_with = "super::bounded::list::<COMMIT_CHANGES_MAX, _, _>")]
     pub contents: Vec<NewContent>,
-    /// Bytes of small contents.
+    /// Bytes of small contents, at most `limits::COMMIT_CHANGES_MAX` chunks.
+    #[serde(deserialize_with = "super::bounded::list::<COMMIT_CHANGES_MAX, _, _>")]
     pub small_chunks: Vec<SmallChunk>,
 }
 
@@ -234,6 +239,7 @@ pub struct RecordsReply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MerkleRequest {
     /// Which nodes: nibbles (0 to 15) from the root; the empty prefix is the root. At most `limits::QUERY_ITEMS_MAX`.
+    #[serde(deserialize_with = "super::bounded::list::<QUERY_ITEMS_MAX, _, _>")]
     pub prefixes: Vec<Vec<u8>>,
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::ContentId;
 use crate::ids::{ClientId, NodeId};
+use crate::limits::{REPORT_EVENTS_MAX, REPORT_HELD_MAX};
 use crate::revision::Revision;
 
 /// Tells what a mount holds and what it has done since its last report: `POST /sync/{volume}/report`.
@@ -18,8 +19,10 @@ pub struct ReportRequest {
     /// What earlier reports said is void: this is the first part of all that the mount holds.
     pub anew: bool,
     /// Files whose holding changed, at most `limits::REPORT_HELD_MAX`, no file twice.
+    #[serde(deserialize_with = "super::bounded::list::<REPORT_HELD_MAX, _, _>")]
     pub held: Vec<Held>,
     /// What happened, in order, at most `limits::REPORT_EVENTS_MAX`.
+    #[serde(deserialize_with = "super::bounded::list::<REPORT_EVENTS_MAX, _, _>")]
     pub events: Vec<MountEvent>,
 }
 

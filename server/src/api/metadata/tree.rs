@@ -19,7 +19,7 @@ use crate::api::{Api, volume_asked};
 use crate::blocking::{beside, offload};
 use crate::files::{Added, FileService, FilesError, NewFile, Page};
 use crate::http::{Body, Response, Status, StreamError, StreamItem};
-use crate::limits::{CHUNK_PIECES_MAX, FILE_PAGE_LEN_DEFAULT, IMPORT_LEN_MAX};
+use crate::limits::{CHUNK_PIECES_MAX, FILE_PAGE_HASHED_LEN_MAX, FILE_PAGE_LEN_DEFAULT, IMPORT_LEN_MAX};
 use crate::report::chain;
 use crate::router::Call;
 
@@ -56,7 +56,7 @@ fn send_all(
 ) -> Result<(), FilesError> {
     let mut page = first;
     loop {
-        let (told, cursor) = tell_page(files, page);
+        let (told, cursor) = tell_page(files, page, FILE_PAGE_HASHED_LEN_MAX);
         let text: String = told.iter().map(record).collect();
         // A failed send means that the peer is gone.
         if !text.is_empty() && pieces.blocking_send(Ok(Bytes::from(text).into())).is_err() {

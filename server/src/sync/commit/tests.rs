@@ -178,6 +178,41 @@ fn small_chunks_with_a_wrong_hash_or_length_refuse_the_request() {
     assert!(matches!(kit.send(kit.request(vec![], &[&vec![1; max + 1]])), Err(SyncError::BadRequest { .. })));
 }
 
+/// What an event carries of these contents, all of them new.
+fn pushed_of(all: Vec<Manifest>, small: &[&[u8]], small_bytes_max: usize) -> (Vec<Manifest>, Vec<Vec<u8>>) {
+    let kit = Kit::new();
+    let request = CheckedRequest::new(kit.request(vec![], small)).unwrap();
+    let contents: Vec<_> = all.iter().map(Manifest::id).collect();
+    let introduced = all.into_iter().map(|manifest| (manifest.id(), manifest)).collect();
+    let found =
+        kit.metadata.write(1, move |tx| pushed(tx, &contents, &introduced, Some(&request), small_bytes_max));
+    let (manifests, small_chunks) = found.wait().unwrap();
+    (manifests, small_chunks.into_iter().map(|chunk| chunk.bytes).collect())
+}
+
+#[test]
+fn a_manifest_is_pushed_up_to_a_number_of_chunks_and_not_one_past_it() {
+    let hole = dfs_shared::manifest::ChunkRef { hash: ChunkHash::HOLE, len: 1 };
+    let holes = |count| Manifest { chunk_log2: 14, chunks: vec![hole; count] };
+    let (longest, longer) = (holes(EVENT_MANIFEST_CHUNKS_MAX), holes(EVENT_MANIFEST_CHUNKS_MAX + 1));
+    let (manifests, small) = pushed_of(vec![longer, longest.clone()], &[], COMMIT_SMALL_BYTES_MAX);
+    assert_eq!((manifests, small.len()), (vec![longest], 0));
+}
+
+#[test]
+fn small_contents_are_pushed_until_there_are_more_bytes_than_the_limit() {
+    let all: [&[u8]; 3] = [b"12345", b"abc", b"z"];
+    let pushed = |small_bytes_max| {
+        let (manifests, mut small) = pushed_of(all.map(manifest).to_vec(), &all, small_bytes_max);
+        assert_eq!(manifests.len(), 3, "what is not pushed can be asked for");
+        small.sort();
+        small
+    };
+    assert_eq!(pushed(8), [&b"12345"[..], b"abc", b"z"]);
+    assert_eq!(pushed(7), [&b"12345"[..], b"abc"]);
+    assert_eq!(pushed(4), [b"12345"]);
+}
+
 /// A small generator, so that a failing run can be repeated from its seed.
 struct Seeded(u64);
 

@@ -274,3 +274,36 @@ fn a_manifest_that_lies_about_a_length_is_refused() {
     };
     assert!(why.contains("5 bytes"), "{why}");
 }
+
+#[test]
+fn a_refusal_reports_other_records_up_to_a_limit() {
+    use dfs_shared::record::ChangeGroup;
+    let kit = Kit::new();
+    let (dir, made) = kit.directory("dir");
+    let (file, filled_at) = kit.file(ROOT, "file");
+    let max = REFUSAL_RECORDS_MAX;
+    let add = |numbers: std::ops::Range<usize>| {
+        let group = |number: usize| {
+            let (id, name) = (NodeId::generate(), format!("{number}"));
+            let link = entry(ROOT, &format!("link {number}"), file);
+            let changes = [node(id, NodeKind::File), entry(dir, &name, id), link];
+            ChangeGroup { changes: changes.map(|record| put(None, record)).to_vec() }
+        };
+        let reply = kit.commit(numbers.map(group).collect());
+        assert!(reply.outcomes.iter().all(|outcome| *outcome == GroupOutcome::Accepted));
+    };
+    let reported = || {
+        let full = kit.refuse(vec![remove(made, node_key(dir)), remove(made, entry_key(ROOT, "dir"))]);
+        assert_eq!(full.0, Refusal::NotEmpty { key: node_key(dir) });
+        let linked = kit.refuse(vec![remove(filled_at, node_key(file))]);
+        assert_eq!(linked.0, Refusal::WrongLinkCount { key: node_key(file) });
+        (full.1.len(), linked.1.len())
+    };
+    // Beside the group's own: each entry and what it leads to; each entry that leads to the file. One link is `file` itself.
+    add(0..max - 1);
+    assert_eq!(reported(), (2 + 2 * (max - 1), 1 + max));
+    add(max - 1..max);
+    assert_eq!(reported(), (2 + 2 * max, 1 + max));
+    add(max..max + 1);
+    assert_eq!(reported(), (2 + 2 * max, 1 + max));
+}

@@ -52,6 +52,8 @@ fn chunk_lengths_are_checked_at_the_limit_and_one_past_it() {
     assert!(manifest(hash, CHUNK_LEN_MAX).is_ok() && manifest(hash, CHUNK_LEN_MAX + 1).is_err());
     assert!(manifest(hash, 1).is_ok() && manifest(hash, 0).is_err());
     assert!(manifest(ChunkHash::HOLE, 1 << 50).is_ok() && manifest(ChunkHash::HOLE, 0).is_err());
+    assert!(check_chunk_count(MANIFEST_CHUNKS_MAX).is_ok());
+    assert!(check_chunk_count(MANIFEST_CHUNKS_MAX + 1).is_err());
     let log2 = |chunk_log2| check_manifest(&Manifest { chunk_log2, chunks: vec![] });
     assert!(log2(CHUNK_LOG2_MAX).is_ok() && log2(CHUNK_LOG2_MAX + 1).is_err());
     assert!(log2(CHUNK_LOG2_MIN).is_ok() && log2(CHUNK_LOG2_MIN - 1).is_err());
