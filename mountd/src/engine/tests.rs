@@ -255,6 +255,14 @@ fn a_read_outlives_a_lost_answer_about_the_content() {
 }
 
 #[test]
+fn a_fetch_of_bytes_that_are_here_is_answered() {
+    let server = MemoryRemote::new();
+    let one = Rig::new(&server);
+    one.write("here", b"bytes");
+    one.fetch("here", 0..1).expect("they are here");
+}
+
+#[test]
 fn reading_offline_fails_soon_and_says_so() {
     let server = MemoryRemote::new();
     let (one, other) = (Rig::new(&server), Rig::new(&server));

@@ -209,7 +209,13 @@ impl File {
             let deadline = self.waiters.iter().map(|waiter| waiter.deadline).min();
             tokio::select! {
                 biased;
-                done = &mut work => return done,
+                done = &mut work => {
+                    // The first reader may not have been taken yet.
+                    while let Ok(waiter) = incoming.try_recv() {
+                        self.waiters.push(waiter);
+                    }
+                    return done;
+                }
                 Some(waiter) = incoming.recv() => self.waiters.push(waiter),
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     self.expire();
