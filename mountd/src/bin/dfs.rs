@@ -136,7 +136,7 @@ fn code_of(error: &ClientError) -> u8 {
         ClientError::NothingMounted | ClientError::NotMounted { .. } => NOT_FOUND,
         ClientError::Path { source, .. } if source.kind() == std::io::ErrorKind::NotFound => NOT_FOUND,
         ClientError::Path { .. } | ClientError::Ambiguous { .. } => FAILED,
-        ClientError::Dead { .. } | ClientError::Socket { .. } => FAILED,
+        ClientError::Dead { .. } | ClientError::Attribute { .. } | ClientError::Socket { .. } => FAILED,
         ClientError::Refused(failure) => match failure.code {
             Code::Failed | Code::BadRequest | Code::TimedOut => FAILED,
             Code::NotFound => NOT_FOUND,

@@ -42,6 +42,14 @@ pub enum ClientError {
         /// The mount point.
         point: PathBuf,
     },
+    /// The mount does not tell where its socket is.
+    #[error("the mount on {} does not tell where it listens (user.dfs.control): {source}", point.display())]
+    Attribute {
+        /// The mount point.
+        point: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The socket does not answer.
     #[error("the mount on {} does not answer: {source}", point.display())]
     Socket {
@@ -233,7 +241,7 @@ pub fn unmount(found: &Found, flush: bool) -> Result<(), ClientError> {
 fn connect(found: &Found) -> Result<UnixStream, ClientError> {
     let socket = control_path(&found.point).map_err(|source| match source.raw_os_error() {
         Some(libc::ENOTCONN | libc::ECONNABORTED) => ClientError::Dead { point: found.point.clone() },
-        _ => ClientError::Socket { point: found.point.clone(), source },
+        _ => ClientError::Attribute { point: found.point.clone(), source },
     })?;
     UnixStream::connect(socket).map_err(|source| ClientError::Socket { point: found.point.clone(), source })
 }

@@ -176,6 +176,18 @@ fn an_event_older_than_an_own_commit_makes_no_file_without_a_name() -> Result<()
 }
 
 #[test]
+fn the_patch_with_broken_rules_applies() -> Result<()> {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let checked = std::process::Command::new("git")
+        .args(["apply", "--check", "tests/suites/simulation/broken_rules.patch"])
+        .current_dir(root)
+        .output()
+        .context("git")?;
+    ensure!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    Ok(())
+}
+
+#[test]
 fn a_script_survives_being_written_down() -> Result<()> {
     let script = Script::random(7);
     ensure!(script.to_string().parse::<Script>()? == script);
