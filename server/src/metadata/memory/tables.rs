@@ -1,6 +1,7 @@
 //! The maps of the store in memory. Cloning them copies handles, not rows.
 //!
-//! Invariants: a job ends with [`Tables::keep`] or [`Tables::undo`]; an index holds exactly what the map that it serves holds; both are changed in one method.
+//! Invariants: a job ends with [`Tables::keep`] or [`Tables::undo`]; an index holds exactly what the map that it serves
+//! holds, and both are changed in one method.
 
 use std::sync::Arc;
 
