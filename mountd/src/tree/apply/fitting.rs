@@ -1,9 +1,9 @@
 //! Records that do not fit together, or not to what is here already, are left out.
 //!
 //! That happens in two ways. Records that differed were asked for one after another while the server went on; and an event came
-//! after the reply to an own commit that is newer. On the server every node but the root has a name: if some of the
-//! records would leave a node without one, its new name is of a later revision. What is left out still differs, so the next
-//! comparison brings it.
+//! after the reply to an own commit that is newer. On the server every node but the root has a name, and every name leads to a
+//! node: if some of the records would leave a node without a name or a name without its node, what is missing is of another
+//! revision. What is left out still differs, so the next comparison brings it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +44,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Leaves out the records after which a node would be on the server without a name.
+    /// Leaves out the records after which a node would be on the server without a name, or a name without its node.
     ///
     /// # Errors
     /// [`TreeError`] when the store fails.
@@ -62,19 +62,50 @@ impl Tree {
                 known.insert(key.clone(), node);
             }
         }
+        // One that is left out may take away what another needs.
         loop {
+            let before = records.len();
+            let dangling = dangling(&mut txn, records)?;
+            records.retain(|key, _| !dangling.contains(key));
             let nameless = nameless(&mut txn, records, &known)?;
-            if nameless.is_empty() {
-                return Ok(());
-            }
-            tracing::debug!(nodes = nameless.len(), "records do not fit together: left for later");
             // A name that stays as it was may leave another node without one.
             records.retain(|key, _| match key {
                 RecordKey::Node(id) => !nameless.contains(id),
                 RecordKey::Entry { .. } => known.get(key).is_none_or(|node| !nameless.contains(node)),
             });
+            if records.len() == before {
+                return Ok(());
+            }
+            tracing::debug!(left = records.len(), before, "records do not fit together: left for later");
         }
     }
+}
+
+/// Finds the names that lead to a node that is not known, and the removed nodes that a name still leads to afterwards.
+fn dangling(
+    txn: &mut Txn<'_>,
+    records: &BTreeMap<RecordKey, CurrentRecord>,
+) -> Result<BTreeSet<RecordKey>, TreeError> {
+    let (mut dangling, mut led_to) = (BTreeSet::new(), BTreeSet::new());
+    for (key, current) in records {
+        if let Some(Record::Entry(entry)) = current.value.as_ref().map(|value| &value.record) {
+            led_to.insert(entry.node);
+            let arriving = records.get(&RecordKey::Node(entry.node)).map(|node| node.value.is_some());
+            if !arriving.map_or_else(|| Ok(txn.node(entry.node)?.is_some()), Ok::<_, TreeError>)? {
+                dangling.insert(key.clone());
+            }
+        }
+    }
+    for (key, current) in records {
+        if let (RecordKey::Node(id), None) = (key, &current.value) {
+            let mut names = txn.base_names_of(*id)?.into_iter();
+            let stays = names.any(|(parent, name)| !records.contains_key(&RecordKey::Entry { parent, name }));
+            if stays || led_to.contains(id) {
+                dangling.insert(key.clone());
+            }
+        }
+    }
+    Ok(dangling)
 }
 
 /// Finds the nodes that the records make, or take a name from, and that no name leads to afterwards.
@@ -96,6 +127,11 @@ fn nameless(
     concerned.extend(known.iter().filter(|(key, _)| records.contains_key(*key)).map(|(_, node)| *node));
     let mut nameless = BTreeSet::new();
     for id in concerned.difference(&led_to) {
+        if !records.contains_key(&RecordKey::Node(*id)) && txn.base_revision(&RecordKey::Node(*id))?.is_none()
+        {
+            // The server has no such node, whatever led to it.
+            continue;
+        }
         let mut names = txn.base_names_of(*id)?.into_iter();
         if names.all(|(parent, name)| records.contains_key(&RecordKey::Entry { parent, name })) {
             nameless.insert(*id);
@@ -201,11 +237,27 @@ mod tests {
             // The new file needs the name that the old one cannot give up yet.
             (vec![file(2, 5), entry("a", 2, 5)], vec![]),
             (vec![file(1, 5)], vec![file(1, 5)]),
+            // A name without its node.
+            (vec![entry("b", 2, 5)], vec![]),
+            // The file that has the name now is not known yet, so the one that had it keeps it.
+            (vec![removed(RecordKey::Node(id(1))), entry("a", 2, 5)], vec![]),
+            (vec![removed(RecordKey::Node(id(1)))], vec![]),
+            (vec![removed(RecordKey::Node(id(1))), entry("a", 1, 4)], vec![]),
         ];
         for (records, wanted) in rows {
             let mut left = set(records.clone());
             tree.leave_out_misfits(&mut left).expect("a store");
             assert_eq!(left, set(wanted), "{records:?}");
         }
+    }
+
+    #[test]
+    fn a_name_whose_node_is_gone_on_the_server_can_go() {
+        let tree = tree();
+        let options = ApplyOptions { at: AT, force_conflicts: false, lost_after: None };
+        tree.apply(&[removed(RecordKey::Node(id(1))), entry("a", 2, 5)], options).expect("applied");
+        let mut left = set([removed(entry_key("a"))]);
+        tree.leave_out_misfits(&mut left).expect("a store");
+        assert_eq!(left, set([removed(entry_key("a"))]));
     }
 }
