@@ -35,8 +35,8 @@ mod xattr;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use dfs_shared::ids::NodeId;
 use dfs_shared::record::{NodeKind, NodeRecord};
@@ -98,6 +98,8 @@ pub struct FsParts {
 
 /// The file system. Every method may be called from any thread.
 pub struct Fs {
+    /// For what goes on after a call has returned.
+    this: Weak<Fs>,
     tree: Arc<Tree>,
     cache: Arc<Cache>,
     fetch: Arc<dyn Fetch>,
@@ -136,7 +138,8 @@ impl Fs {
     /// # Errors
     /// [`FsError`] when the disk or the tree fails.
     pub fn new(parts: FsParts) -> Result<Arc<Self>, FsError> {
-        let fs = Arc::new(Self {
+        let fs = Arc::new_cyclic(|this| Self {
+            this: Weak::clone(this),
             tree: parts.tree,
             cache: parts.cache,
             fetch: parts.fetch,

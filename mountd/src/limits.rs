@@ -77,6 +77,8 @@ pub const DOWNLOAD_REQUESTS_MAX: usize = 4;
 pub const DOWNLOAD_BATCH_LEN: u64 = 4 << 20;
 /// How far a sequential reader is read ahead of, in bytes: at first, and at most.
 pub const READ_AHEAD_LEN: std::ops::RangeInclusive<u64> = (4 << 20)..=(16 << 20);
+/// How often one read fetches, each time because a newer version replaced what it waited for.
+pub const FETCHES_PER_READ_MAX: u32 = 8;
 /// How long a read waits for bytes from the server, in milliseconds.
 pub const FETCH_DEADLINE_MS: u64 = 30_000;
 /// How long an idle download keeps its place in the file, in milliseconds.

@@ -8,6 +8,7 @@ use dfs_shared::ids::NodeId;
 use super::open::OpenFile;
 use super::{Caller, Fs, FsError};
 use crate::cache::{Backing, CacheError, copy_some, fallocate, seek};
+use crate::limits::FETCHES_PER_READ_MAX;
 use crate::tree::Ino;
 
 /// Takes what was read.
@@ -20,22 +21,26 @@ thread_local! {
 
 impl Fs {
     /// Reads up to `len` bytes and gives them to `done`: at once, or from another thread if they have to be fetched, at the
-    /// latest when the fetch's deadline passes.
+    /// latest when the deadline of the last of `FETCHES_PER_READ_MAX` fetches passes.
     pub fn read(&self, ino: Ino, offset: u64, len: u32, done: ReadDone) {
+        self.read_within(ino, offset, len, FETCHES_PER_READ_MAX, done);
+    }
+
+    fn read_within(&self, ino: Ino, offset: u64, len: u32, fetches: u32, done: ReadDone) {
         let backing = match self.open_file(ino).ok_or(FsError::BadHandle).and_then(|open| open.backing()) {
             Ok(backing) => backing,
             Err(error) => return done(Err(error)),
         };
         let Some(done) = try_read(&backing, offset, len, done) else { return };
         if let Some(node) = backing.origin() {
-            return self.fetch_and_read(node, backing, offset, len, done);
+            return self.fetch_and_read(ino, (node, backing), (offset, len), fetches, done);
         }
         // The version was replaced before any of it was here: the handle goes on with the newest.
         let newest = self.node(ino).and_then(|node| Ok(self.cache.backing(&node)?));
         match newest.map(|backing| (backing.node(), backing)) {
             Ok((Some(node), backing)) => {
                 if let Some(done) = try_read(&backing, offset, len, done) {
-                    self.fetch_and_read(node, backing, offset, len, done);
+                    self.fetch_and_read(ino, (node, backing), (offset, len), fetches, done);
                 }
             }
             Ok((None, _)) => done(Err(FsError::NotFound)),
@@ -43,12 +48,25 @@ impl Fs {
         }
     }
 
-    fn fetch_and_read(&self, node: NodeId, backing: Arc<Backing>, offset: u64, len: u32, done: ReadDone) {
-        let range = offset..offset.saturating_add(u64::from(len));
+    fn fetch_and_read(
+        &self,
+        ino: Ino,
+        (node, backing): (NodeId, Arc<Backing>),
+        (offset, len): (u64, u32),
+        fetches: u32,
+        done: ReadDone,
+    ) {
+        let Some(fetches) = fetches.checked_sub(1) else {
+            return done(Err(FsError::Cache(CacheError::Partial)));
+        };
+        let (range, fs) = (offset..offset.saturating_add(u64::from(len)), self.this.clone());
         let fetched = Box::new(move |result: Result<(), _>| match result {
             Ok(()) => {
-                if let Some(done) = try_read(&backing, offset, len, done) {
-                    done(Err(FsError::Cache(CacheError::Partial)));
+                let Some(done) = try_read(&backing, offset, len, done) else { return };
+                // A newer version came meanwhile, and what was fetched is of that one.
+                match fs.upgrade() {
+                    Some(fs) => fs.read_within(ino, offset, len, fetches, done),
+                    None => done(Err(FsError::Cache(CacheError::Partial))),
                 }
             }
             Err(error) => done(Err(FsError::Fetch(error))),

@@ -20,6 +20,8 @@ pub(crate) struct Contents {
     chunks: Mutex<HashMap<ChunkHash, Vec<u8>>>,
     manifests: Mutex<HashMap<NodeId, Manifest>>,
     pub(crate) fetched: Mutex<Vec<Range<u64>>>,
+    /// The next fetch runs this before it does anything.
+    pub(crate) before_fetch: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     cache: OnceLock<std::sync::Weak<Cache>>,
 }
 
@@ -39,6 +41,12 @@ impl Contents {
     /// Says what a node's content is.
     pub(crate) fn set(&self, node: NodeId, manifest: &Manifest) {
         self.manifests.lock().expect("no panic").insert(node, manifest.clone());
+    }
+
+    /// Knows all chunks of `other`, too.
+    pub(crate) fn take(&self, other: &Contents) {
+        let chunks = other.chunks.lock().expect("no panic").clone();
+        self.chunks.lock().expect("no panic").extend(chunks);
     }
 
     fn fill(&self, cache: &Arc<Cache>, node: NodeId, range: &Range<u64>) -> Result<(), FetchError> {
@@ -64,6 +72,8 @@ impl Fetch for Fetcher {
     fn fetch(&self, node: NodeId, range: Range<u64>, done: FetchDone) {
         let contents = Arc::clone(&self.0);
         std::thread::spawn(move || {
+            let before = contents.before_fetch.lock().expect("no panic").take();
+            before.into_iter().for_each(|before| before());
             let cache = contents.cache.get().and_then(std::sync::Weak::upgrade);
             done(match cache {
                 Some(cache) => contents.fill(&cache, node, &range),

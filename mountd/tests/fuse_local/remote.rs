@@ -18,9 +18,9 @@ use dfs_shared::wire::messages::CurrentRecord;
 
 use super::kit::Local;
 
-const CHUNK: usize = 64 << 10;
+pub(crate) const CHUNK: usize = 64 << 10;
 
-fn pattern(len: usize, seed: u8) -> Vec<u8> {
+pub(crate) fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|at| (at % 241) as u8 ^ (at / CHUNK) as u8 ^ seed).collect()
 }
 
@@ -65,7 +65,7 @@ fn push(mount: &Local, revision: u64, records: Vec<Record>) {
     drop(hold);
 }
 
-fn push_file(mount: &Local, revision: u64, name: &str, id: NodeId, bytes: &[u8]) -> Manifest {
+pub(crate) fn push_file(mount: &Local, revision: u64, name: &str, id: NodeId, bytes: &[u8]) -> Manifest {
     let manifest = mount.contents.add(bytes, CHUNK);
     mount.contents.set(id, &manifest);
     let name = Name::new(name.as_bytes()).unwrap();
@@ -92,7 +92,7 @@ fn a_pushed_file_is_listed_at_once_and_fetched_when_it_is_read() {
 }
 
 /// Invalidations reach the kernel on a thread of their own.
-fn wait_for(mut check: impl FnMut() -> bool) {
+pub(crate) fn wait_for(mut check: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while !check() {
         assert!(std::time::Instant::now() < deadline, "it never came");
@@ -119,6 +119,32 @@ fn reading_a_part_fetches_only_that_part() {
     let before = mount.cache.is_present(mount.node("f").id, &(49 * CHUNK as u64..51 * CHUNK as u64));
     assert!(before.unwrap(), "what was fetched is there after a restart");
     assert!(!mount.cache.is_present(mount.node("f").id, &(0..1)).unwrap());
+}
+
+#[test]
+fn a_read_that_waits_for_a_version_that_is_replaced_goes_on_with_the_new_one() {
+    for mount in Local::both() {
+        let (old, new) = (pattern(20 * CHUNK, 0), pattern(20 * CHUNK, 7));
+        let id = NodeId::generate();
+        push_file(&mount, 1, "f", id, &old);
+        wait_for(|| mount.at("f").exists());
+        let file = File::open(mount.at("f")).unwrap();
+        let ((asked, is_asked), (go, may_go)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+        let wait = move || {
+            asked.send(()).unwrap();
+            may_go.recv().unwrap();
+        };
+        *mount.contents.before_fetch.lock().unwrap() = Some(Box::new(wait));
+        // Not through the kernel, which would ask a second time.
+        let (answer, answered) = std::sync::mpsc::channel();
+        let done = move |read: Result<&[u8], _>| drop(answer.send(read.map(<[u8]>::to_vec)));
+        mount.fs.read(mount.node("f").ino, 0, CHUNK as u32, Box::new(done));
+        is_asked.recv().unwrap();
+        push_file(&mount, 2, "f", id, &new);
+        go.send(()).unwrap();
+        assert!(answered.recv().unwrap().unwrap() == new[..CHUNK]);
+        drop(file);
+    }
 }
 
 #[test]
