@@ -116,7 +116,13 @@ impl Worker {
         }
         for name in wanted.keys().chain(seen.keys()) {
             let (before, now) = (wanted.get(name), seen.get(name));
-            ensure!(before == now, "acknowledged {}, found {}", brief(name, before), brief(name, now));
+            ensure!(
+                before == now,
+                "acknowledged {}, found {}{}",
+                brief(name, before),
+                brief(name, now),
+                where_different(before, now)
+            );
         }
         self.items = wanted;
         Ok(())
@@ -368,6 +374,20 @@ fn read_items(directory: &Path, prefix: &str, items: &mut BTreeMap<String, Item>
         items.insert(name, item);
     }
     Ok(())
+}
+
+/// Where two files differ: the first and the last byte, and how many are zero there.
+fn where_different(one: Option<&Item>, two: Option<&Item>) -> String {
+    let (Some(Item::File(one)), Some(Item::File(two))) = (one, two) else { return String::new() };
+    let mut places = one.iter().zip(two).enumerate().filter(|(_, (one, two))| one != two).map(|(at, _)| at);
+    let Some(first) = places.next() else { return String::new() };
+    let last = places.last().unwrap_or(first);
+    let zeros = |bytes: &[u8]| bytes[first..=last].iter().filter(|byte| **byte == 0).count();
+    format!(
+        ", which differs in bytes {first} to {last}: {} zeros acknowledged, {} found",
+        zeros(one),
+        zeros(two)
+    )
 }
 
 fn brief(name: &str, item: Option<&Item>) -> String {

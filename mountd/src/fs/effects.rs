@@ -12,6 +12,7 @@ use dfs_shared::name::Name;
 use dfs_shared::record::NodeKind;
 use parking_lot::Mutex;
 
+use super::answers::Forget;
 use super::open::Mode;
 use super::{Caller, Fs, FsError};
 use crate::cache::{Backing, HoldGuard, OpenFiles};
@@ -59,6 +60,8 @@ impl InvalidationSender {
 pub trait KernelCaches: Send + Sync {
     /// Makes the kernel forget a node's attributes, and distrust answers about them that are on their way.
     fn forget_attributes(&self, node: Ino);
+    /// Makes the kernel forget a directory's attributes, as [`Self::forget_attributes`], and the names in it.
+    fn forget_names(&self, dir: Ino);
     /// Gives the kernel the whole content of a file of which it has no pages. Returns whether it took them.
     fn give_pages(&self, node: Ino, content: &[u8]) -> bool;
 }
@@ -83,9 +86,15 @@ impl Fs {
     /// A name in a directory was changed by something that `caller` asked for. `kind` is that of what it leads or led to.
     pub(super) fn names_changed(&self, dir: Ino, kind: NodeKind, caller: Caller) {
         self.told_tree();
-        // The kernel itself forgets times and lengths, but not how many directories there are.
-        if self.answers.change(dir, caller.thread) || kind == NodeKind::Directory {
-            self.attributes_changed(dir);
+        match (self.answers.change(dir, caller.thread), kind) {
+            (Forget::Names, _) => {
+                if let Some(kernel) = &*self.kernel.read() {
+                    kernel.forget_names(dir);
+                }
+            }
+            // The kernel itself forgets times and lengths, but not how many directories there are.
+            (Forget::Attributes, _) | (Forget::Nothing, NodeKind::Directory) => self.attributes_changed(dir),
+            (Forget::Nothing, _) => {}
         }
         self.touched.dir(dir);
     }

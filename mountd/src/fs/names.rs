@@ -77,6 +77,7 @@ impl Fs {
         offset: u64,
         mut each: impl FnMut(&Entry<'_>) -> Result<bool, FsError>,
     ) -> Result<(), FsError> {
+        self.answers.list(ino);
         let dir = self.node(ino)?;
         if record_of(&dir)?.kind != NodeKind::Directory {
             return Err(TreeError::NotDirectory.into());

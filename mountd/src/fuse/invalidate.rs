@@ -20,6 +20,11 @@ impl KernelCaches for Caches {
         let _ = self.0.inval_inode(INodeNo(node.0), -1, 0);
     }
 
+    fn forget_names(&self, dir: Ino) {
+        // As above. Whoever changes a name has the directory to itself, so nobody holds one of its pages.
+        let _ = self.0.inval_inode(INodeNo(dir.0), 0, 0);
+    }
+
     fn give_pages(&self, node: Ino, content: &[u8]) -> bool {
         self.0.store(INodeNo(node.0), 0, content).is_ok()
     }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -148,4 +150,40 @@ fn an_answer_on_its_way_does_not_bring_back_what_a_change_replaced() {
         }
         changes_are_over.store(true, Ordering::Relaxed);
     });
+}
+
+/// Reads the names that one `getdents` gives.
+fn some_names(dir: &File) -> Vec<String> {
+    let mut buffer = vec![0_u8; 1 << 16];
+    // SAFETY: the buffer is as long as said.
+    let read =
+        unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer.as_mut_ptr(), buffer.len()) };
+    let mut left = &buffer[..usize::try_from(read).unwrap()];
+    let mut names = Vec::new();
+    // A struct linux_dirent64: inode, offset, length, kind, name with a NUL.
+    while left.len() > 19 {
+        let len = usize::from(u16::from_ne_bytes([left[16], left[17]]));
+        let name = left[19..len].split(|byte| *byte == 0).next().unwrap();
+        names.push(String::from_utf8(name.to_vec()).unwrap());
+        left = &left[len..];
+    }
+    names
+}
+
+#[test]
+fn a_listing_that_began_before_a_change_adds_nothing_to_one_that_began_after_it() {
+    let Some(mount) = Local::new() else { return };
+    std::fs::create_dir(mount.at("d")).unwrap();
+    for name in ["d/a", "d/b", "d/new"] {
+        std::fs::write(mount.at(name), name).unwrap();
+    }
+    let early = File::open(mount.at("d")).unwrap();
+    assert_eq!(some_names(&early), [".", "..", "a", "b", "new"]);
+    std::fs::remove_file(mount.at("d/new")).unwrap();
+    let late = File::open(mount.at("d")).unwrap();
+    let mut seen = some_names(&late);
+    some_names(&early);
+    seen.extend(some_names(&late));
+    seen.sort();
+    assert_eq!(seen, [".", "..", "a", "b"]);
 }
