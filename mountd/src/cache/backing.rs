@@ -20,6 +20,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use dfs_shared::hash::ContentId;
 use dfs_shared::ids::NodeId;
@@ -178,6 +179,7 @@ impl Backing {
                         inner.place = place;
                         self.update_row(inner, |row| row.place = place)?;
                     }
+                    self.mend_length(inner, &file)?;
                     return Ok(self.keep(inner, file));
                 }
                 None => self.lost(inner)?,
@@ -204,13 +206,26 @@ impl Backing {
         file
     }
 
+    /// Tells whether the server has these bytes as what the node's content is now.
+    fn is_clean(&self, inner: &Inner) -> Result<bool, CacheError> {
+        let node = self.cache.tree.node_by_id(inner.node)?;
+        Ok(node.is_some_and(|node| {
+            node.dirty_content.is_none() && node.live().is_some_and(|record| record.content == inner.content)
+        }))
+    }
+
+    /// A file that took over the old version's may have kept its length in a crash.
+    fn mend_length(&self, inner: &Inner, file: &File) -> Result<(), CacheError> {
+        if self.is_whole() || !inner.attached || !self.is_clean(inner)? {
+            return Ok(());
+        }
+        let mend = |found: Stamp| if found.size == inner.size { Ok(()) } else { file.set_len(inner.size) };
+        stamp_of(file).and_then(mend).map_err(|source| self.failed("resize", inner, source))
+    }
+
     /// A file that the row names is missing: fine if the server has the bytes, otherwise they are lost.
     fn lost(&self, inner: &mut Inner) -> Result<(), CacheError> {
-        let node = self.cache.tree.node_by_id(inner.node)?;
-        let clean = node.is_some_and(|node| {
-            node.dirty_content.is_none() && node.live().is_some_and(|record| record.content == inner.content)
-        });
-        if !inner.attached || !clean {
+        if !inner.attached || !self.is_clean(inner)? {
             return Err(CacheError::Lost { path: self.cache.dirs.path(inner.place, self.id()) });
         }
         tracing::info!(node = %inner.node, "fetched content was removed from the cache directory");
@@ -390,11 +405,21 @@ impl Backing {
         let mut inner = self.inner.lock();
         self.adopt_locked(&mut inner, true)?;
         let file = self.open_file(&mut inner)?;
-        inner.touched = true;
+        self.announce(&mut inner)?;
         let old_size = if self.is_whole() { 0 } else { self.stamp(&inner)?.size };
         file.write_all_at(data, offset).map_err(|source| self.failed("write", &inner, source))?;
         let end = offset.saturating_add(data.len() as u64);
         self.now_present(&mut inner, old_size, offset..end)
+    }
+
+    /// The daemon is about to change bytes. A whole file shows that by its stamp, also after a crash; one that is being fetched
+    /// changes its stamp all the time, so the tree has to know before.
+    fn announce(&self, inner: &mut Inner) -> Result<(), CacheError> {
+        if inner.attached && !inner.touched && !self.is_whole() {
+            self.cache.tree.content_announced(inner.node, SystemTime::now().into())?;
+        }
+        inner.touched = true;
+        Ok(())
     }
 
     /// Runs `work` on the file for the daemon, as a change of `range`; what lies between the old end and `range` is a hole.
@@ -411,7 +436,7 @@ impl Backing {
         self.adopt_locked(&mut inner, true)?;
         let file = self.open_file(&mut inner)?;
         let old_size = self.stamp(&inner)?.size;
-        inner.touched = true;
+        self.announce(&mut inner)?;
         work(&file).map_err(|source| self.failed(action, &inner, source))?;
         self.now_present(&mut inner, old_size, range)
     }
@@ -448,17 +473,18 @@ impl Backing {
             // Nothing of the old content is here or wanted beyond `len`.
             let old = inner.size;
             let file = self.open_file(&mut inner)?;
+            self.announce(&mut inner)?;
             file.set_len(len).map_err(|source| self.failed("truncate", &inner, source))?;
             return self.resized(&mut inner, old, len);
         }
         let file = self.open_file(&mut inner)?;
         let old = self.stamp(&inner)?.size;
+        self.announce(&mut inner)?;
         file.set_len(len).map_err(|source| self.failed("truncate", &inner, source))?;
         self.resized(&mut inner, old, len)
     }
 
     fn resized(&self, inner: &mut Inner, old: u64, len: u64) -> Result<(), CacheError> {
-        inner.touched = true;
         inner.size = len;
         if self.is_whole() {
             return Ok(());

@@ -162,6 +162,8 @@ impl Fs {
             return Ok(());
         }
         backing.file()?;
-        self.notice_backing(&backing)
+        // Of a file that is partly here the tree was told before bytes changed, but not when; of a whole one its stamp tells.
+        let was_announced = !backing.is_whole() && node.dirty_content.is_some();
+        self.notice(&backing, was_announced).map(drop)
     }
 }

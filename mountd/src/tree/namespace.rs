@@ -402,6 +402,24 @@ impl Tree {
         Ok(node)
     }
 
+    /// Notes that a file's bytes are about to change, before anything else about it does: what is known of its content so far
+    /// counts for nothing from now on. Does nothing if the file is gone.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn content_announced(&self, id: NodeId, at: Timestamp) -> Result<(), TreeError> {
+        let _writer = self.writer.lock();
+        let mut txn = Txn::new(&self.store);
+        if txn.kind(id)? != Some(NodeKind::File) {
+            return Ok(());
+        }
+        let number = self.store.next_number()?;
+        txn.change_node(id, |_| {})?;
+        txn.edit_node(id, |node| node.dirty_content = Some(number))?;
+        txn.journal(vec![RecordKey::Node(id)]);
+        self.finish(txn, at, false)
+    }
+
     /// Marks a file as open for writing, durably: it may hold bytes that nobody noticed.
     ///
     /// # Errors

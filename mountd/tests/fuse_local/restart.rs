@@ -1,8 +1,14 @@
 //! What a mount remembers.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+
+use dfs_mountd::cache::Backing;
+use dfs_mountd::tree::content::{ContentState, Present};
+use dfs_shared::ids::NodeId;
 
 use super::kit::Local;
+use super::remote::{CHUNK, pattern, push_file, wait_for};
 
 #[test]
 fn everything_is_there_after_a_restart_under_the_same_inode_numbers() {
@@ -30,11 +36,83 @@ fn bytes_that_changed_while_nobody_looked_are_noticed_at_the_next_start() {
     // As if the process had been killed with the file open, before the last write was noticed.
     mount.tree.mark_open(node.id).unwrap();
     let backing = mount.cache.backing(&node).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&*backing.file().unwrap(), b"longer bytes", 0).unwrap();
+    backing.file().unwrap().write_all_at(b"longer bytes", 0).unwrap();
     drop(backing);
     let mount = mount.restart();
     assert_ne!(mount.node("f").dirty_content, node.dirty_content);
     assert_eq!(mount.node("f").live().unwrap().size, 12);
     assert!(mount.tree.open_marks().unwrap().is_empty());
     assert_eq!(std::fs::read(mount.at("f")).unwrap(), b"longer bytes");
+}
+
+/// A file of the server's of which the first chunk is here, and nobody has it open.
+fn partly_here(mount: &Local, bytes: &[u8]) -> NodeId {
+    let id = NodeId::generate();
+    push_file(mount, 1, "f", id, bytes);
+    wait_for(|| mount.at("f").exists());
+    let file = std::fs::File::open(mount.at("f")).unwrap();
+    file.read_exact_at(&mut [0; 10], 0).unwrap();
+    drop(file);
+    assert!(!mount.cache.backing(&mount.node("f")).unwrap().is_whole());
+    id
+}
+
+#[test]
+fn a_change_of_a_file_that_is_partly_here_is_known_after_a_kill() {
+    let bytes = pattern(20 * CHUNK, 0);
+    let mut written = bytes.clone();
+    written[..5].copy_from_slice(b"hello");
+    let mut zeroed = bytes.clone();
+    zeroed[..100].fill(0);
+    type Change = fn(&Backing);
+    let changes: [(Change, &[u8]); 3] = [
+        (|backing| backing.write_at(b"hello", 0).unwrap(), &written),
+        (|backing| backing.set_len(10).unwrap(), &bytes[..10]),
+        (
+            |backing| {
+                backing.change(0..100, "zero", |file| file.write_all_at(&[0; 100], 0)).unwrap();
+            },
+            &zeroed,
+        ),
+    ];
+    for (change, expected) in changes {
+        let Some(mount) = Local::new() else { return };
+        let id = partly_here(&mount, &bytes);
+        // As if the process had been killed after the change was made and before it was noticed.
+        mount.tree.mark_open(id).unwrap();
+        change(&mount.cache.backing(&mount.node("f")).unwrap());
+        let (contents, manifest) = (Arc::clone(&mount.contents), mount.contents.add(&bytes, CHUNK));
+        let mount = mount.restart();
+        mount.contents.take(&contents);
+        mount.contents.set(id, &manifest);
+        let node = mount.node("f");
+        assert!(node.dirty_content.is_some(), "nobody would send the change");
+        assert_eq!(node.live().unwrap().size, expected.len() as u64);
+        assert!(std::fs::read(mount.at("f")).unwrap() == expected);
+    }
+}
+
+#[test]
+fn a_new_version_whose_file_has_the_old_length_after_a_kill_is_whole_when_it_is_read() {
+    let long = pattern(20 * CHUNK, 0);
+    for (old, new) in [(&long[..10 * CHUNK], &long[..]), (&long[..], &long[..10 * CHUNK])] {
+        let Some(mount) = Local::new() else { return };
+        let id = NodeId::generate();
+        push_file(&mount, 1, "f", id, old);
+        wait_for(|| mount.at("f").exists());
+        assert!(std::fs::read(mount.at("f")).unwrap() == old);
+        let row = mount.tree.content_state(id).unwrap().unwrap();
+        let manifest = push_file(&mount, 2, "f", id, new);
+        // As if the process had been killed between taking over the old version's file and giving it its length.
+        let same = 0..8 * CHUNK as u64;
+        let taken =
+            ContentState { content: Some(manifest.id()), present: Present::Ranges(vec![same]), ..row };
+        mount.tree.update_content_state(id, |_| Some(taken)).unwrap();
+        mount.tree.put_manifest(id, &manifest).unwrap();
+        let contents = Arc::clone(&mount.contents);
+        let mount = mount.restart();
+        mount.contents.take(&contents);
+        mount.contents.set(id, &manifest);
+        assert!(std::fs::read(mount.at("f")).unwrap() == new);
+    }
 }

@@ -175,6 +175,22 @@ fn an_event_older_than_an_own_commit_makes_no_file_without_a_name() -> Result<()
     run(&script.parse()?).map(drop)
 }
 
+/// Found at seed 309119091: bytes that a mount had sent from an open file were edited elsewhere before it was closed.
+#[test]
+fn an_edit_of_what_an_open_file_holds_replaces_it() -> Result<()> {
+    let script = "seed 309119091 mounts 2 delay 2 loss 0
+        0 0 write a a/b/a 1 1
+        188 1 mkdir a a 1 1
+        88 0 mkdir a a/b/a 1 1
+        253 0 put a a/a 1 1
+        390 0 open a a/b 1 1
+        322 1 spare a b 1 1
+        357 0 put b a 1 1
+        85 1 xattr a b/b 1 1
+        392 1 edit a a/a/a 1 1";
+    run(&script.parse()?).map(drop)
+}
+
 #[test]
 fn the_patch_with_broken_rules_applies() -> Result<()> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

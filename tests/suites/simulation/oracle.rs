@@ -23,6 +23,8 @@ pub(crate) struct Oracle {
     versions: BTreeMap<ChunkHash, Version>,
     /// Which bytes a content has.
     bytes: BTreeMap<ContentId, ChunkHash>,
+    /// Bytes that were dismissed before their writer closed the file: an open file's are sent, too.
+    dismissed_open: BTreeSet<ChunkHash>,
     /// Contents that were dismissed by somebody who did not have their bytes.
     pub(crate) dismissed: BTreeSet<ContentId>,
     /// What each mount showed of each inode, without repetitions.
@@ -46,8 +48,9 @@ impl Oracle {
         if bytes.is_empty() {
             return;
         }
-        let version = self.versions.entry(ChunkHash::of(bytes)).or_insert(Version { made, dismissed: false });
-        version.dismissed = false;
+        let digest = ChunkHash::of(bytes);
+        let dismissed = self.dismissed_open.remove(&digest);
+        self.versions.entry(digest).or_insert(Version { made, dismissed }).dismissed = dismissed;
     }
 
     /// A program has overwritten or removed what it could see.
@@ -66,8 +69,9 @@ impl Oracle {
 
     /// These bytes need not be there any more.
     pub(crate) fn dismiss_bytes(&mut self, digest: ChunkHash) {
-        if let Some(version) = self.versions.get_mut(&digest) {
-            version.dismissed = true;
+        match self.versions.get_mut(&digest) {
+            Some(version) => version.dismissed = true,
+            None => drop(self.dismissed_open.insert(digest)),
         }
     }
 
