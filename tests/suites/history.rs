@@ -1,6 +1,7 @@
 //! Versions that were replaced or removed, from a mount; and the commands that look after a server's data.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -96,6 +97,44 @@ fn removed_files_are_listed_and_come_back_also_with_their_directory() {
         ensure!(inside.contains("file"), "{inside}");
         done(mount, &["restore", &text(&file)])?;
         ensure!(fs::read(&file)? == b"content");
+        Ok(())
+    });
+}
+
+// S31
+#[test]
+fn a_removed_file_comes_back_as_it_was_last_with_its_mode() {
+    run(&Setup::mounts(1), |cluster| {
+        let file = cluster.a().join("file");
+        for text in ["the first", "the second", "the last"] {
+            write_synced(cluster, &file, text.as_bytes())?;
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o750))?;
+        cluster.settle()?;
+        fs::remove_file(&file)?;
+        cluster.settle()?;
+        done(&cluster.mounts[0], &["restore", &text(&file)])?;
+        let found = (fs::read_to_string(&file)?, fs::metadata(&file)?.mode() & 0o7777);
+        ensure!(found == ("the last".to_owned(), 0o750), "{found:?}");
+        Ok(())
+    });
+}
+
+// S30
+#[test]
+fn what_was_not_sent_yet_is_in_the_history_when_an_older_version_takes_its_place() {
+    run(&Setup::mounts(1), |cluster| {
+        let file = cluster.a().join("file");
+        write_synced(cluster, &file, b"one")?;
+        let number = versions(&cluster.mounts[0], &file)?[0]["version"].to_string();
+        // So much that it is not sent by the time that the old version has come.
+        let unsent = dfs_tests::random::Random::new(8).bytes(24 << 20);
+        fs::write(&file, &unsent)?;
+        done(&cluster.mounts[0], &["restore", &text(&file), "--version", &number])?;
+        ensure!(fs::read(&file)? == b"one");
+        cluster.settle()?;
+        let now = versions(&cluster.mounts[0], &file)?;
+        ensure!(now.iter().any(|version| version["size"] == unsent.len()), "{now:?}");
         Ok(())
     });
 }

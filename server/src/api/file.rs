@@ -71,11 +71,11 @@ async fn try_upload_chunk(api: &Api, call: Call) -> Result<Response, ApiError> {
 /// A path in a query is percent-decoded already and may be any bytes.
 fn query_path(call: &Call) -> Result<FilePath, ApiError> {
     let bytes = need(call.request.query_bytes("file_path"), "file_path")?;
-    FilePath::from_bytes(bytes).map_err(|error| field("file_path", error.to_string()))
+    FilePath::from_bytes(bytes).map_err(|error| field("file_path", format!("is a {error}")))
 }
 
 fn json_path(text: &str) -> Result<FilePath, ApiError> {
-    FilePath::from_text(text).map_err(|error| field("file_path", error.to_string()))
+    FilePath::from_text(text).map_err(|error| field("file_path", format!("is a {error}")))
 }
 
 fn read_chunk(body: &[u8]) -> Result<ChunkUpload, ApiError> {

@@ -192,8 +192,8 @@ fn read_diff<const FILES_MAX: usize>(body: &[u8]) -> Result<DiffRequest, ApiErro
     let mut local = BTreeMap::new();
     for file in files {
         let text = need(file.file_path.as_deref(), "file_path")?;
-        let path =
-            FilePath::from_text(text).map_err(|error| field("file_path", format!("`{text}`: {error}")))?;
+        let path = FilePath::from_text(text)
+            .map_err(|error| field("file_path", format!("`{text}` is a {error}")))?;
         if local.insert(path.to_bytes(), local_file(&file, text)?).is_some() {
             return Err(field("local_snapshot", format!("has `{path}` twice")));
         }

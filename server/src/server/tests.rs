@@ -267,7 +267,7 @@ fn bad_requests_are_answered_as_json_with_a_code() {
     let wrong_hash =
         [&ChunkHeader { hash: ChunkHash::of(b"x"), body: ChunkBody::Bytes(1) }.encode()[..], b"y"].concat();
     let cut = frame(b"bytes")[..38].to_vec();
-    let table: [(&str, &str, &[u8], u16, &str); 8] = [
+    let table: [(&str, &str, &[u8], u16, &str); 10] = [
         (
             "POST",
             "/sync/nowhere/missing",
@@ -281,6 +281,8 @@ fn bad_requests_are_answered_as_json_with_a_code() {
         ("PUT", "/sync/main/chunks", &wrong_hash, 422, "hash_mismatch"),
         ("PUT", "/sync/main/chunks", &cut, 400, "bad_chunk_batch"),
         ("GET", "/sync/nowhere/stream", b"", 404, "volume_not_found"),
+        ("GET", "/api/metadata/get/a/../b", b"", 400, "bad_path"),
+        ("GET", "/api/file/download/a/../b", b"", 400, "bad_path"),
         ("GET", "/api/info?volume=nowhere", b"", 404, "volume_not_found"),
     ];
     for (method, path, body, status, code) in table {

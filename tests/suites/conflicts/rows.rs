@@ -1,7 +1,7 @@
 //! The rows of the conflict table as files and what is done to them.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -28,6 +28,18 @@ fn put(directory: &Path, name: &str, text: &str) -> Result<()> {
 
 fn base_file(directory: &Path) -> Result<()> {
     put(directory, "f.txt", "base")
+}
+
+/// A text of many chunks, with a few bytes of it replaced.
+fn long(at: usize, bytes: &str) -> String {
+    let mut text: String = (0..70_000).map(|number| format!("{number:x}\n")).collect();
+    text.replace_range(at..at + bytes.len(), bytes);
+    text
+}
+
+fn edit(directory: &Path, name: &str, at: u64, bytes: &str) -> Result<()> {
+    let file = fs::OpenOptions::new().write(true).open(directory.join(name))?;
+    Ok(file.write_all_at(bytes.as_bytes(), at)?)
 }
 
 /// Both contents are there: the first arrival's under the name.
@@ -63,6 +75,17 @@ pub(super) const ROWS: &[Row] = &[
         right: |d| put(d, "f.txt", "rite"),
         check: |found, first| {
             let (one, two) = if first == First::Left { ("left", "rite") } else { ("rite", "left") };
+            expect(found, &[("f.txt", one), (&format!("f (conflict {SECOND}).txt"), two)])
+        },
+    },
+    Row {
+        name: "edit in place, edit in place elsewhere in a long file",
+        base: |d| put(d, "f.txt", &long(0, "")),
+        left: |d| edit(d, "f.txt", 100_000, "left"),
+        right: |d| edit(d, "f.txt", 300_000, "other"),
+        check: |found, first| {
+            let (left, right) = (long(100_000, "left"), long(300_000, "other"));
+            let (one, two) = if first == First::Left { (&left, &right) } else { (&right, &left) };
             expect(found, &[("f.txt", one), (&format!("f (conflict {SECOND}).txt"), two)])
         },
     },

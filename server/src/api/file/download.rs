@@ -12,7 +12,7 @@ use dfs_shared::manifest::Manifest;
 use tokio::sync::mpsc;
 
 use crate::access::Access;
-use crate::api::fields::{field, query_number, session_id};
+use crate::api::fields::{query_number, session_id};
 use crate::api::outgoing::{Closed, Outgoing};
 use crate::api::session::check_session;
 use crate::api::status::{ApiError, answer};
@@ -33,8 +33,7 @@ pub(in crate::api) async fn download(api: Arc<Api>, call: Call) -> Response {
 
 async fn try_download(api: &Arc<Api>, call: &Call) -> Result<Response, ApiError> {
     let volume = volume_asked(call)?;
-    let path = FilePath::from_bytes(call.params.get_bytes("path").unwrap_or_default())
-        .map_err(|error| field("path", error.to_string()))?;
+    let path = FilePath::from_bytes(call.params.get_bytes("path").unwrap_or_default())?;
     let version = call.request.query("version").map(|_| query_number(call, "version")).transpose()?;
     let session = call.request.query("session_id").map(session_id).transpose()?;
     if let Some(id) = session {
