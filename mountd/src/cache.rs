@@ -9,6 +9,7 @@
 //! - Bytes that the server does not have are never evicted.
 
 mod backing;
+mod check;
 mod copy;
 mod error;
 mod evict;
@@ -31,9 +32,12 @@ use dfs_shared::record::NodeKind;
 use parking_lot::Mutex;
 
 pub use backing::{Backing, Noticed};
+pub use check::{Claim, Claimed};
 pub(crate) use copy::{copy_some, fallocate, seek};
 pub use error::{CacheError, FetchError};
 pub(crate) use files::not_before;
+#[cfg(test)]
+pub(crate) use files::stamp_of;
 pub use fill::{Filler, HashSource};
 pub use ranges::RangeSet;
 
@@ -41,7 +45,9 @@ use crate::tree::content::{ContentState, FileId, Place, Present, Stamp};
 use crate::tree::{LocalNode, Tree};
 use backing::Inner;
 use evict::Recent;
-use files::{Dirs, stamp_of};
+use files::Dirs;
+#[cfg(not(test))]
+use files::stamp_of;
 
 /// What to call when a fetch is over.
 pub type FetchDone = Box<dyn FnOnce(Result<(), FetchError>) + Send>;

@@ -11,6 +11,7 @@
 //! | `{"command":"version","path":[bytes],"version":…}` | [`Version`], then its bytes in frames, see `history` |
 //! | `{"command":"conflicts"}` | [`ConflictList`] |
 //! | `{"command":"resolve","copies":[node ids]}` | `{}`: those conflicts are forgotten |
+//! | `{"command":"verify","path":[bytes],"repair":bool}` | lines of [`VerifyLine`], the last one `verified` or `error` |
 //! | `{"command":"unmount","flush":bool}` | `{}`, then the mount ends and the socket closes |
 //!
 //! A failure is `{"error":{"code":…,"message":…}}`; the codes are those of [`Code`].
@@ -21,10 +22,12 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Status;
+use crate::engine::verify::{Finding, Verified};
 
 pub mod client;
 mod history;
 pub mod server;
+mod verify;
 
 /// Name of the extended attribute of a mount's root that holds the socket's path.
 pub const CONTROL_XATTR: &str = "user.dfs.control";
@@ -75,6 +78,13 @@ pub enum Request {
     Resolve {
         /// The nodes of their copies, as [`Conflict::copy`] has them.
         copies: Vec<String>,
+    },
+    /// Compare mount, cache and server.
+    Verify {
+        /// The file, or the directory below which files are compared; empty for the whole mount.
+        path: Vec<u8>,
+        /// Put right what can be.
+        repair: bool,
     },
     /// End the mount.
     Unmount {
@@ -215,6 +225,25 @@ pub struct HistoryPage {
     pub removed: Vec<RemovedEntry>,
     /// Where to go on.
     pub next: Option<Vec<u8>>,
+}
+
+/// One line of the answer to [`Request::Verify`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerifyLine {
+    /// How far it is.
+    Progress {
+        /// Files compared.
+        files: u64,
+        /// Bytes compared.
+        bytes: u64,
+    },
+    /// Something is damaged.
+    Found(Finding),
+    /// All was looked at.
+    Verified(Verified),
+    /// It ended early.
+    Error(Failure),
 }
 
 /// Why a request was not done.

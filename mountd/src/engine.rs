@@ -40,6 +40,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod upload;
+pub mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +49,7 @@ use dfs_shared::event::kinds::mount::FileModified;
 use dfs_shared::event::{EventBus, SubscribeOptions, Subscription};
 use dfs_shared::ids::NodeId;
 use tokio::runtime::Runtime;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::cache::{Cache, Fetch, FetchDone, OpenFiles, ServerBarrier};
 use crate::clock::Clock;
@@ -59,6 +60,7 @@ pub use shared::Connection;
 use shared::Shared;
 pub use status::Status;
 use tasks::{Tasks, off_thread};
+use verify::{Scope, Verified, VerifyError, VerifyEvent};
 
 /// Wakes the engine when something was journaled. Made before the tree, whose callback it becomes.
 #[derive(Debug, Clone, Default)]
@@ -187,6 +189,20 @@ impl Engine {
     /// [`TreeError`] when the store fails.
     pub fn status(&self) -> Result<Status, TreeError> {
         status::snapshot(&self.shared)
+    }
+
+    /// Compares mount, cache and server, and puts damage right if `is_repairing`. Ends early when the receiver of the events is
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`VerifyError`].
+    pub async fn verify(
+        &self,
+        scope: Scope,
+        is_repairing: bool,
+        events: mpsc::Sender<VerifyEvent>,
+    ) -> Result<Verified, VerifyError> {
+        verify::verify(&self.shared, scope, is_repairing, events).await
     }
 
     /// Waits until what was applied so far is what the kernel shows; a second at most.

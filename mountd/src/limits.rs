@@ -153,3 +153,15 @@ pub const RESTORE_BATCH_CHUNKS: usize = 256;
 /// Longest file in bytes that is read for `user.dfs.hash` when its hash is not known otherwise: the reading holds a thread of the
 /// daemon for some milliseconds.
 pub const XATTR_HASH_LEN_MAX: u64 = 16 << 20;
+/// Files that `dfs verify` lists at once.
+pub const VERIFY_FILES_AT_ONCE: usize = 1024;
+/// Damaged ranges of one file that are put right one by one; past it the file is fetched anew as a whole.
+pub const VERIFY_RANGES_MAX: usize = 1024;
+/// How often `dfs verify` reads a file that changes meanwhile; then it is being written.
+pub const VERIFY_READS_MAX: u32 = 3;
+/// Milliseconds between two words about how far `dfs verify` is.
+pub const VERIFY_TELL_MS: u64 = 500;
+/// Longest wait in milliseconds of `dfs verify` for events that the server is ahead by, before it compares again.
+pub const VERIFY_EVENTS_WAIT_MS: u64 = 1_000;
+/// Findings of `dfs verify` that wait for whoever asked; past it verifying waits, too.
+pub const VERIFY_LINES_MAX: usize = 64;

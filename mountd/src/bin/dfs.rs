@@ -13,6 +13,8 @@ use dfs_mountd::control::{Code, Explanation, MountStatus, Request};
 mod conflicts;
 #[path = "dfs/history.rs"]
 mod history;
+#[path = "dfs/verify.rs"]
+mod verify;
 
 /// Exit codes of docs/CONFIGURATION.md.
 const FAILED: u8 = 1;
@@ -94,8 +96,8 @@ enum Command {
     Pin(Rest),
     /// Lets a file's bytes be evicted again (not built yet)
     Unpin(Rest),
-    /// Compares what is here with what it should be (not built yet)
-    Verify(Rest),
+    /// Compares mount, cache and server, names what is damaged and repairs what has a good copy
+    Verify(verify::VerifyArguments),
 }
 
 /// Whatever follows.
@@ -163,7 +165,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Resolve { paths } => conflicts::resolve(&paths),
         Command::Pin(_) => not_built("pin"),
         Command::Unpin(_) => not_built("unpin"),
-        Command::Verify(_) => not_built("verify"),
+        Command::Verify(arguments) => verify::verify(&arguments),
     }
 }
 

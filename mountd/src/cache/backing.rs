@@ -3,8 +3,8 @@
 //! ```text
 //!  Absent ──create_row──► Partial ──last range──► Whole ──evict──► Absent
 //!                            ▲                      │
-//!                            └────── (never) ───────┘      every state ──detach──► Detached: the row is not ours any more;
-//!                                                                                   the file goes with the last user
+//!                            └─ damage, forgotten ──┘      every state ──detach──► Detached: the row is not ours any more;
+//!                               while nobody uses it                                the file goes with the last user
 //! ```
 //!
 //! The tree's row ([`ContentState`]) is what counts after a restart; here stands what counts while the mount
@@ -148,6 +148,12 @@ impl Backing {
     pub fn unuse(&self) {
         let mut inner = self.inner.lock();
         inner.users = inner.users.saturating_sub(1);
+    }
+
+    /// Tells whether somebody uses it.
+    #[cfg(test)]
+    pub(crate) fn is_used(&self) -> bool {
+        self.inner.lock().users > 0
     }
 
     /// Tells whether a newer version has taken the node.

@@ -36,7 +36,7 @@ fn is_on_server(node: &LocalNode) -> bool {
     known && node.dirty_content.is_none()
 }
 
-fn may_go(tree: &Tree, node: NodeId, row: &ContentState) -> Result<bool, CacheError> {
+pub(super) fn may_go(tree: &Tree, node: NodeId, row: &ContentState) -> Result<bool, CacheError> {
     let node = tree.node_by_id(node)?;
     Ok(node.is_none_or(|node| {
         let stale = node.live().is_some_and(|record| record.content != row.content);

@@ -56,6 +56,21 @@ impl RangeSet {
         self.ranges.splice(first..last, [merged]);
     }
 
+    /// Removes a range.
+    pub fn remove(&mut self, range: &Range<u64>) {
+        if range.start >= range.end {
+            return;
+        }
+        let first = self.ranges.partition_point(|old| old.end <= range.start);
+        let last = self.ranges.partition_point(|old| old.start < range.end);
+        if first >= last {
+            return;
+        }
+        let before = self.ranges[first].start..range.start;
+        let after = range.end..self.ranges[last - 1].end;
+        self.ranges.splice(first..last, [before, after].into_iter().filter(|rest| rest.start < rest.end));
+    }
+
     /// Removes everything from `len` on.
     pub fn truncate(&mut self, len: u64) {
         self.ranges.retain(|range| range.start < len);
@@ -123,6 +138,21 @@ mod tests {
             for end in start..10 {
                 let all = (start..end).all(|at| (2..4).contains(&at) || (6..8).contains(&at));
                 assert_eq!(set.contains(&(start..end)), all, "{start}..{end}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_removed_is_missing_and_nothing_else() {
+        for start in 0..10_u64 {
+            for end in start..10 {
+                let mut cut = set(&[(1, 4), (6, 9)]);
+                cut.remove(&(start..end));
+                for at in 0..10 {
+                    let there = ((1..4).contains(&at) || (6..9).contains(&at)) && !(start..end).contains(&at);
+                    assert_eq!(cut.contains(&(at..at + 1)), there, "{at} without {start}..{end}");
+                }
+                assert!(cut.as_slice().iter().all(|range| range.start < range.end), "{cut:?}");
             }
         }
     }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use super::{Answer, CONTROL_XATTR, Failure, Request, Version};
+use super::{Answer, CONTROL_XATTR, Failure, Request, VerifyLine, Version};
+use crate::engine::verify::Verified;
 
 /// Why a mount could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -222,6 +223,34 @@ pub fn fetch(found: &Found, request: &Request, sink: &mut Sink<'_>) -> Result<Ve
                 stream.read_exact(&mut piece).map_err(failed)?;
                 sink(&version, &piece).map_err(failed)?;
             }
+        }
+    }
+}
+
+/// Asks a mount to verify ([`Request::Verify`]) and hands every line but the last to `sink`.
+///
+/// # Errors
+/// [`ClientError`].
+pub fn verify(
+    found: &Found,
+    request: &Request,
+    sink: &mut dyn FnMut(VerifyLine) -> io::Result<()>,
+) -> Result<Verified, ClientError> {
+    let failed = |source| ClientError::Socket { point: found.point.clone(), source };
+    let mut stream = BufReader::new(connect(found)?);
+    let mut line = serde_json::to_vec(request).map_err(|error| failed(error.into()))?;
+    line.push(b'\n');
+    stream.get_mut().write_all(&line).map_err(failed)?;
+    let mut text = String::new();
+    loop {
+        text.clear();
+        if stream.read_line(&mut text).map_err(failed)? == 0 {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        match serde_json::from_str(&text).map_err(|error| failed(error.into()))? {
+            VerifyLine::Verified(verified) => return Ok(verified),
+            VerifyLine::Error(failure) => return Err(failure.into()),
+            line => sink(line).map_err(failed)?,
         }
     }
 }

@@ -91,6 +91,12 @@ async fn serve(control: Arc<Control>, stream: UnixStream) {
             }
             continue;
         }
+        if let Ok(Request::Verify { path, repair }) = &request {
+            if control.send_verified(path, *repair, &mut write).await.is_err() {
+                return;
+            }
+            continue;
+        }
         let ends = matches!(request, Ok(Request::Unmount { .. }));
         let answer = match request {
             Ok(request) => control.answer(request).await,
@@ -141,8 +147,8 @@ impl Control {
             Request::Removed { path, after } => {
                 value(&self.history(HistoryRequest::Removed { path, after }).await?)
             }
-            Request::Version { .. } => {
-                Err(Failure::new(Code::BadRequest, "bytes do not fit into an answer of one line"))
+            Request::Version { .. } | Request::Verify { .. } => {
+                Err(Failure::new(Code::BadRequest, "it does not fit into an answer of one line"))
             }
             Request::Conflicts => value(&self.conflicts()?),
             Request::Resolve { copies } => self.resolve(&copies),

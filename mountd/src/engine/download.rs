@@ -24,6 +24,8 @@ mod batch;
 mod file;
 mod want;
 
+pub(super) use file::manifest_of;
+
 /// The downloads that are going on.
 #[derive(Debug)]
 pub(super) struct Downloads {
@@ -76,6 +78,20 @@ pub(super) async fn fetch_up_to(shared: &Arc<Shared>, node: NodeId, len: u64) ->
     fetch(shared, node, 0..len, Box::new(move |result| drop(sender.send(result))));
     // Without an answer the engine is ending.
     receiver.await.ok()?.err()
+}
+
+/// Fetches a range of a file anew and waits for it, for as long as it takes while the server is there.
+pub(super) async fn fetch_again(
+    shared: &Arc<Shared>,
+    node: NodeId,
+    range: Range<u64>,
+) -> Result<(), FetchError> {
+    let (sender, receiver) = oneshot::channel();
+    let deadline = Instant::now() + Duration::from_secs(3600);
+    let done: FetchDone = Box::new(move |result| drop(sender.send(result)));
+    send(shared, node, Waiter { range, deadline, background: true, done });
+    // Without an answer the engine is ending.
+    receiver.await.unwrap_or(Err(FetchError::TimedOut))
 }
 
 /// Fetches a whole file that nobody waits for.

@@ -12,6 +12,15 @@ use super::apply::{Incoming, apply_what_fits};
 use super::shared::{EngineError, Shared, blocking};
 use crate::limits::WALK_PREFIXES_AT_ONCE;
 
+/// What a walk found.
+#[derive(Debug)]
+pub(super) struct Walked {
+    /// The records in which the two sides differ.
+    pub(super) differences: Vec<RecordKey>,
+    /// The newest revision that the server told on the way.
+    pub(super) revision: Revision,
+}
+
 /// Compares the base with the server's tree, whose root is `root`, and applies what differs. The caller holds
 /// `Shared::base`. The server's tree may move on meanwhile: compare again afterwards. A server that went back lacks what was
 /// committed after `lost_after`. Returns how many records were news.
@@ -23,8 +32,17 @@ pub(super) async fn reconcile(
     if shared.tree.base_root()? == root {
         return Ok(0);
     }
-    let differences = differences(shared).await?;
+    let differences = walk(shared).await?.differences;
     tracing::info!(records = differences.len(), "reconciling with the server");
+    take(shared, &differences, lost_after).await
+}
+
+/// Applies the server's side of records. The caller holds `Shared::base`. Returns how many were news.
+pub(super) async fn take(
+    shared: &Arc<Shared>,
+    differences: &[RecordKey],
+    lost_after: Option<Revision>,
+) -> Result<usize, EngineError> {
     let mut records = Vec::with_capacity(differences.len());
     for keys in differences.chunks(QUERY_ITEMS_MAX) {
         records.extend(shared.remote.records(keys.to_vec()).await?.records);
@@ -32,13 +50,16 @@ pub(super) async fn reconcile(
     apply_what_fits(shared, Incoming::of(records, lost_after))
 }
 
-async fn differences(shared: &Arc<Shared>) -> Result<Vec<RecordKey>, EngineError> {
+/// Compares the base with the server's tree. The caller holds `Shared::base`.
+pub(super) async fn walk(shared: &Arc<Shared>) -> Result<Walked, EngineError> {
     let mut walk = Walk::new();
+    let mut revision = Revision::ZERO;
     while !walk.is_done() {
         let prefixes = walk.ask(WALK_PREFIXES_AT_ONCE);
-        let nodes = shared.remote.merkle(prefixes.clone()).await?.nodes;
-        blocking(|| walk.answer(&shared.tree.local_merkle(), &prefixes, nodes))
+        let reply = shared.remote.merkle(prefixes.clone()).await?;
+        revision = revision.max(reply.revision);
+        blocking(|| walk.answer(&shared.tree.local_merkle(), &prefixes, reply.nodes))
             .map_err(|error| EngineError::Diverged(super::shared::chain(&error)))?;
     }
-    Ok(walk.into_differences())
+    Ok(Walked { differences: walk.into_differences(), revision })
 }

@@ -160,7 +160,7 @@ fn count_pending(shared: &Shared) -> Result<PendingCount, TreeError> {
     Ok(count)
 }
 
-fn path_of(shared: &Shared, key: &RecordKey) -> String {
+pub(super) fn path_of(shared: &Shared, key: &RecordKey) -> String {
     let path = match key {
         RecordKey::Node(node) => shared.tree.path_of(*node),
         RecordKey::Entry { parent, name } => shared.tree.path_of_name(*parent, name),

@@ -2,6 +2,7 @@
 
 mod report;
 mod rig;
+mod verify;
 mod went_back;
 
 use std::sync::Arc;

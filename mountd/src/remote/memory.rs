@@ -140,6 +140,17 @@ impl MemoryRemote {
         self.state.lock().chunks.remove(&hash);
     }
 
+    /// Changes a record and tells no stream of it: an event that got lost without a trace.
+    pub fn change_silently(&self, change: impl Fn(&Record) -> Option<Record>) {
+        let mut state = self.state.lock();
+        let changes = state.records.iter().filter_map(|(key, value)| {
+            let record = change(&value.record)?;
+            Some((key.clone(), Some(record)))
+        });
+        let changes = changes.collect();
+        state.write(changes);
+    }
+
     /// Returns what a backup taken now holds.
     #[must_use]
     pub fn backup(&self) -> Backup {

@@ -134,6 +134,21 @@ impl Tree {
         })
     }
 
+    /// Returns the files of which something is known, at most `max` of them, from behind `after` on.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn files_with_content(&self, after: Option<NodeId>, max: usize) -> Result<Vec<NodeId>, TreeError> {
+        let start: Vec<u8> = after.map(|node| node.as_bytes().to_vec()).unwrap_or_default();
+        let mut found = Vec::new();
+        self.store.each_from(Space::Content, &[], &start, |key, _| {
+            let id = key.try_into().map(NodeId::from_bytes);
+            found.push(id.map_err(|_| TreeError::Damaged { what: "content key" })?);
+            Ok(found.len() < max)
+        })?;
+        Ok(found)
+    }
+
     /// Returns the newest manifest known for a file. Does not block.
     ///
     /// # Errors

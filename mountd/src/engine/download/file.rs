@@ -118,7 +118,7 @@ enum Opened {
 }
 
 /// Why a file was not opened.
-enum OpenError {
+pub(in crate::engine) enum OpenError {
     /// The server could not be asked, and may be asked again.
     Broken,
     /// To be told to those who wait.
@@ -154,7 +154,7 @@ async fn open(shared: &Arc<Shared>, node: NodeId) -> Result<Opened, OpenError> {
 }
 
 /// Gets a content's manifest: pushed, known, or from the server.
-async fn manifest_of(
+pub(in crate::engine) async fn manifest_of(
     shared: &Arc<Shared>,
     node: NodeId,
     content: ContentId,

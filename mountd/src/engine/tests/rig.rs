@@ -15,9 +15,12 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::cache::{Backing, Cache, CacheOptions, Fetch, FetchError, HoldGuard, OpenFiles};
 use crate::clock::{Clock, SystemClock};
+use crate::engine::hash::small_manifest;
+use crate::engine::verify::{Finding, Scope, Verified, VerifyEvent};
 use crate::engine::{Connection, Engine, Parts, Status, Wake};
 use crate::remote::memory::MemoryRemote;
-use crate::tree::content::ContentState;
+use crate::tree::content::{ContentState, Place};
+use crate::tree::journal::NamedContent;
 use crate::tree::namespace::{AttributeChange, NewNode};
 use crate::tree::node::{Cookie, Ino};
 use crate::tree::store::Store;
@@ -284,6 +287,61 @@ impl Rig {
         let prepared = self.live().cache.prepare().expect("a disk");
         let node = self.make(name, NodeKind::File, Some(prepared.row().clone()));
         drop(prepared.attach(node.id));
+    }
+
+    /// Returns where a file's backing file is.
+    pub(super) fn backing_path(&self, name: &str) -> std::path::PathBuf {
+        let row = self.live().tree.content_state(self.id(name)).expect("a store").expect("bytes");
+        let root = match row.place {
+            Place::State => self.dir.path().join("files"),
+            Place::Cache => self.dir.path().join("cache/files"),
+        };
+        let slots = std::fs::read_dir(root).expect("a directory");
+        let mut paths = slots.map(|slot| slot.expect("an entry").path().join(format!("{:016x}", row.file.0)));
+        paths.find(|path| path.exists()).expect("a backing file")
+    }
+
+    /// Gives the bytes of a small file their name, as the sender does before it has sent them.
+    pub(super) fn name_content(&self, name: &str) {
+        let node = self.find(name).expect("a file");
+        let (manifest, _) = small_manifest(self.here(name).expect("all of it is here"));
+        let number = node.dirty_content.expect("it has changed");
+        let named = NamedContent { id: node.id, number, content: Some(manifest.id()), manifest };
+        assert_eq!(self.live().tree.set_contents(&[named]).expect("a store").len(), 1);
+    }
+
+    /// Changes a file's backing file behind the mount's back and leaves no trace of that, as a failing disk does, once
+    /// nobody uses it.
+    pub(super) fn rot(&self, name: &str, work: impl FnOnce(&std::fs::File)) {
+        until("nobody uses it", || !self.backing(name).is_used());
+        let file = std::fs::File::options().read(true).write(true).open(self.backing_path(name));
+        let file = file.expect("a backing file");
+        work(&file);
+        let stamp = crate::cache::stamp_of(&file).expect("a disk");
+        let changed = self
+            .live()
+            .tree
+            .update_content_state(self.id(name), |row| row.map(|row| ContentState { stamp, ..row }));
+        changed.expect("a store");
+    }
+
+    /// Verifies, and returns what was found.
+    pub(super) fn verify(&self, scope: Scope, is_repairing: bool) -> (Verified, Vec<Finding>) {
+        let (events, mut news) = tokio::sync::mpsc::channel(1);
+        let work = async {
+            let listen = async {
+                let mut found = Vec::new();
+                while let Some(event) = news.recv().await {
+                    if let VerifyEvent::Found(finding) = event {
+                        found.push(finding);
+                    }
+                }
+                found
+            };
+            tokio::join!(self.engine().verify(scope, is_repairing, events), listen)
+        };
+        let (verified, found) = self.engine().runtime().block_on(work);
+        (verified.expect("a disk and a store"), found)
     }
 
     pub(super) fn touch(&self, name: &str) {
