@@ -30,7 +30,7 @@ pub enum OnConflict {
     KeepBoth,
     /// Texts are merged.
     Merge,
-    /// The older version goes into the history.
+    /// The version with the later modification time stays; the other one goes into the history.
     LastWriteWins,
     /// The path waits for `dfs resolve`.
     Manual,
@@ -185,14 +185,6 @@ pub enum ConfigError {
         /// What is wrong.
         reason: String,
     },
-    /// A setting asks for something that is not built in.
-    #[error("--{flag} is not built yet: {instead}")]
-    NotBuilt {
-        /// Which flag.
-        flag: String,
-        /// What to do instead.
-        instead: &'static str,
-    },
 }
 
 impl Arguments {
@@ -208,10 +200,7 @@ impl Arguments {
                 .map_err(|error| ConfigError::Malformed { path, reason: error.to_string() })?;
             self.merge(file);
         }
-        check_built("on-conflict", self.on_conflict.unwrap_or(OnConflict::KeepBoth))?;
-        for (_, policy) in self.conflict_patterns()? {
-            check_built("on-conflict-for PATTERN", policy)?;
-        }
+        self.conflict_patterns()?;
         Ok(self)
     }
 
@@ -272,19 +261,6 @@ impl Arguments {
     }
 }
 
-/// Refuses a policy that does not exist yet.
-fn check_built(flag: &str, policy: OnConflict) -> Result<(), ConfigError> {
-    match policy {
-        OnConflict::KeepBoth | OnConflict::Merge | OnConflict::Manual => Ok(()),
-        OnConflict::LastWriteWins => {
-            let name =
-                policy.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-            let instead = "keep-both, the default, loses nothing";
-            Err(ConfigError::NotBuilt { flag: format!("{flag}={name}"), instead })
-        }
-    }
-}
-
 /// Reads a size such as `512MiB`, `20G` or `1000000`; units are powers of 1024.
 #[must_use]
 pub fn parse_size(text: &str) -> Option<u64> {
@@ -341,16 +317,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_refused_by_name() {
-        let refused = |arguments: &[&str]| parse(arguments).complete().expect_err("not built").to_string();
-        let policy = "last-write-wins";
-        let error = refused(&["/m", "--on-conflict", policy]);
-        assert!(error.contains(&format!("on-conflict={policy}")), "{error}");
-        let error = refused(&["/m", "--on-conflict-for", &format!("*.txt={policy}")]);
-        assert!(error.contains(policy), "{error}");
-        for policy in ["keep-both", "merge", "manual"] {
-            assert!(parse(&["/m", "--on-conflict", policy]).complete().is_ok());
+    fn every_policy_is_taken_for_the_mount_and_for_paths_and_an_unknown_one_is_refused() {
+        for policy in ["keep-both", "merge", "last-write-wins", "manual"] {
+            assert!(parse(&["/m", "--on-conflict", policy]).complete().is_ok(), "{policy}");
+            let of_paths = format!("*.txt={policy}");
+            assert!(parse(&["/m", "--on-conflict-for", &of_paths]).complete().is_ok(), "{policy}");
         }
+        let error = parse(&["/m", "--on-conflict-for", "*.txt=newest"]).complete().expect_err("unknown");
+        assert!(error.to_string().contains("*.txt=newest"), "{error}");
     }
 
     #[test]

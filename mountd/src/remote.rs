@@ -52,6 +52,13 @@ pub trait Remote: Send + Sync {
     /// Sends an encoded [`CommitRequest`](dfs_shared::wire::messages::CommitRequest): encoded, so that what is
     /// repeated after a crash is the same to the byte.
     fn commit(&self, request: Bytes) -> RemoteFuture<'_, CommitReply>;
+    /// Sends an encoded [`CommitRequest`](dfs_shared::wire::messages::CommitRequest) of one change of one file: what it becomes is
+    /// kept as a version that was replaced, and the file stays as it is.
+    fn past(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {
+        let _ = request;
+        let (code, message) = ("not_built".to_owned(), format!("{} keeps no past versions", self.name()));
+        Box::pin(async move { Err(RemoteError::Refused { status: 404, code, message }) })
+    }
     /// Asks which of these chunks have to be uploaded; at most `QUERY_ITEMS_MAX`. The first question about a file names it.
     fn missing(&self, hashes: Vec<ChunkHash>, of: Option<UploadOf>) -> RemoteFuture<'_, Vec<ChunkHash>>;
     /// Uploads chunks of the named file, at most `CHUNK_BATCH_LEN_MAX` bytes; they are durable when this returns.

@@ -51,7 +51,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use conflicts::Conflicts;
-pub use conflicts::{Merged, OpenConflict, Taken, Undecided};
+pub use conflicts::{Fate, Merged, OpenConflict, Taken, Undecided};
 pub use effect::{Effect, EffectSink};
 pub use error::TreeError;
 pub use node::{Cookie, DirEntry, Ino, LocalNode, SyncState};

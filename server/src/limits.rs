@@ -17,6 +17,9 @@ pub const LOG_PAGES_MAX: i64 = 16_384;
 pub const ROOTS_KEPT: u64 = 65_536;
 /// Rows after which the write-ahead log is moved into the database: a few MiB of log.
 pub const CHECKPOINT_WEIGHT: usize = 2048;
+/// Newest versions of a file that a past version is compared with, so that one that is brought again after a lost reply is kept once:
+/// they are read by the one writer.
+pub const PAST_VERSIONS_COMPARED: usize = 64;
 
 // http
 

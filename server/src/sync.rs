@@ -35,6 +35,7 @@ mod error;
 mod event;
 mod group;
 mod merkle;
+mod past;
 mod register;
 mod report;
 mod request;
@@ -50,6 +51,7 @@ pub use merkle::{node as merkle_node, rebuild as rebuild_tree};
 pub use report::shown_version;
 
 use commit::CommitJob;
+use past::PastJob;
 use register::{RegisterJob, new_client_id, root_record};
 pub use request::CheckedRequest;
 use request::{at_most, check_query};
@@ -221,6 +223,16 @@ impl SyncService {
             done: None,
             reply,
         }));
+        replied.await.unwrap_or_else(|_| Err(writer_ended()))
+    }
+
+    /// Keeps a version of a file that lost to a later one in its history. Returns when that is durable; the file stays as it is.
+    ///
+    /// # Errors
+    /// [`SyncError`] when the request as a whole is refused, as one that is not of one file; a refused version is no error.
+    pub async fn past(&self, name: &VolumeName, request: CheckedRequest) -> Result<CommitReply, SyncError> {
+        let (reply, replied) = oneshot::channel();
+        self.metadata.submit(Box::new(PastJob::new(name.clone(), request, self.bus.clone(), reply)?));
         replied.await.unwrap_or_else(|_| Err(writer_ended()))
     }
 

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use dfs_tests::{Setup, ops, run};
 
+#[path = "conflicts/last_write.rs"]
+mod last_write;
 #[path = "conflicts/rows.rs"]
 mod rows;
 

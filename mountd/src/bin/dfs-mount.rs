@@ -179,8 +179,8 @@ fn policies(arguments: &Arguments) -> anyhow::Result<Policies> {
     let policy = |on_conflict| match on_conflict {
         OnConflict::Manual => Policy::Manual,
         OnConflict::Merge => Policy::Merge,
-        // The last was refused with the arguments.
-        OnConflict::KeepBoth | OnConflict::LastWriteWins => Policy::KeepBoth,
+        OnConflict::LastWriteWins => Policy::LastWriteWins,
+        OnConflict::KeepBoth => Policy::KeepBoth,
     };
     let patterns = arguments.conflict_patterns()?;
     let patterns: Vec<_> = patterns.into_iter().map(|(pattern, on)| (pattern, policy(on))).collect();

@@ -1,8 +1,11 @@
-//! Merges the two versions of a text that the tree left side by side, where the policy says so.
+//! Brings two versions that the tree left side by side to one, where the policy says so: merges them, or has the earlier one filed.
 //!
 //! ```text
-//! apply ─► copy beside the original, undecided ─► held back here ─► base, local and remote bytes ─► merge (pure)
+//! apply ─► copy beside the original, undecided ─► held back here
+//!   merge:           base, local and remote bytes ─► merge (pure)
 //!              │ clean: one batch: the original gets the merged text, the copy goes ─► sent as an ordinary edit
+//!   last-write-wins: the server keeps the copy's content as a version that was replaced (filing.rs)
+//!              │ done: one batch: the copy goes
 //!              └ otherwise: decided to keep both ─► the copy is sent as an ordinary file
 //! ```
 //!
@@ -27,12 +30,12 @@ use super::shared::{EngineError, Shared, blocking, chain};
 use crate::limits::{MERGE_ATTEMPTS_MAX, MERGE_LEN_MAX};
 use crate::remote::RemoteError;
 use crate::tree::content::ContentState;
-use crate::tree::{Merged, SyncState, Undecided};
+use crate::tree::{Fate, Merged, SyncState, Undecided};
 
-/// The merges that are going on, by the copy.
+/// What is going on, by the copy.
 pub(super) type Merges = parking_lot::Mutex<BTreeSet<NodeId>>;
 
-/// Starts to merge what is undecided and returns the copies that must not be sent yet.
+/// Starts to decide what is undecided and returns the copies that must not be sent yet.
 pub(super) fn hold(shared: &Arc<Shared>) -> BTreeSet<NodeId> {
     let undecided = shared.tree.undecided();
     let held = undecided.iter().map(|undecided| undecided.copy).collect();
@@ -45,8 +48,8 @@ pub(super) fn hold(shared: &Arc<Shared>) -> BTreeSet<NodeId> {
 }
 
 /// What an attempt came to.
-enum Step {
-    Merged,
+pub(super) enum Step {
+    Done,
     KeepBoth(&'static str),
     /// Something changed meanwhile.
     Again,
@@ -73,16 +76,16 @@ async fn run(shared: Arc<Shared>, undecided: Undecided) {
             step => step,
         };
         match step {
-            Ok(Step::Merged) => break,
+            Ok(Step::Done) => break,
             Ok(Step::KeepBoth(why)) => {
-                tracing::warn!(copy = %undecided.copy, why, "conflict: the versions could not be merged; both are kept");
+                tracing::warn!(copy = %undecided.copy, why, "conflict: the versions could not be made one; both are kept");
                 match shared.tree.keep_both_versions(undecided.copy) {
                     Ok(()) => break,
                     Err(error) => tracing::error!(error = chain(&error), "a conflict cannot be decided"),
                 }
             }
             Ok(Step::Again) => {}
-            Err(error) => tracing::debug!(error = chain(&error), "a conflict cannot be merged yet"),
+            Err(error) => tracing::debug!(error = chain(&error), "a conflict cannot be decided yet"),
         }
         tokio::time::sleep(backoff.next()).await;
         shared.wait_online().await;
@@ -92,6 +95,13 @@ async fn run(shared: Arc<Shared>, undecided: Undecided) {
 }
 
 async fn attempt(shared: &Arc<Shared>, undecided: &Undecided) -> Result<Step, EngineError> {
+    match undecided.fate {
+        Fate::History => super::filing::file(shared, undecided).await,
+        Fate::Merge | Fate::Stays => merge_both(shared, undecided).await,
+    }
+}
+
+async fn merge_both(shared: &Arc<Shared>, undecided: &Undecided) -> Result<Step, EngineError> {
     let Undecided { copy, original, base, .. } = *undecided;
     let is_open = |node| shared.open_files().is_some_and(|open| open.is_being_written(node));
     if is_open(copy) || is_open(original) {
@@ -126,7 +136,7 @@ async fn attempt(shared: &Arc<Shared>, undecided: &Undecided) -> Result<Step, En
     };
     let (number, local_content) = (local.number, local.content);
     let done = blocking(|| take(shared, undecided, &text, (number, local_content), content))?;
-    Ok(if done { Step::Merged } else { Step::Again })
+    Ok(if done { Step::Done } else { Step::Again })
 }
 
 /// The local version and which one it is.

@@ -19,7 +19,7 @@ use dfs_shared::hash::{ChunkHash, ContentId};
 use dfs_shared::ids::{ClientId, NodeId};
 use dfs_shared::limits::{COMMIT_SMALL_BYTES_MAX, SMALL_CONTENT_LEN_MAX};
 use dfs_shared::manifest::Manifest;
-use dfs_shared::record::{ChangeGroup, Record};
+use dfs_shared::record::{Change, ChangeGroup, NodeRecord, Record, RecordKey};
 use dfs_shared::wire::messages::{CommitRequest, NewContent, SmallChunk, small_chunks_len};
 use dfs_shared::wire::{WireError, decode, decode_plain, encode, encode_plain, encode_sized};
 use serde::{Deserialize, Serialize};
@@ -144,6 +144,32 @@ pub(super) fn build(
     notes.held = held.intersection(&sent).copied().collect();
     let small = contents.chunks;
     Ok(InFlight { notes, request, small })
+}
+
+/// Encodes the question that has the server keep a version of `original`, which the copy holds, beside the one that it has.
+pub(super) fn past_message(
+    shared: &Shared,
+    client: ClientId,
+    original: NodeId,
+    version: &NodeRecord,
+) -> Result<Bytes, EngineError> {
+    let mut request = CommitRequest {
+        client,
+        commit: 0,
+        groups: Vec::new(),
+        contents: Vec::new(),
+        small_chunks: Vec::new(),
+    };
+    let mut contents =
+        Contents { shared, small: HashMap::new(), known: HashSet::new(), chunks: Vec::new(), small_bytes: 0 };
+    if let Some(content) = version.content {
+        contents.add(&mut request, version.id, content)?;
+    }
+    request.small_chunks = contents.chunks;
+    let value = Some(Record::Node(NodeRecord { id: original, ..version.clone() }));
+    let change = Change { key: RecordKey::Node(original), base: None, value };
+    request.groups.push(ChangeGroup { changes: vec![change] });
+    Ok(encode_sized(&request, small_chunks_len(&request.small_chunks)).into())
 }
 
 /// Gathers manifests and small bytes that the server may not have.

@@ -108,7 +108,7 @@ impl Uploads {
 
 /// Why a content is uploaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reason {
+pub(super) enum Reason {
     /// The file changed.
     Changed,
     /// The server says that it lacks what the tree names already.
@@ -134,6 +134,16 @@ fn begin(shared: &Arc<Shared>, node: NodeId, reason: Reason) {
     if shared.uploads.begin(node) {
         shared.tasks.spawn(run(Arc::clone(shared), node, reason));
     }
+}
+
+/// Uploads a file and waits for it; `false` if it did not stand still, or is being uploaded already.
+pub(super) async fn now(shared: &Arc<Shared>, node: NodeId, reason: Reason) -> Result<bool, EngineError> {
+    if !shared.uploads.begin(node) {
+        return Ok(false);
+    }
+    let step = attempt(shared, node, reason).await;
+    shared.uploads.active.lock().remove(&node);
+    Ok(matches!(step?, Step::Done))
 }
 
 async fn run(shared: Arc<Shared>, node: NodeId, reason: Reason) {

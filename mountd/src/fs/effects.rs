@@ -180,9 +180,13 @@ impl Fs {
     }
 
     fn forked(&self, from: Ino, to_node: NodeId) {
+        let known = self.tree.node(from).ok().flatten().map(|from| from.id);
+        if let Some(from) = known {
+            self.mark_moved(from, to_node);
+        }
         let Some(open) = self.open_file(from) else {
-            if let Ok(Some(from)) = self.tree.node(from) {
-                self.cache.forked(from.id, to_node);
+            if let Some(from) = known {
+                self.cache.forked(from, to_node);
             }
             return;
         };

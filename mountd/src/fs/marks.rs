@@ -39,6 +39,14 @@ impl Fs {
         if many { self.remove_marks() } else { Ok(()) }
     }
 
+    /// A conflict has given the bytes of `from`, and with them its mark, to `to`: what is known of the one holds for the other.
+    pub(super) fn mark_moved(&self, from: NodeId, to: NodeId) {
+        let mut stale = self.marks.stale.lock();
+        if stale.remove(&from) {
+            stale.insert(to);
+        }
+    }
+
     /// Tells whether a file has a mark that cannot go yet.
     pub(super) fn is_marked(&self, node: NodeId) -> bool {
         !self.marks.stale.lock().contains(&node) && self.tree.is_marked_open(node).unwrap_or(false)

@@ -91,13 +91,19 @@ impl Fs {
     pub fn sweep(&self) {
         self.sweep_open();
         self.sweep_lingering();
-        if let Err(error) = self.remove_marks() {
-            tracing::warn!(%error, "open marks stay until the next start");
-        }
+        self.sweep_marks();
         if let Err(error) = self.cache.make_room() {
             tracing::warn!(%error, "the cache could not be made smaller");
         }
         self.tree.store().watch_reserve();
+    }
+
+    fn sweep_marks(&self) {
+        // A conflict may be giving a mark to another node: not before it is known which.
+        let _hold = self.hold.read();
+        if let Err(error) = self.remove_marks() {
+            tracing::warn!(%error, "open marks stay until the next start");
+        }
     }
 
     fn sweep_open(&self) {

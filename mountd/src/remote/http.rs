@@ -260,6 +260,18 @@ impl Remote for HttpRemote {
         .boxed()
     }
 
+    fn past(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {
+        async move {
+            let (server, response) = self.post("past", request).await?;
+            decode_answer(
+                &server,
+                "reply to a past version",
+                &collect(&server, response, MESSAGE_LEN_MAX).await?,
+            )
+        }
+        .boxed()
+    }
+
     fn missing(&self, hashes: Vec<ChunkHash>, of: Option<UploadOf>) -> RemoteFuture<'_, Vec<ChunkHash>> {
         debug_assert!(hashes.len() <= QUERY_ITEMS_MAX);
         async move {

@@ -64,6 +64,8 @@ struct State {
     reports: BTreeMap<ClientId, Reports>,
     swallow_reports: u32,
     swallow_contents: u32,
+    past: Vec<NodeRecord>,
+    lose_past: bool,
 }
 
 /// What a client has reported.
@@ -103,6 +105,8 @@ impl MemoryRemote {
             reports: BTreeMap::new(),
             swallow_reports: 0,
             swallow_contents: 0,
+            past: Vec::new(),
+            lose_past: false,
         };
         let root = Record::Node(root());
         state.write(vec![(root.key(), Some(root))]);
@@ -210,6 +214,17 @@ impl MemoryRemote {
         state.reports.values().flat_map(|reports| reports.requests.clone()).collect()
     }
 
+    /// Makes past versions get lost on their way to the server, from now on or no more.
+    pub fn lose_past(&self, lose: bool) {
+        self.state.lock().lose_past = lose;
+    }
+
+    /// Returns the versions that were brought as past ones, in order.
+    #[must_use]
+    pub fn past_versions(&self) -> Vec<NodeRecord> {
+        self.state.lock().past.clone()
+    }
+
     /// Returns all records.
     #[must_use]
     pub fn all_records(&self) -> BTreeMap<RecordKey, Versioned> {
@@ -307,16 +322,32 @@ impl State {
             let Some(Record::Node(NodeRecord { content: Some(content), .. })) = &change.value else {
                 continue;
             };
-            let Some(manifest) = self.contents.get(content) else {
-                return Some(Refusal::ContentMissing { contents: vec![*content] });
-            };
-            let chunks = manifest.chunks.iter().map(|chunk| chunk.hash).filter(|hash| !hash.is_hole());
-            let hashes: Vec<_> = chunks.filter(|hash| !self.chunks.contains_key(hash)).collect();
-            if !hashes.is_empty() {
-                return Some(Refusal::ChunksMissing { hashes });
+            if let Some(reason) = self.lacking(Some(*content)) {
+                return Some(reason);
             }
         }
         None
+    }
+
+    /// What has to come before a content can be referred to.
+    fn lacking(&self, content: Option<ContentId>) -> Option<Refusal> {
+        let content = content?;
+        let Some(manifest) = self.contents.get(&content) else {
+            return Some(Refusal::ContentMissing { contents: vec![content] });
+        };
+        let chunks = manifest.chunks.iter().map(|chunk| chunk.hash).filter(|hash| !hash.is_hole());
+        let hashes: Vec<_> = chunks.filter(|hash| !self.chunks.contains_key(hash)).collect();
+        (!hashes.is_empty()).then_some(Refusal::ChunksMissing { hashes })
+    }
+
+    fn take_contents(&mut self, request: &CommitRequest) {
+        for chunk in &request.small_chunks {
+            if ChunkHash::of(&chunk.bytes) == chunk.hash {
+                self.chunks.insert(chunk.hash, chunk.bytes.clone().into());
+            }
+        }
+        let manifests = request.contents.iter().map(|content| content.manifest.clone());
+        self.contents.extend(manifests.map(|manifest| (manifest.id(), manifest)));
     }
 
     fn commit(&mut self, request: CommitRequest) -> CommitReply {
@@ -326,13 +357,8 @@ impl State {
         {
             return reply.clone();
         }
-        for chunk in &request.small_chunks {
-            if ChunkHash::of(&chunk.bytes) == chunk.hash {
-                self.chunks.insert(chunk.hash, chunk.bytes.clone().into());
-            }
-        }
+        self.take_contents(&request);
         let manifests: Vec<_> = request.contents.into_iter().map(|content| content.manifest).collect();
-        self.contents.extend(manifests.iter().map(|manifest| (manifest.id(), manifest.clone())));
         let mut written = BTreeMap::new();
         let mut outcomes = Vec::new();
         for group in request.groups {
@@ -355,6 +381,33 @@ impl State {
         let reply = CommitReply { outcomes, revision: self.revision, root: self.root() };
         self.replies.insert(request.client, (request.commit, reply.clone()));
         reply
+    }
+
+    /// Keeps the version of a file that is there, once.
+    fn keep_past(&mut self, request: CommitRequest) -> CommitReply {
+        self.take_contents(&request);
+        let versions = request.groups.iter().flat_map(|group| &group.changes).filter_map(|change| {
+            let Some(Record::Node(node)) = &change.value else { return None };
+            Some(node.clone())
+        });
+        let mut outcomes = Vec::new();
+        for version in versions.collect::<Vec<_>>() {
+            let key = RecordKey::Node(version.id);
+            let reason = match self.records.contains_key(&key) {
+                true => self.lacking(version.content),
+                false => Some(Refusal::TargetMissing { key }),
+            };
+            outcomes.push(match reason {
+                Some(reason) => GroupOutcome::Refused { reason, current: Vec::new() },
+                None => GroupOutcome::Accepted,
+            });
+            if outcomes.last() == Some(&GroupOutcome::Accepted) && !self.past.contains(&version) {
+                self.past.push(version);
+                let records = self.write(Vec::new());
+                self.push(request.client.clone(), 0, records, Vec::new(), Vec::new());
+            }
+        }
+        CommitReply { outcomes, revision: self.revision, root: self.root() }
     }
 
     fn push(
@@ -450,6 +503,25 @@ impl Remote for MemoryRemote {
                 return Err(RemoteError::Disconnected { server: "memory".to_owned() });
             }
             let reply = state.commit(request);
+            if state.swallow_replies > 0 {
+                state.swallow_replies -= 1;
+                return Err(RemoteError::Disconnected { server: "memory".to_owned() });
+            }
+            Ok(reply)
+        })
+    }
+
+    fn past(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {
+        self.call(move |state| {
+            let request = decode(&request).map_err(|error| RemoteError::Refused {
+                status: 400,
+                code: "bad_message".to_owned(),
+                message: error.to_string(),
+            })?;
+            if state.lose_past {
+                return Err(RemoteError::Disconnected { server: "memory".to_owned() });
+            }
+            let reply = state.keep_past(request);
             if state.swallow_replies > 0 {
                 state.swallow_replies -= 1;
                 return Err(RemoteError::Disconnected { server: "memory".to_owned() });

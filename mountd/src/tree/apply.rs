@@ -30,7 +30,7 @@ use super::conflicts::ConflictRow;
 use super::effect::Effect;
 use super::journal::group_by_node;
 use super::node::{Ino, LocalEntry, LocalNode, SyncState};
-use super::resolve::{self, EntryVerdict, LocalView, NodeVerdict};
+use super::resolve::{self, EntryVerdict, LocalView, NodeVerdict, Rules};
 use super::store::{Space, Write};
 use super::txn::Txn;
 use super::{Tree, TreeError};
@@ -134,6 +134,9 @@ impl Tree {
         }
         apply.resolve_collisions()?;
         apply.mend_structure()?;
+        if !apply.hash_first.is_empty() {
+            return Err(TreeError::HashFirst { nodes: apply.hash_first });
+        }
         apply.finish(news)
     }
 }
@@ -230,11 +233,21 @@ impl Apply<'_, '_> {
         let verdict = if let Some(replaced) = self.lost(&node.sync, remote.map(|(_, revision)| revision)) {
             resolve::lost_node(local, there, replaced)
         } else if node.sync.is_dirty() {
-            resolve::node(base, local, there, self.options.force_conflicts)
+            let rules =
+                Rules { force: self.options.force_conflicts, last_write_wins: self.last_write_wins_of(id)? };
+            resolve::node(base, local, there, rules)
         } else {
             NodeVerdict::TakeRemote
         };
         self.carry_out(&node, remote, verdict)
+    }
+
+    /// Tells whether the later content takes a file.
+    fn last_write_wins_of(&mut self, id: NodeId) -> Result<bool, TreeError> {
+        match self.txn.live_names_of(id)?.into_iter().next() {
+            Some((parent, name)) => self.last_write_wins_at(parent, &name),
+            None => Ok(false),
+        }
     }
 
     /// Tells whether the server lost what it had of a record, and if so whether it has something newer in its place.
@@ -338,7 +351,9 @@ impl Apply<'_, '_> {
         }
         let copy = self.free_conflict_name(parent, &name)?;
         self.txn.change_link(parent, &copy, Some(id))?;
-        self.remember(id, node.id, parent, &name, self.base_contents.get(&node.id).copied().flatten())?;
+        let base = self.base_contents.get(&node.id).copied().flatten();
+        let loses = self.last_write_wins_at(parent, &name)?;
+        self.remember(id, node.id, parent, &name, base, loses)?;
         self.conflicts.push(Conflict { parent, name, copy: copy.clone() });
         self.forks.push((node.id, id, copy));
         Ok(())

@@ -34,11 +34,22 @@ pub(super) struct ConflictRow {
     at: Timestamp,
     /// Both are marked as in conflict until somebody decides.
     manual: bool,
-    /// The two are to be merged; the copy is not sent until it is clear whether it stays.
-    undecided: bool,
+    /// What becomes of the copy. Unless it stays, it is not sent.
+    fate: Fate,
 }
 
-/// Two versions that are to be merged.
+/// What becomes of a conflict copy by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fate {
+    /// Nothing: it is an ordinary file.
+    Stays,
+    /// The two are to be merged, if that is clean.
+    Merge,
+    /// It was written before the server's version: it becomes a version in the history of the original.
+    History,
+}
+
+/// Two versions of which one is to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Undecided {
     /// The node of the local version.
@@ -49,6 +60,8 @@ pub struct Undecided {
     pub base: Option<ContentId>,
     /// When the two met.
     pub at: Timestamp,
+    /// What becomes of the local version.
+    pub fate: Fate,
 }
 
 /// A merged text, and what it was made from.
@@ -165,14 +178,14 @@ impl Tree {
         Ok(())
     }
 
-    /// Returns the conflicts that are to be merged.
+    /// Returns the conflicts of which one version is to go.
     #[must_use]
     pub fn undecided(&self) -> Vec<Undecided> {
         let conflicts = self.conflicts.lock();
-        let undecided = conflicts.rows.iter().filter(|(_, row)| row.undecided);
+        let undecided = conflicts.rows.iter().filter(|(_, row)| row.fate != Fate::Stays);
         let found = undecided.map(|(copy, row)| {
-            let ConflictRow { original, base, at, .. } = *row;
-            Undecided { copy: *copy, original, base, at }
+            let ConflictRow { original, base, at, fate, .. } = *row;
+            Undecided { copy: *copy, original, base, at, fate }
         });
         found.collect()
     }
@@ -184,7 +197,7 @@ impl Tree {
     pub fn keep_both_versions(&self, copy: NodeId) -> Result<(), TreeError> {
         let row = self.conflicts.lock().rows.get(&copy).cloned();
         let Some(row) = row else { return Ok(()) };
-        let row = ConflictRow { undecided: false, ..row };
+        let row = ConflictRow { fate: Fate::Stays, ..row };
         self.store.commit(vec![Write::put(Space::Conflicts, copy.as_bytes(), &row)])?;
         self.conflicts.lock().rows.insert(copy, row);
         Ok(())
@@ -212,13 +225,7 @@ impl Tree {
         {
             return Ok(None);
         }
-        let mut keys = vec![RecordKey::Node(copy)];
-        for (parent, name) in txn.live_names_of(copy)? {
-            txn.change_link(parent, &name, None)?;
-            keys.push(RecordKey::Entry { parent, name });
-        }
-        txn.delete_node(copy)?;
-        txn.journal(keys);
+        remove_copy(&mut txn, copy)?;
         let mtime = mine.live().map(|record| record.mtime);
         txn.change_node(original, |record| {
             (record.content, record.size) = (bytes.content, manifest.size());
@@ -229,11 +236,36 @@ impl Tree {
         let replaced = self.store.read::<ContentState>(Space::Content, original.as_bytes())?;
         txn.extra.push(Write::put(Space::Content, original.as_bytes(), bytes));
         txn.extra.push(Write::put(Space::Manifests, original.as_bytes(), &(manifest.id(), manifest)));
-        txn.extra.push(Write::remove(Space::Conflicts, copy.as_bytes()));
         let effects = txn.effects()?;
         self.finish_carried(txn, at)?;
         self.conflicts.lock().rows.remove(&copy);
         Ok(Some(Taken { effects, replaced }))
+    }
+
+    /// Removes a conflict copy whose `content` the server has put into the history of the original. `None`, and nothing is done, if
+    /// the copy has another content by now.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails; nothing is done then.
+    pub fn drop_filed(
+        &self,
+        copy: NodeId,
+        content: Option<ContentId>,
+        at: Timestamp,
+    ) -> Result<Option<Vec<Effect>>, TreeError> {
+        let _writer = self.writer.lock();
+        let mut txn = Txn::new(&self.store);
+        let is_same = txn.live(copy)?.is_some_and(|node| {
+            node.dirty_content.is_none() && node.live().is_some_and(|record| record.content == content)
+        });
+        if !is_same {
+            return Ok(None);
+        }
+        remove_copy(&mut txn, copy)?;
+        let effects = txn.effects()?;
+        self.finish_carried(txn, at)?;
+        self.conflicts.lock().rows.remove(&copy);
+        Ok(Some(effects))
     }
 
     /// Takes rows in that a batch has just written.
@@ -242,8 +274,22 @@ impl Tree {
     }
 }
 
+/// Removes a conflict copy and what is remembered of its conflict.
+fn remove_copy(txn: &mut Txn<'_>, copy: NodeId) -> Result<(), TreeError> {
+    let mut keys = vec![RecordKey::Node(copy)];
+    for (parent, name) in txn.live_names_of(copy)? {
+        txn.change_link(parent, &name, None)?;
+        keys.push(RecordKey::Entry { parent, name });
+    }
+    txn.delete_node(copy)?;
+    txn.journal(keys);
+    txn.extra.push(Write::remove(Space::Conflicts, copy.as_bytes()));
+    Ok(())
+}
+
 impl Apply<'_, '_> {
-    /// Remembers that `copy` is the local version of what `original` has at a name.
+    /// Remembers that `copy` is the local version of what `original` has at a name; `loses` tells that it was written before the
+    /// server's and that the last write wins.
     pub(super) fn remember(
         &mut self,
         copy: NodeId,
@@ -251,17 +297,32 @@ impl Apply<'_, '_> {
         parent: NodeId,
         name: &Name,
         base: Option<ContentId>,
+        loses: bool,
     ) -> Result<(), TreeError> {
-        let policy = match self.tree.policies.get() {
-            Some(policies) => policies.of(&self.path_to(parent, name)?),
-            None => Policy::default(),
+        let policy = self.policy_at(parent, name)?;
+        let fate = match policy {
+            Policy::Merge if base.is_some() && self.are_files(copy, original)? => Fate::Merge,
+            Policy::LastWriteWins if loses => Fate::History,
+            Policy::KeepBoth | Policy::Manual | Policy::Merge | Policy::LastWriteWins => Fate::Stays,
         };
-        let undecided = policy == Policy::Merge && base.is_some() && self.are_files(copy, original)?;
         let manual = policy == Policy::Manual;
-        let row = ConflictRow { original, base, at: self.options.at, manual, undecided };
+        let row = ConflictRow { original, base, at: self.options.at, manual, fate };
         self.txn.extra.push(Write::put(Space::Conflicts, copy.as_bytes(), &row));
         self.rows.push((copy, row));
         Ok(())
+    }
+
+    /// Returns what happens with conflicts over a name.
+    fn policy_at(&mut self, parent: NodeId, name: &Name) -> Result<Policy, TreeError> {
+        Ok(match self.tree.policies.get() {
+            Some(policies) => policies.of(&self.path_to(parent, name)?),
+            None => Policy::default(),
+        })
+    }
+
+    /// Tells whether the later content takes a name. Never after a server went back: its times say nothing about what it lost.
+    pub(super) fn last_write_wins_at(&mut self, parent: NodeId, name: &Name) -> Result<bool, TreeError> {
+        Ok(self.options.lost_after.is_none() && self.policy_at(parent, name)? == Policy::LastWriteWins)
     }
 
     /// Tells whether both are files of one name, short enough to be merged.

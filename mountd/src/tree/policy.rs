@@ -17,6 +17,8 @@ pub enum Policy {
     Merge,
     /// As `KeepBoth`, and the path is marked until somebody decides.
     Manual,
+    /// The content with the later modification time stays; the other one goes to the server's history of the file.
+    LastWriteWins,
 }
 
 /// Why patterns cannot be used.

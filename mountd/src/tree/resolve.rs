@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | nothing | anything | take the remote's |
 //! | anything | nothing | keep the local |
-//! | edit content | edit content | the same: unify; otherwise fork: the local bytes become a new node |
+//! | edit content | edit content | the same: unify; otherwise fork: the local bytes become a new node. Where the last write wins and it is the local one, the local content goes on top of the server's state |
 //! | edit content | delete | resurrect |
 //! | resurrect | resurrect | the same content: unify; otherwise fork |
 //! | delete | edit content | undelete |
@@ -15,6 +15,7 @@
 //!
 //! The rules about several records (what holds an entry, circles, two names of a directory) are in `apply`.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use dfs_shared::ids::NodeId;
@@ -36,6 +37,26 @@ pub enum NodeVerdict {
     /// Both changed the bytes: this record keeps the node, with the server's content; the local bytes go to a new node.
     Fork(NodeRecord),
     /// The local bytes have to be hashed before it can be told.
+    HashFirst,
+}
+
+/// How it is decided between two contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// Takes unhashed bytes for different ones instead of answering [`NodeVerdict::HashFirst`].
+    pub force: bool,
+    /// The later content takes the file. Without it the server's does.
+    pub last_write_wins: bool,
+}
+
+/// Which of two contents is the later one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Later {
+    /// What is here.
+    Local,
+    /// What the server has.
+    Remote,
+    /// The times are the same: the local bytes have to be hashed before it can be told.
     HashFirst,
 }
 
@@ -63,13 +84,27 @@ fn content_differs(one: &NodeRecord, other: &NodeRecord) -> bool {
     (one.content, one.size) != (other.content, other.size)
 }
 
-/// Decides about a node. `force` never answers [`NodeVerdict::HashFirst`] but takes unhashed bytes for different ones.
+/// Tells which of two contents was written last: the one with the later modification time; of the same time the one whose
+/// content id is greater. So every mount comes to the same answer, whichever side it is on. `force` takes the server's where that
+/// needs a hash that is not there.
+#[must_use]
+pub fn later(here: &NodeRecord, dirty: bool, remote: &NodeRecord, force: bool) -> Later {
+    match here.mtime.cmp(&remote.mtime) {
+        Ordering::Greater => Later::Local,
+        Ordering::Less => Later::Remote,
+        Ordering::Equal if dirty && !force => Later::HashFirst,
+        Ordering::Equal if !dirty && here.content > remote.content => Later::Local,
+        Ordering::Equal => Later::Remote,
+    }
+}
+
+/// Decides about a node.
 #[must_use]
 pub fn node(
     base: Option<&NodeRecord>,
     local: LocalView<'_>,
     remote: Option<&NodeRecord>,
-    force: bool,
+    rules: Rules,
 ) -> NodeVerdict {
     match (local.record, remote) {
         (None, None) => NodeVerdict::TakeRemote,
@@ -81,7 +116,7 @@ pub fn node(
             let edited = local.dirty_content || base.is_none_or(|base| content_differs(base, here));
             if edited { NodeVerdict::Resurrect } else { NodeVerdict::TakeRemote }
         }
-        (Some(here), Some(remote)) => both(base, here, local.dirty_content, remote, force),
+        (Some(here), Some(remote)) => both(base, here, local.dirty_content, remote, rules),
     }
 }
 
@@ -90,7 +125,7 @@ fn both(
     here: &NodeRecord,
     dirty: bool,
     remote: &NodeRecord,
-    force: bool,
+    rules: Rules,
 ) -> NodeVerdict {
     let Some(base) = base else {
         // The same node made on both sides: the root, which every side starts with, or a file that was deleted elsewhere
@@ -118,8 +153,16 @@ fn both(
             NodeVerdict::Merge(merged)
         }
         (false, true) => NodeVerdict::Merge(merged),
-        (true, true) if dirty && !force && here.size == remote.size => NodeVerdict::HashFirst,
+        (true, true) if dirty && !rules.force && here.size == remote.size => NodeVerdict::HashFirst,
         (true, true) if !dirty && !content_differs(here, remote) => NodeVerdict::Merge(merged),
+        (true, true) if rules.last_write_wins => match later(here, dirty, remote, rules.force) {
+            Later::Local => {
+                (merged.content, merged.size, merged.mtime) = (here.content, here.size, here.mtime);
+                NodeVerdict::Merge(merged)
+            }
+            Later::Remote => NodeVerdict::Fork(merged),
+            Later::HashFirst => NodeVerdict::HashFirst,
+        },
         (true, true) => NodeVerdict::Fork(merged),
     }
 }

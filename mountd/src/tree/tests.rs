@@ -1,5 +1,6 @@
 //! The tree by itself: local changes, the journal, and the conflict table against a server that is a plain map.
 
+mod last_write;
 mod table;
 
 use std::collections::BTreeMap;
@@ -69,14 +70,7 @@ impl Mount {
     }
 
     fn write(&self, node: &LocalNode, bytes: &str) {
-        let size = bytes.len() as u64;
-        let change = ContentChange { size, mtime: at(200), ctime: at(200), stamp: None };
-        let node = self.tree.content_changed(node.id, change).expect("noted").expect("exists");
-        let chunk = ChunkRef { hash: dfs_shared::hash::ChunkHash::of(bytes.as_bytes()), len: size };
-        let manifest = Manifest { chunk_log2: 14, chunks: vec![chunk] };
-        let number = node.dirty_content.expect("dirty");
-        let named = NamedContent { id: node.id, number, content: Some(manifest.id()), manifest };
-        assert!(self.tree.set_contents(&[named]).expect("set").contains(&node.id));
+        self.write_at(node, bytes, 200);
     }
 
     /// Sends everything pending as one group; returns whether the server took it.

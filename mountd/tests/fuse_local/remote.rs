@@ -282,6 +282,34 @@ fn a_conflict_gives_the_local_bytes_to_the_copy_also_while_they_are_being_writte
 }
 
 #[test]
+fn after_a_conflict_over_a_closed_file_neither_version_counts_as_open_and_the_file_is_marked_when_it_is_opened()
+ {
+    for mount in Local::both() {
+        let id = NodeId::generate();
+        push_file(&mount, 1, "f", id, b"base");
+        wait_for(|| mount.at("f").exists());
+        std::fs::write(mount.at("f"), b"mine").unwrap();
+        // Closed, and its mark not removed yet.
+        wait_for(|| !mount.fs.is_being_written(id));
+        OpenFiles::notice(&*mount.fs, &[id]);
+        push_file(&mount, 2, "f", id, b"theirs");
+        wait_for(|| std::fs::read(mount.at("f")).unwrap() == b"theirs");
+        let mut names = std::fs::read_dir(mount.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let copy = names.find(|name| name.to_string_lossy().contains("conflict")).unwrap();
+        let copy = mount.node(&copy.to_string_lossy()).id;
+        assert!(!mount.fs.is_being_written(copy), "nobody has it open");
+        assert!(!mount.fs.is_being_written(id));
+        let file = OpenOptions::new().write(true).open(mount.at("f")).unwrap();
+        assert!(mount.tree.open_marks().unwrap().contains(&id), "a crash would not know that it is written");
+        drop(file);
+        wait_for(|| {
+            mount.fs.sweep();
+            mount.tree.open_marks().unwrap().is_empty()
+        });
+    }
+}
+
+#[test]
 fn evicted_bytes_are_fetched_again_and_unsent_ones_are_never_evicted() {
     for mount in Local::both() {
         let bytes = pattern(10 * CHUNK, 0);

@@ -31,6 +31,7 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("POST", "/sync/{volume}/register", Need::Volume(Read)),
     ("POST", "/sync/{volume}/lineage", Need::Volume(Read)),
     ("POST", "/sync/{volume}/commit", Need::Volume(Write)),
+    ("POST", "/sync/{volume}/past", Need::Volume(Write)),
     ("POST", "/sync/{volume}/missing", Need::Volume(Read)),
     ("POST", "/sync/{volume}/contents", Need::Volume(Read)),
     ("POST", "/sync/{volume}/records", Need::Volume(Read)),
@@ -98,6 +99,7 @@ mod tests {
     fn whatever_changes_a_volume_needs_write() {
         for (method, pattern) in [
             ("POST", "/sync/{volume}/commit"),
+            ("POST", "/sync/{volume}/past"),
             ("PUT", "/sync/{volume}/chunks"),
             ("POST", "/api/file/upload_chunk"),
             ("POST", "/api/file/upload_complete"),

@@ -17,7 +17,7 @@ use crate::blocking::offload;
 use crate::http::{Response, Status};
 use crate::limits::{QUERY_LEN_MAX, SMALL_BODY_LEN_MAX};
 use crate::router::Call;
-use crate::sync::{SyncError, SyncService};
+use crate::sync::{CheckedRequest, SyncError, SyncService};
 
 /// `POST /sync/{volume}/register`
 pub(super) async fn register(api: Arc<Api>, call: Call) -> Response {
@@ -37,6 +37,12 @@ pub(super) async fn commit(api: Arc<Api>, call: Call) -> Response {
 
 async fn try_commit(api: &Api, call: Call) -> Result<Response, ApiError> {
     let volume = volume_of(&call)?;
+    let prepared = prepared(call).await?;
+    reply(&api.sync.commit(&volume, prepared).await?)
+}
+
+/// Reads and checks a commit's message.
+async fn prepared(call: Call) -> Result<CheckedRequest, ApiError> {
     let body = call.body.collect(MESSAGE_LEN_MAX).await?;
     // A large commit takes milliseconds to decode and hash: not on a thread that other connections wait for.
     let prepared = if body.len() > OFFLOAD_LEN {
@@ -44,7 +50,18 @@ async fn try_commit(api: &Api, call: Call) -> Result<Response, ApiError> {
     } else {
         decode(&body).map(SyncService::prepare)
     };
-    reply(&api.sync.commit(&volume, prepared??).await?)
+    Ok(prepared??)
+}
+
+/// `POST /sync/{volume}/past`
+pub(super) async fn past(api: Arc<Api>, call: Call) -> Response {
+    answer(try_past(&api, call).await)
+}
+
+async fn try_past(api: &Api, call: Call) -> Result<Response, ApiError> {
+    let volume = volume_of(&call)?;
+    let prepared = prepared(call).await?;
+    reply(&api.sync.past(&volume, prepared).await?)
 }
 
 /// `POST /sync/{volume}/report`

@@ -102,6 +102,31 @@ impl Groups<'_> {
         }
     }
 
+    /// Checks that a version fits a file that is there and that its content is here, and keeps the content, or refuses it. Changes
+    /// no record.
+    pub(super) fn keep_contents_of(&mut self, checked: &CheckedGroup) -> Result<GroupOutcome, MetadataError> {
+        if let Some((key, why)) = &checked.flaw {
+            let broken = Refusal::Invalid { key: key.clone(), why: why.clone() }.into();
+            return self.refuse(&checked.group, broken);
+        }
+        let mut done = Vec::with_capacity(checked.group.changes.len());
+        for change in &checked.group.changes {
+            let old = self.tx.record(self.volume, &change.key)?;
+            if as_node(old.as_ref().map(|old| &old.record)).is_none_or(|node| node.kind != NodeKind::File) {
+                let broken = Refusal::TargetMissing { key: change.key.clone() }.into();
+                return self.refuse(&checked.group, broken);
+            }
+            done.push(Done { key: change.key.clone(), old: None, new: change.value.clone() });
+        }
+        match self.check_contents(&done)? {
+            Ok(contents) => {
+                self.keep_contents(contents)?;
+                Ok(GroupOutcome::Accepted)
+            }
+            Err(broken) => self.refuse(&checked.group, broken),
+        }
+    }
+
     fn write(
         &mut self,
         key: &RecordKey,

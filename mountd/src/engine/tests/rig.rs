@@ -23,6 +23,7 @@ use crate::tree::content::{ContentState, Place};
 use crate::tree::journal::NamedContent;
 use crate::tree::namespace::{AttributeChange, NewNode};
 use crate::tree::node::{Cookie, Ino};
+use crate::tree::policy::{Policies, Policy};
 use crate::tree::store::Store;
 use crate::tree::{Effect, EffectSink, LocalNode, Tree};
 
@@ -174,6 +175,12 @@ impl Rig {
 
     pub(super) fn engine(&self) -> &Arc<Engine> {
         &self.live().engine
+    }
+
+    /// Lets the later of two contents win; before the first conflict.
+    pub(super) fn last_write_wins(&self) {
+        let policies = Policies::new(Policy::LastWriteWins, &[]).expect("no patterns");
+        self.live().tree.set_policies(policies);
     }
 
     pub(super) fn online(&self) {

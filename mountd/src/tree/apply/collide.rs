@@ -6,6 +6,8 @@ use dfs_shared::record::{NodeKind, NodeRecord};
 
 use super::{Apply, Conflict};
 use crate::tree::TreeError;
+use crate::tree::node::SyncState;
+use crate::tree::resolve::{Later, later};
 use crate::tree::store::{Space, Write};
 
 /// How two nodes of one name can live together.
@@ -68,13 +70,68 @@ impl Apply<'_, '_> {
         ours: NodeId,
         theirs: NodeId,
     ) -> Result<(), TreeError> {
+        let last = self.last_write(parent, name, ours, theirs)?;
+        match last {
+            Some(Later::Local) => return self.supersede(parent, name, ours, theirs),
+            Some(Later::HashFirst) => {
+                self.hash_first.push(ours);
+                return Ok(());
+            }
+            Some(Later::Remote) | None => {}
+        }
         let copy = self.free_conflict_name(parent, name)?;
         self.link_remote(parent, name, theirs)?;
         self.txn.change_link(parent, &copy, Some(ours))?;
         let base = self.base_targets.get(&(parent, name.clone()));
         let base = base.and_then(|base| self.base_contents.get(base).copied().flatten());
-        self.remember(ours, theirs, parent, name, base)?;
+        self.remember(ours, theirs, parent, name, base, last == Some(Later::Remote))?;
         self.conflicts.push(Conflict { parent, name: name.clone(), copy });
+        Ok(())
+    }
+
+    /// Tells which of two files under one name was written last, if that decides. `None`: both stay.
+    pub(super) fn last_write(
+        &mut self,
+        parent: NodeId,
+        name: &Name,
+        ours: NodeId,
+        theirs: NodeId,
+    ) -> Result<Option<Later>, TreeError> {
+        // With more names the local file is somewhere else, too, and stays there.
+        if !self.last_write_wins_at(parent, name)? || self.txn.live_names_of(ours)?.len() > 1 {
+            return Ok(None);
+        }
+        let (Some(ours), Some(theirs)) = (self.txn.live(ours)?.cloned(), self.txn.live(theirs)?) else {
+            return Ok(None);
+        };
+        let (Some(our), Some(their)) = (&ours.record, &theirs.record) else { return Ok(None) };
+        // What was written here over the server's file has to reach the server first.
+        let is_servers = theirs.dirty_content.is_none()
+            && match &theirs.sync {
+                SyncState::Clean(_) => true,
+                SyncState::Changed { base, .. } => (base.content, base.size) == (their.content, their.size),
+                SyncState::New => false,
+            };
+        if !is_servers || our.kind != NodeKind::File || their.kind != NodeKind::File {
+            return Ok(None);
+        }
+        Ok(Some(later(our, ours.dirty_content.is_some(), their, self.options.force_conflicts)))
+    }
+
+    /// Gives a name to the local file, which was written last. The server's goes unless it has other names: what it held becomes
+    /// history when that is sent.
+    pub(super) fn supersede(
+        &mut self,
+        parent: NodeId,
+        name: &Name,
+        ours: NodeId,
+        theirs: NodeId,
+    ) -> Result<(), TreeError> {
+        tracing::info!(%parent, %name, "conflict: the local version was written last and replaces the server's");
+        self.txn.change_link(parent, name, Some(ours))?;
+        if self.txn.live_names_of(theirs)?.is_empty() {
+            self.txn.delete_node(theirs)?;
+        }
         Ok(())
     }
 

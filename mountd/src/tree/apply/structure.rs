@@ -14,6 +14,7 @@ use dfs_shared::record::NodeKind;
 use super::{Apply, Conflict};
 use crate::tree::TreeError;
 use crate::tree::node::SyncState;
+use crate::tree::resolve::Later;
 
 impl Apply<'_, '_> {
     pub(super) fn mend_structure(&mut self) -> Result<(), TreeError> {
@@ -84,9 +85,18 @@ impl Apply<'_, '_> {
         let name = match self.txn.target(parent, &name)? {
             None => name,
             Some(holder) => {
+                let last = self.last_write(parent, &name, id, holder.node)?;
+                match last {
+                    Some(Later::Local) => return self.supersede(parent, &name, id, holder.node),
+                    Some(Later::HashFirst) => {
+                        self.hash_first.push(id);
+                        return Ok(());
+                    }
+                    Some(Later::Remote) | None => {}
+                }
                 let copy = self.free_conflict_name(parent, &name)?;
                 let base = self.base_contents.get(&id).copied().flatten();
-                self.remember(id, holder.node, parent, &name, base)?;
+                self.remember(id, holder.node, parent, &name, base, last == Some(Later::Remote))?;
                 self.conflicts.push(Conflict { parent, name, copy: copy.clone() });
                 copy
             }

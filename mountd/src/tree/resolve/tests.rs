@@ -8,9 +8,11 @@ use dfs_shared::manifest::{ChunkRef, Manifest};
 use dfs_shared::record::{NodeKind, NodeRecord};
 use dfs_shared::time::Timestamp;
 
-use super::{EntryVerdict, LocalView, NodeVerdict, entry, node};
+use super::{EntryVerdict, LocalView, NodeVerdict, Rules, entry, node};
 
 const ID: NodeId = NodeId::from_bytes([7; 16]);
+const RULES: Rules = Rules { force: false, last_write_wins: false };
+const LAST_WRITE_WINS: Rules = Rules { last_write_wins: true, ..RULES };
 
 fn at(secs: i64) -> Timestamp {
     Timestamp { secs, nanos: 0 }
@@ -50,7 +52,7 @@ fn with_xattr(mut record: NodeRecord, name: &str, value: &str) -> NodeRecord {
 }
 
 fn decide(local: Option<&NodeRecord>, remote: Option<&NodeRecord>) -> NodeVerdict {
-    node(Some(&file("base")), LocalView { record: local, dirty_content: false }, remote, false)
+    node(Some(&file("base")), LocalView { record: local, dirty_content: false }, remote, RULES)
 }
 
 fn merged(verdict: NodeVerdict) -> NodeRecord {
@@ -85,7 +87,8 @@ fn the_same_edit_is_unified_and_different_ones_fork_with_the_servers_content() {
 fn bytes_without_a_name_are_hashed_only_where_they_may_be_the_same() {
     let base = file("base");
     let dirty = |here: &NodeRecord, there: &NodeRecord, force| {
-        node(Some(&base), LocalView { record: Some(here), dirty_content: true }, Some(there), force)
+        let rules = Rules { force, ..RULES };
+        node(Some(&base), LocalView { record: Some(here), dirty_content: true }, Some(there), rules)
     };
     let (here, same_length, longer) = (edited("aaaa", 2), edited("bbbb", 3), edited("ccccc", 3));
     assert_eq!(dirty(&here, &same_length, false), NodeVerdict::HashFirst);
@@ -102,7 +105,7 @@ fn an_edit_survives_a_deletion_whichever_side_it_is_on() {
     assert_eq!(decide(Some(&edit), None), NodeVerdict::Resurrect);
     assert_eq!(decide(None, Some(&edit)), NodeVerdict::Undelete);
     let unhashed = LocalView { record: Some(&file("base")), dirty_content: true };
-    assert_eq!(node(Some(&file("base")), unhashed, None, false), NodeVerdict::Resurrect);
+    assert_eq!(node(Some(&file("base")), unhashed, None, RULES), NodeVerdict::Resurrect);
 }
 
 #[test]
@@ -162,8 +165,84 @@ fn an_attribute_that_one_side_removed_is_gone() {
     let view = |record| LocalView { record: Some(record), dirty_content: false };
     let (gone, kept) = (file("base"), NodeRecord { mode: 0o600, ..base.clone() });
     for (here, there) in [(&gone, &kept), (&kept, &gone)] {
-        assert!(merged(node(Some(&base), view(here), Some(there), false)).xattrs.is_empty());
+        assert!(merged(node(Some(&base), view(here), Some(there), RULES)).xattrs.is_empty());
     }
+}
+
+/// What stays of a file that one side edited at `here` and the other at `there`, as the side sees it that `here` is on.
+fn last_write(here: &NodeRecord, there: &NodeRecord) -> Option<ContentId> {
+    match node(
+        Some(&file("base")),
+        LocalView { record: Some(here), dirty_content: false },
+        Some(there),
+        LAST_WRITE_WINS,
+    ) {
+        NodeVerdict::Merge(record) | NodeVerdict::Fork(record) => {
+            let winner = if record.content == here.content { here } else { there };
+            assert_eq!(
+                (record.content, record.size, record.mtime),
+                (winner.content, winner.size, winner.mtime)
+            );
+            record.content
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn where_the_last_write_wins_both_sides_find_the_same_winner() {
+    let rows = [
+        // earlier, later
+        (edited("early", 2), edited("late", 3)),
+        (edited("early", -5), edited("late", 0)),
+        (edited("x", 2), NodeRecord { mtime: Timestamp { secs: 2, nanos: 1 }, ..edited("y", 2) }),
+    ];
+    for (earlier, later) in &rows {
+        assert_eq!(last_write(earlier, later), later.content);
+        assert_eq!(last_write(later, earlier), later.content);
+    }
+    // At the same time the content decides, not the side.
+    for (one, other) in [("one", "other"), ("other", "a third"), ("", "not empty")] {
+        let (one, other) = (edited(one, 2), edited(other, 2));
+        assert_eq!(last_write(&one, &other), one.content.max(other.content));
+        assert_eq!(last_write(&other, &one), one.content.max(other.content));
+    }
+}
+
+#[test]
+fn where_the_last_write_wins_the_loser_is_forked_and_the_winner_goes_on_top_of_the_servers_state() {
+    let base = file("base");
+    let decide = |here: &NodeRecord, there: &NodeRecord, dirty_content, force| {
+        let rules = Rules { force, ..LAST_WRITE_WINS };
+        node(Some(&base), LocalView { record: Some(here), dirty_content }, Some(there), rules)
+    };
+    let (early, late) = (edited("early", 2), NodeRecord { mode: 0o600, ..edited("late", 3) });
+    let both = merged(decide(&late, &early, false, false));
+    assert_eq!((both.content, both.mode, both.mtime), (late.content, 0o600, at(3)));
+    assert!(matches!(decide(&early, &late, false, false), NodeVerdict::Fork(_)));
+    // The attributes are merged as ever, whichever content stays.
+    match decide(&early, &late, false, false) {
+        NodeVerdict::Fork(record) => assert_eq!((record.content, record.mode), (late.content, 0o600)),
+        other => panic!("{other:?}"),
+    }
+    // Bytes without a name win or lose by their time; only at the same time they have to be named.
+    assert_eq!(merged(decide(&late, &early, true, false)).mtime, at(3));
+    assert!(matches!(decide(&early, &late, true, false), NodeVerdict::Fork(_)));
+    let same_time = edited("longer", 3);
+    assert_eq!(decide(&same_time, &late, true, false), NodeVerdict::HashFirst);
+    assert!(matches!(decide(&same_time, &late, true, true), NodeVerdict::Fork(_)));
+}
+
+#[test]
+fn where_the_last_write_wins_an_edit_still_survives_a_later_deletion_and_the_same_edit_is_unified() {
+    let edit = edited("edit", 2);
+    let decide = |local, remote| {
+        node(Some(&file("base")), LocalView { record: local, dirty_content: false }, remote, LAST_WRITE_WINS)
+    };
+    assert_eq!(decide(Some(&edit), None), NodeVerdict::Resurrect);
+    assert_eq!(decide(None, Some(&edit)), NodeVerdict::Undelete);
+    let same = edited("edit", 9);
+    assert_eq!(merged(decide(Some(&same), Some(&edit))).content, edit.content);
 }
 
 #[test]
