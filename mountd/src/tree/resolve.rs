@@ -130,16 +130,12 @@ fn both(
     let Some(base) = base else {
         // The same node made on both sides: the root, which every side starts with, or a file that was deleted elsewhere
         // and edited on both, so that both brought it back.
-        if dirty && !force && here.size == remote.size {
-            return NodeVerdict::HashFirst;
-        }
-        if dirty || content_differs(here, remote) {
-            return NodeVerdict::Fork(remote.clone());
-        }
         let mut merged = remote.clone();
-        merged.mtime = here.mtime.max(remote.mtime);
-        merged.ctime = here.ctime.max(remote.ctime);
-        return NodeVerdict::Merge(merged);
+        if !dirty && !content_differs(here, remote) {
+            merged.mtime = here.mtime.max(remote.mtime);
+            merged.ctime = here.ctime.max(remote.ctime);
+        }
+        return between(here, dirty, remote, merged, rules);
     };
     let local_edit = dirty || content_differs(base, here);
     let remote_edit = content_differs(base, remote);
@@ -153,17 +149,34 @@ fn both(
             NodeVerdict::Merge(merged)
         }
         (false, true) => NodeVerdict::Merge(merged),
-        (true, true) if dirty && !rules.force && here.size == remote.size => NodeVerdict::HashFirst,
-        (true, true) if !dirty && !content_differs(here, remote) => NodeVerdict::Merge(merged),
-        (true, true) if rules.last_write_wins => match later(here, dirty, remote, rules.force) {
-            Later::Local => {
-                (merged.content, merged.size, merged.mtime) = (here.content, here.size, here.mtime);
-                NodeVerdict::Merge(merged)
-            }
-            Later::Remote => NodeVerdict::Fork(merged),
-            Later::HashFirst => NodeVerdict::HashFirst,
-        },
-        (true, true) => NodeVerdict::Fork(merged),
+        (true, true) => between(here, dirty, remote, merged, rules),
+    }
+}
+
+/// Decides between two contents of one file; `merged` is the record with the remote's.
+fn between(
+    here: &NodeRecord,
+    dirty: bool,
+    remote: &NodeRecord,
+    mut merged: NodeRecord,
+    rules: Rules,
+) -> NodeVerdict {
+    if dirty && !rules.force && here.size == remote.size {
+        return NodeVerdict::HashFirst;
+    }
+    if !dirty && !content_differs(here, remote) {
+        return NodeVerdict::Merge(merged);
+    }
+    if !rules.last_write_wins {
+        return NodeVerdict::Fork(merged);
+    }
+    match later(here, dirty, remote, rules.force) {
+        Later::Local => {
+            (merged.content, merged.size, merged.mtime) = (here.content, here.size, here.mtime);
+            NodeVerdict::Merge(merged)
+        }
+        Later::Remote => NodeVerdict::Fork(merged),
+        Later::HashFirst => NodeVerdict::HashFirst,
     }
 }
 

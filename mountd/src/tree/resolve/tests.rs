@@ -112,7 +112,12 @@ fn an_edit_survives_a_deletion_whichever_side_it_is_on() {
 fn a_file_that_two_sides_bring_back_after_a_deletion_forks_unless_its_bytes_are_the_same() {
     let (mine, theirs) = (edited("mine", 2), edited("their", 3));
     let decide = |here: &NodeRecord, dirty_content: bool, force: bool| {
-        node(None, LocalView { record: Some(here), dirty_content }, Some(&theirs), force)
+        node(
+            None,
+            LocalView { record: Some(here), dirty_content },
+            Some(&theirs),
+            Rules { force, last_write_wins: false },
+        )
     };
     assert_eq!(decide(&mine, false, false), NodeVerdict::Fork(theirs.clone()));
     assert_eq!(decide(&mine, true, false), NodeVerdict::Fork(theirs.clone()));
