@@ -10,6 +10,7 @@
 //! | `{"command":"removed","path":[bytes],"after":[bytes]}` | [`HistoryPage`] with removed names |
 //! | `{"command":"version","path":[bytes],"version":…}` | [`Version`], then its bytes in frames, see `history` |
 //! | `{"command":"conflicts"}` | [`ConflictList`] |
+//! | `{"command":"merge","copy":node id}` | `{}`: the two versions of that conflict are one file |
 //! | `{"command":"resolve","copies":[node ids]}` | `{}`: those conflicts are forgotten |
 //! | `{"command":"verify","path":[bytes],"repair":bool}` | lines of [`VerifyLine`], the last one `verified` or `error` |
 //! | `{"command":"unmount","flush":bool}` | `{}`, then the mount ends and the socket closes |
@@ -74,6 +75,11 @@ pub enum Request {
     },
     /// Which conflicts nobody has decided.
     Conflicts,
+    /// Merge the two versions of a conflict.
+    Merge {
+        /// The node of the copy, as [`Conflict::copy`] has it.
+        copy: String,
+    },
     /// Forget conflicts: somebody has decided.
     Resolve {
         /// The nodes of their copies, as [`Conflict::copy`] has them.

@@ -57,6 +57,7 @@ use crate::clock::Clock;
 use crate::limits::SETTLE_MS_MAX;
 use crate::remote::Remote;
 use crate::tree::{EffectSink, Tree, TreeError};
+pub use conflict::MergeError;
 pub use shared::Connection;
 use shared::Shared;
 pub use status::Status;
@@ -236,6 +237,14 @@ impl Engine {
     pub fn explain(&self, node: NodeId) -> Option<Obstacle> {
         let uploading = self.shared.uploads.explain(node).map(Obstacle::Uploading);
         uploading.or_else(|| self.shared.stuck_reason(node).map(Obstacle::Stuck))
+    }
+
+    /// Merges the two versions of a conflict, by its copy, if that is clean. Asks the server for what both sides had before.
+    ///
+    /// # Errors
+    /// [`MergeError`]; nothing is changed then.
+    pub async fn merge_conflict(&self, copy: NodeId) -> Result<(), MergeError> {
+        conflict::merge_asked(&self.shared, copy).await
     }
 
     /// Stops all tasks and waits for them for a moment.

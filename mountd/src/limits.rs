@@ -91,6 +91,8 @@ pub const BARRIER_DEADLINE_MS: u64 = 60_000;
 pub const CONFLICT_PATTERNS_MAX: usize = 256;
 /// Longest text in bytes that is merged: three of them are held in memory, and comparing takes a core.
 pub const MERGE_LEN_MAX: u64 = 512 << 10;
+/// How often a merge that somebody asks for is tried while one of its versions is being sent: about 6 s in all.
+pub const MERGE_ASKED_ATTEMPTS_MAX: u32 = 8;
 /// How often a merge is tried whose versions are being written, with growing pauses of up to 5 s; then both are kept.
 pub const MERGE_ATTEMPTS_MAX: u32 = 20;
 /// Longest file in bytes that `dfs conflicts diff` compares: both are held in memory.

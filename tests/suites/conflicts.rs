@@ -12,6 +12,8 @@ use dfs_tests::{Setup, ops, run};
 
 #[path = "conflicts/last_write.rs"]
 mod last_write;
+#[path = "conflicts/merge.rs"]
+mod merge;
 #[path = "conflicts/rows.rs"]
 mod rows;
 

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{Answer, Code, Conflict, ConflictList, Explanation, Failure, MountStatus, Request};
 use crate::cache::{Cache, CacheError};
-use crate::engine::{Connection, Engine, Obstacle};
+use crate::engine::{Connection, Engine, MergeError, Obstacle};
 use crate::limits::CONTROL_LINE_LEN_MAX;
 use crate::remote::Remote;
 use crate::tree::{LocalNode, Tree, TreeError};
@@ -151,6 +151,7 @@ impl Control {
                 Err(Failure::new(Code::BadRequest, "it does not fit into an answer of one line"))
             }
             Request::Conflicts => value(&self.conflicts()?),
+            Request::Merge { copy } => self.merge(&copy).await,
             Request::Resolve { copies } => self.resolve(&copies),
             Request::Unmount { flush } => {
                 if flush {
@@ -229,6 +230,24 @@ impl Control {
             manual: open.manual,
         });
         Ok(ConflictList { conflicts: conflicts.collect() })
+    }
+
+    async fn merge(&self, copy: &str) -> Result<serde_json::Value, Failure> {
+        let open = self.tree.conflicts()?.into_iter().find(|open| open.copy.to_string() == *copy);
+        let Some(open) = open else {
+            return Err(Failure::new(Code::NotFound, MergeError::NotFound.to_string()));
+        };
+        match self.engine.merge_conflict(open.copy).await {
+            Ok(()) => Ok(serde_json::json!({})),
+            Err(error) => {
+                let code = match &error {
+                    MergeError::NotFound => Code::NotFound,
+                    MergeError::Offline => Code::Offline,
+                    MergeError::NotMerged { .. } | MergeError::Failed { .. } => Code::Failed,
+                };
+                Err(Failure::new(code, error.to_string()))
+            }
+        }
     }
 
     fn resolve(&self, copies: &[String]) -> Result<serde_json::Value, Failure> {

@@ -21,13 +21,14 @@ use dfs_shared::hash::{ChunkHash, ContentId};
 use dfs_shared::ids::NodeId;
 use dfs_shared::limits::SMALL_CONTENT_LEN_MAX;
 use dfs_shared::manifest::Manifest;
+use dfs_shared::record::NodeKind;
 use futures_util::StreamExt;
 
 use super::hash::{Hashed, Opened, content_id, manifest_of, open, small_manifest};
 use super::merge::merge;
 use super::retry::Backoff;
 use super::shared::{EngineError, Shared, blocking, chain};
-use crate::limits::{MERGE_ATTEMPTS_MAX, MERGE_LEN_MAX};
+use crate::limits::{MERGE_ASKED_ATTEMPTS_MAX, MERGE_ATTEMPTS_MAX, MERGE_LEN_MAX};
 use crate::remote::RemoteError;
 use crate::tree::content::ContentState;
 use crate::tree::{Fate, Merged, SyncState, Undecided};
@@ -94,6 +95,81 @@ async fn run(shared: Arc<Shared>, undecided: Undecided) {
     shared.wake.wake();
 }
 
+/// Why two versions are not merged when somebody asks for it. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError {
+    /// There is no such conflict.
+    #[error("there is no such conflict")]
+    NotFound,
+    /// The server cannot be reached.
+    #[error("the content that both sides had is on the server, which cannot be reached now")]
+    Offline,
+    /// They cannot be merged.
+    #[error("{why}")]
+    NotMerged {
+        /// Why.
+        why: &'static str,
+    },
+    /// Something failed.
+    #[error("it could not be merged: {reason}")]
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl From<EngineError> for MergeError {
+    fn from(error: EngineError) -> Self {
+        match &error {
+            EngineError::Lost => Self::Offline,
+            EngineError::Remote(remote) if remote.is_unreachable() => Self::Offline,
+            _ => Self::Failed { reason: chain(&error) },
+        }
+    }
+}
+
+impl From<crate::tree::TreeError> for MergeError {
+    fn from(error: crate::tree::TreeError) -> Self {
+        EngineError::from(error).into()
+    }
+}
+
+/// Merges the two versions of a conflict that stayed, because somebody asks for it.
+pub(super) async fn merge_asked(shared: &Arc<Shared>, copy: NodeId) -> Result<(), MergeError> {
+    let not_merged = |why| Err(MergeError::NotMerged { why });
+    if shared.read_only {
+        return not_merged("the mount is read-only");
+    }
+    let Some(undecided) = shared.tree.undecided_of(copy) else { return Err(MergeError::NotFound) };
+    if undecided.base.is_none() {
+        return not_merged("there is no text that both sides had before");
+    }
+    if shared.tree.names_of(copy)?.len() != 1 {
+        return not_merged("the conflict copy has other names, too");
+    }
+    if undecided.fate != Fate::Stays || !shared.merges.lock().insert(copy) {
+        return not_merged("it is being decided already");
+    }
+    let merged = merge_patiently(shared, &undecided).await;
+    shared.merges.lock().remove(&copy);
+    merged
+}
+
+async fn merge_patiently(shared: &Arc<Shared>, undecided: &Undecided) -> Result<(), MergeError> {
+    let mut backoff = Backoff::new(shared.seed);
+    for _ in 0..MERGE_ASKED_ATTEMPTS_MAX {
+        if shared.is_offline() {
+            return Err(MergeError::Offline);
+        }
+        match merge_both(shared, undecided).await? {
+            Step::Done => return Ok(()),
+            Step::KeepBoth(why) => return Err(MergeError::NotMerged { why }),
+            Step::Again => tokio::time::sleep(backoff.next()).await,
+        }
+    }
+    Err(MergeError::NotMerged { why: "one of the versions is being written or sent" })
+}
+
 async fn attempt(shared: &Arc<Shared>, undecided: &Undecided) -> Result<Step, EngineError> {
     match undecided.fate {
         Fate::History => super::filing::file(shared, undecided).await,
@@ -117,6 +193,9 @@ async fn merge_both(shared: &Arc<Shared>, undecided: &Undecided) -> Result<Step,
         return Ok(Step::KeepBoth("the other version is gone"));
     };
     let Some(record) = node.live() else { return Ok(Step::KeepBoth("the other version is gone")) };
+    if record.kind != NodeKind::File {
+        return Ok(Step::KeepBoth("the other version is no file"));
+    }
     let is_changed = match &node.sync {
         SyncState::Changed { base, .. } => node.dirty_content.is_some() || base.content != record.content,
         SyncState::Clean(_) | SyncState::New => node.sync.base_revision().is_none(),

@@ -190,6 +190,16 @@ impl Tree {
         found.collect()
     }
 
+    /// Returns a conflict that nobody has decided, by its copy.
+    #[must_use]
+    pub fn undecided_of(&self, copy: NodeId) -> Option<Undecided> {
+        let conflicts = self.conflicts.lock();
+        conflicts.rows.get(&copy).map(|row| {
+            let ConflictRow { original, base, at, fate, .. } = *row;
+            Undecided { copy, original, base, at, fate }
+        })
+    }
+
     /// Decides that both versions stay: the copy may be sent.
     ///
     /// # Errors

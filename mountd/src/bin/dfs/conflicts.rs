@@ -1,6 +1,7 @@
 //! `dfs conflicts` and `dfs resolve`: the mount tells of conflicts, everything else is done on its files.
 //!
-//! Invariant: what is taken becomes the file in one change, a rename or a removal, so that no moment shows neither version.
+//! Invariant: what is taken becomes the file in one change, a rename or a removal, so that no moment shows neither version. Merging
+//! is the mount's: it knows what both sides had before.
 
 use std::ffi::OsString;
 use std::fs;
@@ -42,11 +43,13 @@ pub(super) enum Conflicts {
         #[arg(long)]
         all: bool,
     },
-    /// Merges both versions of a text (not built yet)
+    /// Merges both versions of a text, where they changed different lines, and removes the conflict copy
     Merge {
-        /// Files or their conflict copies
-        #[arg(required = true)]
+        /// Files or their conflict copies; with --all mount points or directories
         paths: Vec<PathBuf>,
+        /// Every conflict in the mount, or under the paths
+        #[arg(long)]
+        all: bool,
     },
 }
 
@@ -64,11 +67,7 @@ pub(super) fn run(command: Conflicts) -> Result<(), Failure> {
         Conflicts::List { path, json } => list(path.as_deref(), json),
         Conflicts::Diff { paths } => paths.iter().try_for_each(|path| diff(path)),
         Conflicts::Take { version, paths, all } => take(version, &paths, all),
-        Conflicts::Merge { .. } => Err(Failure::Other(
-            FAILED,
-            "`dfs conflicts merge` is not built yet: see `dfs conflicts diff`, edit the file, then `dfs conflicts take remote`"
-                .to_owned(),
-        )),
+        Conflicts::Merge { paths, all } => merge(&paths, all),
     }
 }
 
@@ -199,15 +198,39 @@ fn read_text(path: &Path) -> Result<Option<String>, Failure> {
     Ok(text.filter(|text| !text.contains('\0')))
 }
 
-fn take(version: Version, paths: &[PathBuf], all: bool) -> Result<(), Failure> {
-    if paths.is_empty() && !all {
-        return Err(Failure::Other(2, "name the files, or give --all".to_owned()));
+/// Returns the conflicts that are meant: those of the paths, or all under them.
+fn chosen(paths: &[PathBuf], all: bool) -> Result<Vec<Open>, Failure> {
+    match (all, paths.is_empty()) {
+        (false, true) => Err(Failure::Other(2, "name the files, or give --all".to_owned())),
+        (true, true) => under(None),
+        (true, false) => Ok(join(paths.iter().map(|path| under(Some(path))).collect::<Result<_, _>>()?)),
+        (false, false) => {
+            Ok(join(paths.iter().map(|path| Ok(vec![only(path)?])).collect::<Result<_, Failure>>()?))
+        }
     }
-    let chosen = match (all, paths.is_empty()) {
-        (true, true) => under(None)?,
-        (true, false) => join(paths.iter().map(|path| under(Some(path))).collect::<Result<_, _>>()?),
-        (false, _) => paths.iter().map(|path| only(path)).collect::<Result<_, _>>()?,
-    };
+}
+
+fn merge(paths: &[PathBuf], all: bool) -> Result<(), Failure> {
+    let (mut failures, mut worst) = (Vec::new(), 0);
+    for open in chosen(paths, all)? {
+        let found = client::find(Some(&open.point))?;
+        let request = Request::Merge { copy: open.conflict.copy.clone() };
+        match client::ask::<serde_json::Value>(&found, &request) {
+            Ok(_) => print(&format!("{}: merged", open.path().display()))?,
+            Err(error) => {
+                worst = worst.max(super::code_of(&error));
+                failures.push(format!("{}: not merged: {error}", open.copy().display()));
+            }
+        }
+    }
+    match failures.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Other(worst, failures.join("\ndfs: "))),
+    }
+}
+
+fn take(version: Version, paths: &[PathBuf], all: bool) -> Result<(), Failure> {
+    let chosen = chosen(paths, all)?;
     let mut failures = Vec::new();
     for open in &chosen {
         let others = chosen.iter().filter(|other| other.conflict.path == open.conflict.path).count();

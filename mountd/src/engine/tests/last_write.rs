@@ -31,8 +31,8 @@ fn the_version_that_lost_is_kept_by_the_server_and_its_copy_goes() {
         let server = MemoryRemote::new();
         let (one, mut two) = loser(&server, &lost);
         let winner = one.content("f");
-        two.start(&server);
         two.last_write_wins();
+        two.start(&server);
         two.online();
         two.flush();
         two.until("the copy is gone", || two.names() == ["f"]);
@@ -56,8 +56,8 @@ fn the_later_version_replaces_the_servers_without_a_copy() {
     one.write("f", b"the loser, which arrives first");
     one.flush();
     two.write_while_alone("f", b"the winner");
-    two.start(&server);
     two.last_write_wins();
+    two.start(&server);
     two.online();
     two.flush();
     assert_eq!(two.here("f").as_deref(), Some(&b"the winner"[..]));
@@ -71,12 +71,12 @@ fn a_lost_reply_and_a_crash_before_the_copy_went_keep_the_version_once() {
     let server = MemoryRemote::new();
     let (_one, mut two) = loser(&server, b"the loser");
     server.swallow_replies(1);
-    two.start(&server);
     two.last_write_wins();
+    two.start(&server);
     until("the server has it", || !server.past_versions().is_empty());
     two.kill();
-    two.start(&server);
     two.last_write_wins();
+    two.start(&server);
     two.online();
     two.flush();
     two.until("the copy is gone", || two.names() == ["f"]);
@@ -89,8 +89,8 @@ fn where_the_file_is_gone_on_the_server_the_version_stays_as_a_file() {
     let (one, mut two) = loser(&server, b"the loser");
     // What is to be kept is lost on its way until the file is removed elsewhere.
     server.lose_past(true);
-    two.start(&server);
     two.last_write_wins();
+    two.start(&server);
     two.until("the copy stands beside the file", || two.names().len() == 2);
     one.remove("f");
     one.flush();

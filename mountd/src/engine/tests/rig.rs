@@ -105,6 +105,7 @@ pub(super) struct Rig {
     dir: tempfile::TempDir,
     sink: Arc<Sink>,
     live: Option<Live>,
+    policies: Option<Policies>,
 }
 
 struct Live {
@@ -136,7 +137,7 @@ fn open(dir: &std::path::Path, server: &MemoryRemote) -> Live {
 impl Rig {
     pub(super) fn new(server: &MemoryRemote) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut rig = Self { dir, sink: Arc::default(), live: None };
+        let mut rig = Self { dir, sink: Arc::default(), live: None, policies: None };
         rig.start(server);
         rig
     }
@@ -155,6 +156,9 @@ impl Rig {
         assert!(self.live.is_none());
         let live = open(self.dir.path(), server);
         *self.sink.cache.lock() = Some((Arc::clone(&live.tree), Arc::clone(&live.cache)));
+        if let Some(policies) = &self.policies {
+            live.tree.set_policies(policies.clone());
+        }
         live.engine.start(self.sink.clone(), self.sink.clone(), &EventBus::new());
         self.live = Some(live);
     }
@@ -177,10 +181,9 @@ impl Rig {
         &self.live().engine
     }
 
-    /// Lets the later of two contents win; before the first conflict.
-    pub(super) fn last_write_wins(&self) {
-        let policies = Policies::new(Policy::LastWriteWins, &[]).expect("no patterns");
-        self.live().tree.set_policies(policies);
+    /// Lets the later of two contents win from the next start on.
+    pub(super) fn last_write_wins(&mut self) {
+        self.policies = Some(Policies::new(Policy::LastWriteWins, &[]).expect("no patterns"));
     }
 
     pub(super) fn online(&self) {
