@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::limits::RATE_MIN;
+
 pub mod daemon;
 pub mod dirs;
 pub mod lock;
@@ -68,6 +70,12 @@ pub struct Arguments {
     /// Most bytes of content that the server has, too [default: 20GiB]
     #[arg(long, env = "DFS_CACHE_SIZE", value_name = "SIZE")]
     pub cache_size: Option<String>,
+    /// Most bytes of content sent in a second, as 2MiB [default: no limit]
+    #[arg(long, env = "DFS_LIMIT_UP", value_name = "RATE")]
+    pub limit_up: Option<String>,
+    /// Most bytes of content fetched in a second
+    #[arg(long, env = "DFS_LIMIT_DOWN", value_name = "RATE")]
+    pub limit_down: Option<String>,
     /// File that holds the access token (or the variable DFS_TOKEN)
     #[arg(long, env = "DFS_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -125,6 +133,10 @@ struct FileConfig {
     cache_dir: Option<PathBuf>,
     #[serde(alias = "cache_size")]
     cache_size: Option<String>,
+    #[serde(alias = "limit_up")]
+    limit_up: Option<String>,
+    #[serde(alias = "limit_down")]
+    limit_down: Option<String>,
     #[serde(alias = "token_file")]
     token_file: Option<PathBuf>,
     ca: Option<PathBuf>,
@@ -234,6 +246,8 @@ impl Arguments {
         self.state_dir = self.state_dir.take().or(file.state_dir);
         self.cache_dir = self.cache_dir.take().or(file.cache_dir);
         self.cache_size = self.cache_size.take().or(file.cache_size);
+        self.limit_up = self.limit_up.take().or(file.limit_up);
+        self.limit_down = self.limit_down.take().or(file.limit_down);
         self.token_file = self.token_file.take().or(file.token_file);
         self.ca = self.ca.take().or(file.ca);
         self.client_name = self.client_name.take().or(file.client_name);
@@ -248,6 +262,15 @@ impl Arguments {
         self.log_level = self.log_level.take().or(file.log_level);
     }
 
+    /// Returns the most bytes of content sent and fetched in a second, where there is a limit.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn rates(&self) -> Result<(Option<u64>, Option<u64>), ConfigError> {
+        let up = parse_rate("limit-up", self.limit_up.as_deref())?;
+        Ok((up, parse_rate("limit-down", self.limit_down.as_deref())?))
+    }
+
     /// Returns the most bytes of cached content.
     ///
     /// # Errors
@@ -258,6 +281,24 @@ impl Arguments {
             flag: "cache-size",
             reason: format!("`{text}` is no size: give a number with B, KiB, MiB, GiB or TiB"),
         })
+    }
+}
+
+/// Reads a bandwidth limit such as `2MiB` or `500K/s`; `0` is no limit.
+fn parse_rate(flag: &'static str, text: Option<&str>) -> Result<Option<u64>, ConfigError> {
+    let Some(text) = text else { return Ok(None) };
+    let number = text.trim();
+    match parse_size(number.strip_suffix("/s").unwrap_or(number)) {
+        Some(0) => Ok(None),
+        Some(rate) if rate >= RATE_MIN => Ok(Some(rate)),
+        Some(_) => Err(ConfigError::Value {
+            flag,
+            reason: format!("`{text}` is too low: at least {RATE_MIN} bytes"),
+        }),
+        None => Err(ConfigError::Value {
+            flag,
+            reason: format!("`{text}` is no rate: give bytes per second, as 2MiB; 0 is no limit"),
+        }),
     }
 }
 
@@ -314,6 +355,19 @@ mod tests {
         for bad in ["", "x", "1X", "-1", "99999999999TiB"] {
             assert_eq!(parse_size(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn rates_are_bytes_per_second_and_not_below_the_limit() {
+        let rates = |up: &str| parse(&["/m", "--limit-up", up, "--limit-down", "1M/s"]).rates();
+        assert_eq!(rates("500K").expect("good"), (Some(500 << 10), Some(1 << 20)));
+        assert_eq!(rates("0").expect("good").0, None);
+        assert_eq!(rates(&RATE_MIN.to_string()).expect("good").0, Some(RATE_MIN));
+        for bad in [&*(RATE_MIN - 1).to_string(), "fast", "1M/h", ""] {
+            let error = rates(bad).expect_err("malformed").to_string();
+            assert!(error.contains("--limit-up"), "{error}");
+        }
+        assert_eq!(parse(&["/m"]).rates().expect("good"), (None, None));
     }
 
     #[test]

@@ -167,3 +167,10 @@ pub const VERIFY_TELL_MS: u64 = 500;
 pub const VERIFY_EVENTS_WAIT_MS: u64 = 1_000;
 /// Findings of `dfs verify` that wait for whoever asked; past it verifying waits, too.
 pub const VERIFY_LINES_MAX: usize = 64;
+/// Milliseconds for which an unused bandwidth limit is kept, and for which commits may hold up chunks at most.
+pub const RATE_BURST_MS: u64 = 1_000;
+/// Lowest bandwidth limit in bytes per second: at less, the longest chunk would take more than 17 minutes.
+pub const RATE_MIN: u64 = 16 << 10;
+/// Bytes that may be on their way before those that a reader waits for: read-ahead, and the requests in flight. With a bandwidth
+/// limit a read waits longer by the time that they take.
+pub const AHEAD_OF_READER_LEN: u64 = 48 << 20;

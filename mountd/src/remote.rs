@@ -21,6 +21,7 @@ use futures_util::Stream;
 use futures_util::future::BoxFuture;
 
 pub mod http;
+pub mod limit;
 pub mod memory;
 pub mod token;
 
@@ -83,6 +84,10 @@ pub trait Remote: Send + Sync {
     fn stream(&self, client: ClientId) -> RemoteFuture<'_, FrameStream>;
     /// Names the server that is being talked to, for people.
     fn name(&self) -> String;
+    /// Returns what is taken of the line at most.
+    fn rates(&self) -> limit::Rates {
+        limit::Rates::default()
+    }
 }
 
 /// Why the server did not answer with what it was asked for.

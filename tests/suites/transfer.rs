@@ -199,3 +199,26 @@ fn ten_thousand_small_files_arrive_in_seconds() {
         Ok(())
     });
 }
+
+#[test]
+fn bandwidth_limits_are_shown_and_what_is_sent_and_read_within_them_is_whole() {
+    run(&Setup::mounts(2).mount_arguments(&["--limit-up", "2MiB", "--limit-down", "4MiB/s"]), |cluster| {
+        let bytes = Random::new(61).bytes(3 << 20);
+        fs::write(cluster.a().join("large"), &bytes)?;
+        fs::write(cluster.a().join("small"), b"beside it")?;
+        cluster.settle()?;
+        ensure!(fs::read(cluster.b().join("large"))? == bytes, "read");
+        let status = cluster.mounts[0].status()?;
+        ensure!(status["limit_up"] == 2 * MIB && status["limit_down"] == 4 * MIB, "{status}");
+        let output = cluster.mounts[0].dfs(&["status", &cluster.a().to_string_lossy()])?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(said.contains("up (at most 2.0 MiB/s)"), "{said}");
+        let mut refused =
+            dfs_tests::mount::Mount::new(cluster.directory(), "slow", Some("127.0.0.1:1".to_owned()));
+        refused.arguments = ["--limit-up", "1K"].map(str::to_owned).to_vec();
+        let output = refused.start_refused()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(2) && said.contains("--limit-up"), "{said}");
+        Ok(())
+    });
+}

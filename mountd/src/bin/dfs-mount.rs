@@ -17,6 +17,7 @@ use dfs_mountd::engine::{Connection, Engine, Parts, Wake};
 use dfs_mountd::fs::{Fs, FsParts};
 use dfs_mountd::fuse::{self, MountOptions, Mounted};
 use dfs_mountd::remote::http::HttpRemote;
+use dfs_mountd::remote::limit::{Limited, Rates};
 use dfs_mountd::remote::token::{TokenError, TokenSource};
 use dfs_mountd::remote::{Remote, RemoteError};
 use dfs_mountd::tree::Tree;
@@ -114,6 +115,7 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     let volume = VolumeName::new(arguments.volume.as_deref().unwrap_or("main"));
     let volume = volume.map_err(|error| failed(USAGE, error))?;
     let cache_size = arguments.cache_size_bytes().map_err(|error| failed(USAGE, error))?;
+    let (up, down) = arguments.rates().map_err(|error| failed(USAGE, error))?;
     let policies = policies(&arguments).map_err(|error| failed(USAGE, error))?;
     let token = token_source(&arguments).map_err(|error| failed(REFUSED, error))?;
     let ca = arguments.ca.as_deref().map(std::path::absolute).transpose()?;
@@ -148,7 +150,8 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     };
     let remote =
         HttpRemote::new(&servers, places.volume.clone(), token, ca).map_err(|error| failed(USAGE, error))?;
-    let mount = Mount::start(&arguments, &places, Arc::new(remote), cache_size, policies)?;
+    let limited = |remote: HttpRemote| Limited::new(Arc::new(remote), Rates { up, down });
+    let mount = Mount::start(&arguments, &places, Arc::new(limited(remote)), cache_size, policies)?;
     // Before the ready line: a signal that comes right after it must unmount cleanly.
     let signals = {
         let _inside = mount.engine.runtime().enter();
@@ -219,7 +222,7 @@ struct Mount {
     fs: Arc<Fs>,
     engine: Arc<Engine>,
     tree: Arc<Tree>,
-    remote: Arc<HttpRemote>,
+    remote: Arc<Limited>,
     ends: mpsc::Receiver<mpsc::Sender<()>>,
     control: dfs_mountd::control::server::ControlSocket,
     sweeper: dfs_mountd::fs::Sweeper,
@@ -229,7 +232,7 @@ impl Mount {
     fn start(
         arguments: &Arguments,
         places: &Places,
-        remote: Arc<HttpRemote>,
+        remote: Arc<Limited>,
         cache_size: u64,
         policies: Policies,
     ) -> Result<Self, Failed> {
@@ -368,7 +371,7 @@ fn last_line(engine: &Engine, mount_point: &Path) -> String {
 /// A refused token ends only a first mount: later there are changes to keep and to go on with.
 fn look_at_server(
     engine: &Engine,
-    remote: &HttpRemote,
+    remote: &Limited,
     volume: &VolumeName,
     is_first: bool,
 ) -> Result<bool, Failed> {

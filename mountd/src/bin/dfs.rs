@@ -239,10 +239,14 @@ fn describe(status: &MountStatus) -> String {
         0 => "  conflicts  none".to_owned(),
         open => format!("  conflicts  {open} to be decided: `dfs conflicts list`"),
     });
+    let limit =
+        |rate: Option<u64>| rate.map_or_else(String::new, |rate| format!(" (at most {}/s)", bytes(rate)));
     lines.push(format!(
-        "  traffic    {} up, {} down",
+        "  traffic    {} up{}, {} down{}",
         bytes(sync.uploaded_bytes),
-        bytes(sync.downloaded_bytes)
+        limit(sync.limit_up),
+        bytes(sync.downloaded_bytes),
+        limit(sync.limit_down)
     ));
     lines.push(format!("  cache      {} on disk", bytes(sync.cache_bytes)));
     lines.push(format!("  revision   {}", sync.revision));

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::shared::Shared;
 use crate::cache::{FetchDone, FetchError};
-use crate::limits::{DOWNLOAD_REQUESTS_MAX, FETCH_DEADLINE_MS, FETCH_WAITERS_MAX};
+use crate::limits::{AHEAD_OF_READER_LEN, DOWNLOAD_REQUESTS_MAX, FETCH_DEADLINE_MS, FETCH_WAITERS_MAX};
 
 mod batch;
 mod file;
@@ -68,7 +68,10 @@ impl std::fmt::Debug for Waiter {
 
 /// Fetches a range of a file; see [`crate::cache::Fetch`].
 pub(super) fn fetch(shared: &Arc<Shared>, node: NodeId, range: Range<u64>, done: FetchDone) {
-    let deadline = Instant::now() + Duration::from_millis(FETCH_DEADLINE_MS);
+    let mut deadline = Instant::now() + Duration::from_millis(FETCH_DEADLINE_MS);
+    if let Some(rate) = shared.remote.rates().down {
+        deadline += Duration::from_secs(AHEAD_OF_READER_LEN / rate.max(1));
+    }
     send(shared, node, Waiter { range, deadline, background: false, done });
 }
 

@@ -45,6 +45,10 @@ pub struct Status {
     pub uploaded_bytes: u64,
     /// Bytes downloaded since the start.
     pub downloaded_bytes: u64,
+    /// Most bytes of content uploaded in a second, if there is a limit.
+    pub limit_up: Option<u64>,
+    /// Most bytes of content downloaded in a second, if there is a limit.
+    pub limit_down: Option<u64>,
     /// Conflicts since the start that left two versions side by side.
     pub conflicts: u64,
     /// Conflicts that nobody has decided; `dfs conflicts list` lists them.
@@ -109,6 +113,8 @@ pub(super) fn snapshot(shared: &Shared) -> Result<Status, TreeError> {
         uploads: uploads(shared),
         uploaded_bytes: shared.uploads.bytes(),
         downloaded_bytes: shared.downloads.bytes(),
+        limit_up: shared.remote.rates().up,
+        limit_down: shared.remote.rates().down,
         conflicts: shared.conflict_count.load(Ordering::Relaxed),
         open_conflicts: shared.tree.conflicts()?.len() as u64,
         stuck: stuck(shared),

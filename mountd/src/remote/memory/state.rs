@@ -1,0 +1,254 @@
+//! What the server in memory holds, and what it does with a request.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+use dfs_shared::hash::{ChunkHash, ContentId, MerkleHash};
+use dfs_shared::ids::{ClientId, NodeId, VolumeId};
+use dfs_shared::manifest::Manifest;
+use dfs_shared::merkle::{self, MemoryNodes};
+use dfs_shared::record::{ChangeGroup, NodeKind, NodeRecord, Record, RecordKey, Versioned};
+use dfs_shared::revision::Revision;
+use dfs_shared::time::Timestamp;
+use dfs_shared::wire::messages::{
+    CommitReply, CommitRequest, Committed, CurrentRecord, GroupOutcome, Refusal, SmallChunk, StreamFrame,
+};
+use dfs_shared::wire::report::{Held, Holding, ReportReply, ReportRequest};
+use tokio::sync::mpsc;
+
+use crate::remote::RemoteError;
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) volume: VolumeId,
+    pub(super) revision: Revision,
+    pub(super) records: BTreeMap<RecordKey, Versioned>,
+    pub(super) nodes: MemoryNodes,
+    pub(super) roots: BTreeMap<Revision, MerkleHash>,
+    pub(super) chunks: HashMap<ChunkHash, Bytes>,
+    pub(super) corrupt: HashSet<ChunkHash>,
+    pub(super) contents: HashMap<ContentId, Manifest>,
+    pub(super) replies: HashMap<ClientId, (u64, CommitReply)>,
+    pub(super) streams: Vec<(ClientId, mpsc::UnboundedSender<Result<StreamFrame, RemoteError>>)>,
+    pub(super) clients: u64,
+    pub(super) online: bool,
+    pub(super) swallow_replies: u32,
+    pub(super) lose_commits: u32,
+    pub(super) commits: u64,
+    pub(super) reports: BTreeMap<ClientId, Reports>,
+    pub(super) swallow_reports: u32,
+    pub(super) swallow_contents: u32,
+    pub(super) past: Vec<NodeRecord>,
+    pub(super) lose_past: bool,
+}
+
+/// What a client has reported.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    pub(super) number: u64,
+    pub(super) held: BTreeMap<NodeId, Option<ContentId>>,
+    pub(super) requests: Vec<ReportRequest>,
+}
+
+pub(super) fn root() -> NodeRecord {
+    let at = Timestamp::default();
+    NodeRecord {
+        id: NodeId::ROOT,
+        kind: NodeKind::Directory,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        atime: at,
+        mtime: at,
+        ctime: at,
+        crtime: at,
+        size: 0,
+        content: None,
+        rdev: 0,
+        target: Vec::new(),
+        xattrs: BTreeMap::new(),
+    }
+}
+
+impl State {
+    pub(super) fn root(&self) -> MerkleHash {
+        merkle::root(&self.nodes).expect("memory does not fail")
+    }
+
+    pub(super) fn current(&self, key: &RecordKey) -> CurrentRecord {
+        CurrentRecord { key: key.clone(), value: self.records.get(key).cloned() }
+    }
+
+    /// Makes the records true under the next revision.
+    pub(super) fn write(&mut self, changes: Vec<(RecordKey, Option<Record>)>) -> Vec<CurrentRecord> {
+        self.revision = self.revision.next();
+        let mut hashes = Vec::new();
+        for (key, record) in changes {
+            let value = record.map(|record| Versioned { revision: self.revision, record });
+            hashes.push((key.clone(), value.as_ref().map(|value| merkle::record_hash(&key, value))));
+            match value {
+                Some(value) => self.records.insert(key, value),
+                None => self.records.remove(&key),
+            };
+        }
+        let current = hashes.iter().map(|(key, _)| self.current(key)).collect();
+        merkle::apply(&mut self.nodes, hashes).expect("memory does not fail");
+        let root = self.root();
+        self.roots.insert(self.revision, root);
+        current
+    }
+
+    pub(super) fn refusal(
+        &self,
+        group: &ChangeGroup,
+        written: &BTreeMap<RecordKey, Option<Record>>,
+    ) -> Option<Refusal> {
+        for change in &group.changes {
+            let found = self.records.get(&change.key).map(|value| value.revision);
+            if found != change.base || written.contains_key(&change.key) {
+                return Some(Refusal::BaseChanged { key: change.key.clone() });
+            }
+            let Some(Record::Node(NodeRecord { content: Some(content), .. })) = &change.value else {
+                continue;
+            };
+            if let Some(reason) = self.lacking(Some(*content)) {
+                return Some(reason);
+            }
+        }
+        None
+    }
+
+    /// What has to come before a content can be referred to.
+    pub(super) fn lacking(&self, content: Option<ContentId>) -> Option<Refusal> {
+        let content = content?;
+        let Some(manifest) = self.contents.get(&content) else {
+            return Some(Refusal::ContentMissing { contents: vec![content] });
+        };
+        let chunks = manifest.chunks.iter().map(|chunk| chunk.hash).filter(|hash| !hash.is_hole());
+        let hashes: Vec<_> = chunks.filter(|hash| !self.chunks.contains_key(hash)).collect();
+        (!hashes.is_empty()).then_some(Refusal::ChunksMissing { hashes })
+    }
+
+    pub(super) fn take_contents(&mut self, request: &CommitRequest) {
+        for chunk in &request.small_chunks {
+            if ChunkHash::of(&chunk.bytes) == chunk.hash {
+                self.chunks.insert(chunk.hash, chunk.bytes.clone().into());
+            }
+        }
+        let manifests = request.contents.iter().map(|content| content.manifest.clone());
+        self.contents.extend(manifests.map(|manifest| (manifest.id(), manifest)));
+    }
+
+    pub(super) fn commit(&mut self, request: CommitRequest) -> CommitReply {
+        self.commits += 1;
+        if let Some((commit, reply)) = self.replies.get(&request.client)
+            && *commit == request.commit
+        {
+            return reply.clone();
+        }
+        self.take_contents(&request);
+        let manifests: Vec<_> = request.contents.into_iter().map(|content| content.manifest).collect();
+        let mut written = BTreeMap::new();
+        let mut outcomes = Vec::new();
+        for group in request.groups {
+            match self.refusal(&group, &written) {
+                Some(reason) => {
+                    let current = group.changes.iter().map(|change| self.current(&change.key)).collect();
+                    outcomes.push(GroupOutcome::Refused { reason, current });
+                }
+                None => {
+                    written.extend(group.changes.into_iter().map(|change| (change.key, change.value)));
+                    outcomes.push(GroupOutcome::Accepted);
+                }
+            }
+        }
+        if !written.is_empty() {
+            let records = self.write(written.into_iter().collect());
+            let small_chunks = request.small_chunks;
+            self.push(request.client.clone(), request.commit, records, manifests, small_chunks);
+        }
+        let reply = CommitReply { outcomes, revision: self.revision, root: self.root() };
+        self.replies.insert(request.client, (request.commit, reply.clone()));
+        reply
+    }
+
+    /// Keeps the version of a file that is there, once.
+    pub(super) fn keep_past(&mut self, request: CommitRequest) -> CommitReply {
+        self.take_contents(&request);
+        let versions = request.groups.iter().flat_map(|group| &group.changes).filter_map(|change| {
+            let Some(Record::Node(node)) = &change.value else { return None };
+            Some(node.clone())
+        });
+        let mut outcomes = Vec::new();
+        for version in versions.collect::<Vec<_>>() {
+            let key = RecordKey::Node(version.id);
+            let reason = match self.records.contains_key(&key) {
+                true => self.lacking(version.content),
+                false => Some(Refusal::TargetMissing { key }),
+            };
+            outcomes.push(match reason {
+                Some(reason) => GroupOutcome::Refused { reason, current: Vec::new() },
+                None => GroupOutcome::Accepted,
+            });
+            if outcomes.last() == Some(&GroupOutcome::Accepted) && !self.past.contains(&version) {
+                self.past.push(version);
+                let records = self.write(Vec::new());
+                self.push(request.client.clone(), 0, records, Vec::new(), Vec::new());
+            }
+        }
+        CommitReply { outcomes, revision: self.revision, root: self.root() }
+    }
+
+    pub(super) fn push(
+        &mut self,
+        client: ClientId,
+        commit: u64,
+        records: Vec<CurrentRecord>,
+        manifests: Vec<Manifest>,
+        small_chunks: Vec<SmallChunk>,
+    ) {
+        let (revision, root) = (self.revision, self.root());
+        let own = Committed {
+            revision,
+            root,
+            client,
+            commit,
+            records: Vec::new(),
+            manifests: Vec::new(),
+            small_chunks: Vec::new(),
+        };
+        let others = Committed { records, manifests, small_chunks, ..own.clone() };
+        self.streams.retain(|(client, stream)| {
+            let event = if *client == own.client { &own } else { &others };
+            stream.send(Ok(StreamFrame::Committed(event.clone()))).is_ok()
+        });
+    }
+
+    pub(super) fn report(&mut self, request: ReportRequest) -> ReportReply {
+        let reports = self.reports.entry(request.client.clone()).or_default();
+        reports.requests.push(request.clone());
+        let ReportRequest { after, anew, held, .. } = request;
+        let is_noted = anew || reports.number == after || reports.number == after + 1;
+        if is_noted {
+            if anew {
+                reports.held.clear();
+            }
+            for Held { node, holding } in held {
+                match holding {
+                    Holding::Whole(content) => reports.held.insert(node, content),
+                    Holding::Nothing => reports.held.remove(&node),
+                };
+            }
+            reports.number = if anew { reports.number.max(after) + 1 } else { after + 1 };
+        }
+        ReportReply { number: reports.number, is_noted }
+    }
+
+    pub(super) fn chunk(&self, hash: ChunkHash) -> Result<(ChunkHash, Bytes), RemoteError> {
+        match self.chunks.get(&hash) {
+            _ if self.corrupt.contains(&hash) => Err(RemoteError::CorruptChunk { hash }),
+            Some(bytes) => Ok((hash, bytes.clone())),
+            None => Err(RemoteError::AbsentChunk { hash }),
+        }
+    }
+}
