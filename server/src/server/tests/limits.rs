@@ -47,6 +47,7 @@ fn every_route_takes_a_body_of_its_limit_and_none_that_is_longer() {
         ("POST", "/api/metadata/import", IMPORT_LEN_MAX),
         ("POST", "/sync/main/register", QUERY_LEN_MAX),
         ("POST", "/sync/main/commit", MESSAGE_LEN_MAX),
+        ("POST", "/sync/main/past", MESSAGE_LEN_MAX),
         ("POST", "/sync/main/report", QUERY_LEN_MAX),
         ("POST", "/sync/main/lineage", QUERY_LEN_MAX),
         ("POST", "/sync/main/missing", QUERY_LEN_MAX),
