@@ -55,11 +55,7 @@ pub trait Remote: Send + Sync {
     fn commit(&self, request: Bytes) -> RemoteFuture<'_, CommitReply>;
     /// Sends an encoded [`CommitRequest`](dfs_shared::wire::messages::CommitRequest) of one change of one file: what it becomes is
     /// kept as a version that was replaced, and the file stays as it is.
-    fn past(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {
-        let _ = request;
-        let (code, message) = ("not_built".to_owned(), format!("{} keeps no past versions", self.name()));
-        Box::pin(async move { Err(RemoteError::Refused { status: 404, code, message }) })
-    }
+    fn past(&self, request: Bytes) -> RemoteFuture<'_, CommitReply>;
     /// Asks which of these chunks have to be uploaded; at most `QUERY_ITEMS_MAX`. The first question about a file names it.
     fn missing(&self, hashes: Vec<ChunkHash>, of: Option<UploadOf>) -> RemoteFuture<'_, Vec<ChunkHash>>;
     /// Uploads chunks of the named file, at most `CHUNK_BATCH_LEN_MAX` bytes; they are durable when this returns.
@@ -73,11 +69,7 @@ pub trait Remote: Send + Sync {
     /// Asks for nodes of the Merkle tree, at most `QUERY_ITEMS_MAX`.
     fn merkle(&self, prefixes: Vec<Vec<u8>>) -> RemoteFuture<'_, MerkleReply>;
     /// Asks what a path held.
-    fn history(&self, request: HistoryRequest) -> RemoteFuture<'_, HistoryReply> {
-        let _ = request;
-        let (code, message) = ("not_built".to_owned(), format!("{} keeps no history", self.name()));
-        Box::pin(async move { Err(RemoteError::Refused { status: 501, code, message }) })
-    }
+    fn history(&self, request: HistoryRequest) -> RemoteFuture<'_, HistoryReply>;
     /// Tells what this mount holds and has done.
     fn report(&self, request: ReportRequest) -> RemoteFuture<'_, ReportReply>;
     /// Opens the event stream; silence longer than `STREAM_SILENCE_MS_MAX` is an error in the stream.

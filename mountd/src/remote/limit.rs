@@ -155,6 +155,11 @@ impl Remote for Limited {
         self.inner.commit(request)
     }
 
+    fn past(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {
+        self.up.pass_at_once(request.len() as u64);
+        self.inner.past(request)
+    }
+
     fn missing(&self, hashes: Vec<ChunkHash>, of: Option<UploadOf>) -> RemoteFuture<'_, Vec<ChunkHash>> {
         self.inner.missing(hashes, of)
     }

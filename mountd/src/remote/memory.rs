@@ -15,6 +15,7 @@ use dfs_shared::merkle::{self, MemoryNodes};
 use dfs_shared::record::{NodeRecord, Record, RecordKey, Versioned};
 use dfs_shared::revision::Revision;
 use dfs_shared::wire::decode;
+use dfs_shared::wire::history::{HistoryReply, HistoryRequest};
 use dfs_shared::wire::messages::{
     CommitReply, MerkleReply, RecordsReply, RegisterReply, RegisterRequest, StreamFrame,
 };
@@ -340,6 +341,11 @@ impl Remote for MemoryRemote {
             let records = keys.iter().map(|key| state.current(key)).collect();
             Ok(RecordsReply { revision: state.revision, records })
         })
+    }
+
+    fn history(&self, _request: HistoryRequest) -> RemoteFuture<'_, HistoryReply> {
+        let (code, message) = ("not_built".to_owned(), "a server in memory keeps no history".to_owned());
+        Box::pin(async move { Err(RemoteError::Refused { status: 501, code, message }) })
     }
 
     fn merkle(&self, prefixes: Vec<Vec<u8>>) -> RemoteFuture<'_, MerkleReply> {

@@ -15,6 +15,7 @@ use dfs_shared::lineage::{Known, State};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::RecordKey;
 use dfs_shared::wire::decode_frame;
+use dfs_shared::wire::history::{HistoryReply, HistoryRequest};
 use dfs_shared::wire::messages::{
     CommitReply, MerkleReply, RecordsReply, RegisterReply, RegisterRequest, StreamFrame,
 };
@@ -225,6 +226,10 @@ impl Remote for Link {
         self.call(move |server| server.commit(&request))
     }
 
+    fn past(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {
+        self.call(move |server| server.past(&request))
+    }
+
     fn lineage(&self, seen: Vec<State>) -> RemoteFuture<'_, Known> {
         self.call(move |server| server.lineage(seen.clone()))
     }
@@ -257,6 +262,11 @@ impl Remote for Link {
 
     fn merkle(&self, prefixes: Vec<Vec<u8>>) -> RemoteFuture<'_, MerkleReply> {
         self.call(move |server| server.merkle(prefixes.clone()))
+    }
+
+    fn history(&self, _request: HistoryRequest) -> RemoteFuture<'_, HistoryReply> {
+        let (code, message) = ("not_built".to_owned(), "the simulated mounts ask for no history".to_owned());
+        async move { Err(RemoteError::Refused { status: 501, code, message }) }.boxed()
     }
 
     fn stream(&self, client: ClientId) -> RemoteFuture<'_, FrameStream> {

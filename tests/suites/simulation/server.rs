@@ -14,7 +14,7 @@ use dfs_server::chunk_store::ChunkStore;
 use dfs_server::component::{Notifier, Subscription};
 use dfs_server::metadata::MetadataStore;
 use dfs_server::metadata::memory::MemoryStore;
-use dfs_server::sync::{FoundChunk, SyncError, SyncService};
+use dfs_server::sync::{CheckedRequest, FoundChunk, SyncError, SyncService};
 use dfs_shared::event::kinds::server::Committed;
 use dfs_shared::event::{self, EventBus, SubscribeOptions};
 use dfs_shared::hash::{ChunkHash, ContentId};
@@ -177,13 +177,13 @@ impl SimServer {
     }
 
     pub(super) fn commit(&self, request: &Bytes) -> Result<messages::CommitReply, RemoteError> {
-        let request = dfs_shared::wire::decode(request).map_err(|error| RemoteError::Refused {
-            status: 400,
-            code: "bad_message".to_owned(),
-            message: error.to_string(),
-        })?;
-        let request = SyncService::prepare(request).map_err(refused)?;
+        let request = prepared(request)?;
         block_on(self.writable()?.commit(&self.volume, request)).map_err(refused)
+    }
+
+    pub(super) fn past(&self, request: &Bytes) -> Result<messages::CommitReply, RemoteError> {
+        let request = prepared(request)?;
+        block_on(self.writable()?.past(&self.volume, request)).map_err(refused)
     }
 
     pub(super) fn missing(&self, hashes: Vec<ChunkHash>) -> Result<Vec<ChunkHash>, RemoteError> {
@@ -343,4 +343,13 @@ impl Ledger {
             Record::Entry(_) => None,
         }
     }
+}
+
+fn prepared(request: &Bytes) -> Result<CheckedRequest, RemoteError> {
+    let request = dfs_shared::wire::decode(request).map_err(|error| RemoteError::Refused {
+        status: 400,
+        code: "bad_message".to_owned(),
+        message: error.to_string(),
+    })?;
+    SyncService::prepare(request).map_err(refused)
 }
