@@ -30,7 +30,7 @@ use crate::tree::{Effect, EffectSink, LocalNode, Tree};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Looks again and again: for what no event tells of.
-pub(super) fn until(what: &str, done: impl Fn() -> bool) {
+pub(super) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !done() {
         assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
@@ -116,7 +116,13 @@ struct Live {
 
 fn open(dir: &std::path::Path, server: &MemoryRemote) -> Live {
     let wake = Wake::default();
-    let store = Arc::new(Store::open(dir).expect("a store"));
+    // Whoever let go of the last one last may still be closing it.
+    let mut opened = None;
+    until("the store can be opened", || {
+        opened = Store::open(dir).ok();
+        opened.is_some()
+    });
+    let store = Arc::new(opened.expect("it was waited for"));
     let tree = Arc::new(Tree::open(store, "host".to_owned(), wake.callback()).expect("a tree"));
     let options =
         CacheOptions { state_dir: dir.to_owned(), cache_dir: dir.join("cache"), size_max: u64::MAX };
