@@ -381,7 +381,7 @@ fn where_different(one: Option<&Item>, two: Option<&Item>) -> String {
     let (Some(Item::File(one)), Some(Item::File(two))) = (one, two) else { return String::new() };
     let mut places = one.iter().zip(two).enumerate().filter(|(_, (one, two))| one != two).map(|(at, _)| at);
     let Some(first) = places.next() else { return String::new() };
-    let last = places.last().unwrap_or(first);
+    let last = places.next_back().unwrap_or(first);
     let zeros = |bytes: &[u8]| bytes[first..=last].iter().filter(|byte| **byte == 0).count();
     format!(
         ", which differs in bytes {first} to {last}: {} zeros acknowledged, {} found",
