@@ -108,12 +108,20 @@ impl Mount {
         unmount_lazily(&self.root);
     }
 
+    /// Sends a signal to it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.daemon.as_ref().context("the mount does not run")?.signal(signal)
+    }
+
     /// Sends `signal` and wants a clean unmount with exit code 0.
     ///
     /// # Errors
     /// When it ends otherwise, or not in time, or the mount point is still there.
     pub fn stop_with(&mut self, signal: Signal) -> Result<()> {
-        self.daemon.as_ref().context("the mount does not run")?.signal(signal)?;
+        self.signal(signal)?;
         self.wait_stopped()
     }
 

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use dfs_tests::machine::{self, Need};
 use dfs_tests::random::Random;
 use dfs_tests::{Setup, eventually, fixture, run, user};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 const NAME: &str = "an_ordinary_user_mounts_writes_reads_and_unmounts";
 
@@ -40,6 +41,21 @@ fn an_ordinary_user_mounts_writes_reads_and_unmounts() -> Result<()> {
             mount.restart()?;
         }
         cluster.expect_equal_trees()?;
+        Ok(())
+    });
+    Ok(())
+}
+
+/// The kernel begins with a root that nobody may use, and an answer about it may be overtaken by a change.
+#[test]
+fn the_kernel_knows_who_may_use_the_root_before_the_mount_is_called_mounted() -> Result<()> {
+    if done_as_ordinary_user("the_kernel_knows_who_may_use_the_root_before_the_mount_is_called_mounted")? {
+        return Ok(());
+    }
+    run(&Setup::mounts(1), |cluster| {
+        // Without asking the daemon.
+        let known = statx(CWD, cluster.a(), AtFlags::STATX_DONT_SYNC, StatxFlags::MODE)?;
+        ensure!(known.stx_mode & 0o500 == 0o500, "its mode is {:o}", known.stx_mode);
         Ok(())
     });
     Ok(())

@@ -126,11 +126,15 @@ pub fn mount(fs: Arc<Fs>, options: &MountOptions) -> Result<Mounted, MountError>
         .map_err(|source| explain(&mount_point, source))?;
     let notifier = session.notifier();
     let failed = |source| MountError::Failed { path: mount_point.clone(), source };
-    let invalidate = invalidate::start(fs.invalidations(), notifier.clone()).map_err(failed)?;
+    let invalidations = fs.invalidations();
     let session = std::thread::Builder::new()
         .name("dfs-fuse".to_owned())
         .spawn(move || session.run())
         .map_err(failed)?;
+    if let Err(error) = warm::tell_root(&mount_point) {
+        tracing::debug!(%error, "the kernel asks for the root's attributes when it needs them");
+    }
+    let invalidate = invalidate::start(invalidations, notifier.clone()).map_err(failed)?;
     point::set_read_ahead(&mount_point);
     fs.set_kernel_caches(Some(Box::new(invalidate::Caches(notifier.clone()))));
     let warmer = match wants_warming(options).then(|| warm::start(&fs, &mount_point)).transpose() {

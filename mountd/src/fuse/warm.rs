@@ -137,6 +137,25 @@ fn list_all(mount_point: &CString, paths: &Receiver<Vec<u8>>, opened: &SyncSende
     }
 }
 
+/// Lets the kernel ask for the root's attributes, and waits until it has them.
+///
+/// Until then it takes the root for a directory that nobody may use. It would ask by itself, but then an answer that is on its way
+/// while something is invalidated counts for nothing, and an ordinary user is refused. So this comes before anything can be.
+pub(super) fn tell_root(mount_point: &Path) -> io::Result<()> {
+    let path = c_path(mount_point)?;
+    let ask = move || -> io::Result<()> {
+        part_with_descriptors()?;
+        let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+        // SAFETY: the path ends with NUL and `stat` is valid for writes.
+        match unsafe { libc::lstat(path.as_ptr(), stat.as_mut_ptr()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    let thread = std::thread::Builder::new().name("dfs-root".to_owned()).spawn(ask)?;
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+}
+
 /// Gives this thread a table of descriptors of its own, with nothing behind the standard ones: whoever started a daemon
 /// waits for its output to end. So this thread does not log.
 fn part_with_descriptors() -> io::Result<()> {

@@ -12,7 +12,8 @@ use anyhow::{Context, Result, anyhow};
 use dfs_mountd::cache::{Cache, CacheOptions, Fetch, FetchDone, FetchError};
 use dfs_mountd::clock::Clock;
 use dfs_mountd::engine::{Engine, Parts, Wake};
-use dfs_mountd::fs::{Attr, Caller, Fs, FsError, FsParts};
+use dfs_mountd::fs::{Attr, Caller, Fs, FsError, FsParts, SetAttr, SetTime};
+use dfs_mountd::tree::policy::{Policies, Policy};
 use dfs_mountd::tree::store::{MemoryDisk, Store};
 use dfs_mountd::tree::{Ino, LocalNode, Membership, Tree};
 use dfs_shared::event::EventBus;
@@ -86,6 +87,7 @@ pub(crate) struct Mount {
     network: Arc<Network>,
     clock: Arc<dyn Clock>,
     ids: Arc<Ids>,
+    policy: Policy,
     live: Option<Live>,
     /// The file that a program has open for writing.
     pub(crate) open: Option<Handle>,
@@ -119,10 +121,11 @@ impl Mount {
         network: Arc<Network>,
         clock: Arc<dyn Clock>,
         ids: Arc<Ids>,
+        policy: Policy,
     ) -> Result<Self> {
         std::fs::create_dir_all(&dir)?;
         let disk = MemoryDisk::default();
-        let mut mount = Self { index, disk, dir, network, clock, ids, live: None, open: None };
+        let mut mount = Self { index, disk, dir, network, clock, ids, policy, live: None, open: None };
         mount.start()?;
         Ok(mount)
     }
@@ -132,6 +135,7 @@ impl Mount {
         let store = Arc::new(Store::in_memory(&self.disk)?);
         let host = format!("m{}", self.index);
         let tree = Tree::open(store, host.clone(), wake.callback())?.with_ids(Box::new(move || ids.next()));
+        tree.set_policies(Policies::new(self.policy, &[])?);
         let tree = Arc::new(tree);
         if tree.membership()? == Membership::default() {
             let client = Some(ClientId::new(&host)?);
@@ -293,6 +297,18 @@ impl Mount {
             Some(file) => Ok(file.write_all_at(bytes, at)?),
             None => self.fs().write(handle.ino, at, bytes, None),
         }
+    }
+
+    /// Sets when a file was changed to simulated time where that decides something: its bytes are written in real time.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn changed_now(&self, ino: Ino) -> Result<(), FsError> {
+        if self.policy != Policy::LastWriteWins {
+            return Ok(());
+        }
+        let mtime = Some(SetTime::At(self.clock.now()));
+        self.fs().setattr(ino, &SetAttr { mtime, ..SetAttr::default() }, CALLER).map(drop)
     }
 
     /// Closes a handle. Returns whether what was written is acknowledged.

@@ -106,6 +106,9 @@ const VERBS: [(Verb, &str, u64); 29] = [
     (Verb::Spare, "spare", 2),
 ];
 
+/// The end of the first line of a script whose mounts let the later write win.
+const LAST_WRITE_WINS: &str = " policy last-write-wins";
+
 /// One thing that happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
@@ -132,6 +135,8 @@ pub(crate) struct Script {
     pub(crate) delay_ms_max: u64,
     /// How many of a thousand messages are lost, and how many arrive twice.
     pub(crate) loss_permille: u64,
+    /// Mounts let the later of two contents win, instead of keeping both.
+    pub(crate) last_write_wins: bool,
     /// What happens.
     pub(crate) steps: Vec<Step>,
 }
@@ -163,7 +168,9 @@ impl Script {
                 numbers: [random.below(200), 1 + random.below(300)],
             });
         }
-        Self { seed, mounts, delay_ms_max, loss_permille, steps }
+        // A policy of some seeds, drawn from nothing: the others stay what they were.
+        let last_write_wins = seed % 4 == 3;
+        Self { seed, mounts, delay_ms_max, loss_permille, last_write_wins, steps }
     }
 }
 
@@ -198,7 +205,8 @@ fn path(random: &mut Random, breadth: u64) -> String {
 impl Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seed, mounts, delay_ms_max, loss_permille, .. } = self;
-        writeln!(f, "seed {seed} mounts {mounts} delay {delay_ms_max} loss {loss_permille}")?;
+        write!(f, "seed {seed} mounts {mounts} delay {delay_ms_max} loss {loss_permille}")?;
+        writeln!(f, "{}", if self.last_write_wins { LAST_WRITE_WINS } else { "" })?;
         for Step { wait_ms, mount, verb, paths: [first, second], numbers: [a, b] } in &self.steps {
             writeln!(f, "{wait_ms} {mount} {} {first} {second} {a} {b}", verb.text())?;
         }
@@ -211,7 +219,10 @@ impl FromStr for Script {
 
     fn from_str(text: &str) -> Result<Self> {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let head: Vec<&str> = lines.next().context("an empty script")?.split_whitespace().collect();
+        let head = lines.next().context("an empty script")?;
+        let plain = head.strip_suffix(LAST_WRITE_WINS);
+        let last_write_wins = plain.is_some();
+        let head: Vec<&str> = plain.unwrap_or(head).split_whitespace().collect();
         let ["seed", seed, "mounts", mounts, "delay", delay, "loss", loss] = head[..] else {
             bail!("the first line is no head: {head:?}");
         };
@@ -221,6 +232,7 @@ impl FromStr for Script {
             mounts: mounts.parse()?,
             delay_ms_max: delay.parse()?,
             loss_permille: loss.parse()?,
+            last_write_wins,
             steps,
         })
     }

@@ -3,7 +3,7 @@
 //! A request is done there and then, on the caller's thread: how long it takes is the network's matter. What the server
 //! says of every commit is held against a second, plain reckoning of the records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -21,7 +21,7 @@ use dfs_shared::hash::{ChunkHash, ContentId};
 use dfs_shared::ids::{ClientId, NodeId, VolumeName};
 use dfs_shared::lineage;
 use dfs_shared::merkle::{self, MemoryNodes};
-use dfs_shared::record::{NodeKind, Record, RecordKey, Versioned};
+use dfs_shared::record::{NodeKind, NodeRecord, Record, RecordKey, Versioned};
 use dfs_shared::revision::Revision;
 use dfs_shared::wire::messages::{self, StreamFrame};
 use dfs_shared::wire::report::{ReportReply, ReportRequest};
@@ -131,6 +131,24 @@ impl SimServer {
             }
         }
         Ok(Some(bytes))
+    }
+
+    /// Returns the bytes of every version of a file that has its place in the history.
+    ///
+    /// # Errors
+    /// When the server cannot say.
+    pub(crate) fn past_versions(&self) -> Result<Vec<Vec<u8>>> {
+        let nodes: BTreeSet<NodeId> = self.ledger.lock().contents.iter().map(|(node, _)| *node).collect();
+        let volume = self.sync().volume(&self.volume)?.key;
+        let mut found = Vec::new();
+        for node in nodes {
+            for past in self.metadata.read(|snapshot| snapshot.history(volume, node, 10_000))? {
+                if let Record::Node(NodeRecord { content: Some(content), .. }) = past.record {
+                    found.extend(self.content(content)?);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Checks that every content that a file ever had is its present one or in its history.

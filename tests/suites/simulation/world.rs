@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use dfs_mountd::engine::Connection;
 use dfs_mountd::fs::{FsError, NewKind, SetAttr};
 use dfs_mountd::tree::namespace::{RenameMode, XattrMode};
+use dfs_mountd::tree::policy::Policy;
 use dfs_mountd::tree::{Cookie, Ino, LocalNode};
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::ids::NodeId;
@@ -32,6 +33,7 @@ pub(crate) struct World {
     network: Arc<Network>,
     server: Arc<SimServer>,
     oracle: Oracle,
+    last_write_wins: bool,
     /// What the programs were told, for comparing two runs of one script.
     trace: Vec<String>,
     step: usize,
@@ -47,12 +49,15 @@ impl World {
         let Script { seed, mounts, delay_ms_max, loss_permille, .. } = *script;
         let network = Arc::new(Network::new(Arc::clone(&server), seed, mounts, delay_ms_max, loss_permille));
         let (clock, ids) = (Arc::new(SimClock::new()), Arc::<Ids>::default());
+        let policy = if script.last_write_wins { Policy::LastWriteWins } else { Policy::KeepBoth };
         let make = |index| {
-            let dir = dir.join(format!("m{index}"));
-            Mount::new(index, dir, Arc::clone(&network), Arc::clone(&clock) as _, Arc::clone(&ids))
+            let (dir, clock) = (dir.join(format!("m{index}")), Arc::clone(&clock));
+            Mount::new(index, dir, Arc::clone(&network), clock, Arc::clone(&ids), policy)
         };
         let mounts = (0..mounts).map(make).collect::<Result<_>>()?;
-        Ok(Self { mounts, network, server, oracle: Oracle::default(), trace: Vec::new(), step: 0 })
+        let last_write_wins = script.last_write_wins;
+        let oracle = Oracle::default();
+        Ok(Self { mounts, network, server, oracle, last_write_wins, trace: Vec::new(), step: 0 })
     }
 
     /// Runs the script, lets everything come to rest and checks what has to hold. Returns the trace.
@@ -249,7 +254,7 @@ impl World {
         let ino = handle.ino;
         let written = mount.write(&handle, replace.unwrap_or(len / 2), &bytes);
         let whole = mount.peek(&handle);
-        let closed = mount.close(handle);
+        let closed = mount.close(handle).and_then(|()| mount.changed_now(ino));
         if let Some(Seen { read, .. }) = seen {
             self.oracle.dismiss(read);
         }
@@ -268,6 +273,7 @@ impl World {
         let ino = mount.resolve(path)?.ino;
         let set = SetAttr { size: Some(size), ..SetAttr::default() };
         mount.fs().setattr(ino, &set, CALLER)?;
+        mount.changed_now(ino)?;
         if let Some(Seen { read, .. }) = seen {
             self.oracle.dismiss(read);
         }
@@ -290,6 +296,7 @@ impl World {
         let ino = handle.ino;
         let before = self.read_now(index, ino);
         mount.write(handle, at, &bytes)?;
+        mount.changed_now(ino)?;
         self.mounts[index].open.iter_mut().for_each(|handle| handle.written = true);
         self.oracle.dismiss(before);
         self.oracle.wrote(index, ino);
@@ -413,7 +420,7 @@ impl World {
 
     /// Checks what has to hold at rest.
     async fn check(&mut self) -> Result<()> {
-        let (first, there) = self.picture(0).await?;
+        let (first, mut there) = self.picture(0).await?;
         for index in 1..self.mounts.len() {
             let (other, _) = self.picture(index).await?;
             if let Some((path, item)) = first.iter().find(|(path, item)| other.get(*path) != Some(*item)) {
@@ -427,6 +434,10 @@ impl World {
             if let Some(bytes) = self.server.content(content)? {
                 self.oracle.dismiss_bytes(ChunkHash::of(&bytes));
             }
+        }
+        if self.last_write_wins {
+            // The earlier one is in the server's history of the file.
+            there.extend(self.server.past_versions()?.iter().map(|bytes| ChunkHash::of(bytes)));
         }
         let missing = self.oracle.missing(&there);
         if !missing.is_empty() {
