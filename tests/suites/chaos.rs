@@ -132,12 +132,12 @@ enum Disturbance {
 impl Disturbance {
     fn random(random: &mut Random) -> Self {
         let mount = random.below(MOUNTS as u64) as usize;
-        match random.below(8) {
-            0 => Self::FreezeMount(mount),
-            1 => Self::FreezeServer,
-            2..=3 => Self::Cut(mount),
-            4 => Self::Stall(mount),
-            5..=6 => Self::KillMount(mount),
+        match random.below(16) {
+            0..=2 => Self::FreezeMount(mount),
+            3..=4 => Self::FreezeServer,
+            5..=8 => Self::Cut(mount),
+            9 => Self::Stall(mount),
+            10..=13 => Self::KillMount(mount),
             _ => Self::KillServer,
         }
     }
@@ -253,7 +253,7 @@ fn compare(cluster: &Cluster, crews: &[Crew]) -> Result<()> {
 // S1, S2, S3, S4
 #[test]
 fn stopped_killed_and_cut_off_at_random_moments_nothing_finished_is_lost_and_all_agree() {
-    let (seed, rounds) = (seed(), scale("DFS_TESTS_ROUNDS", 24));
+    let (seed, rounds) = (seed(), scale("DFS_TESTS_ROUNDS", 18));
     let setup = Setup::mounts(MOUNTS).through_proxies().server_arguments(&["--history-versions", "0"]);
     run(&setup, |cluster| {
         say(&format!("chaos: DFS_TESTS_SEED={seed}, {rounds} rounds"));
