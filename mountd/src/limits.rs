@@ -118,6 +118,8 @@ pub const FUSE_WRITE_LEN_MAX: u32 = 1 << 20;
 pub const FUSE_BACKGROUND_MAX: u16 = 64;
 /// Read-ahead of the mount in KiB: at the kernel's default of 128 a cold sequential read takes four times as long.
 pub const READ_AHEAD_KIB: u32 = 2048;
+/// Milliseconds that `dfs umount --force` waits for the mount to answer.
+pub const FORCE_AFTER_MS: u64 = 5_000;
 /// Milliseconds that an unmount waits for the kernel's last requests.
 pub const UNMOUNT_WAIT_MS: u64 = 10_000;
 /// Longest pause between two commits of a burst, in milliseconds.

@@ -19,6 +19,8 @@ use crate::{binaries, machine};
 pub const READY_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a clean unmount may take.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a killed process may take to end before its mount is taken away by force.
+const KILLED_DEADLINE: Duration = Duration::from_secs(5);
 /// How long `dfs wait` may take in tests of ordinary size.
 pub const SYNC_DEADLINE: Duration = Duration::from_secs(90);
 
@@ -99,7 +101,16 @@ impl Mount {
 
     /// SIGKILL; the mount point stays dead until the next start or [`Mount::detach`].
     pub fn kill(&mut self) {
-        self.daemon = None;
+        if let Some(daemon) = &self.daemon {
+            let _gone_already = daemon.signal(Signal::KILL);
+        }
+        if let Some(mut daemon) = self.daemon.take()
+            && daemon.wait_exit(KILLED_DEADLINE).is_err()
+        {
+            // The kernel holds one of its threads until a program has an answer, which only it could give (N15).
+            machine::say(&format!("{}: killed while it made the kernel forget a name", self.root.display()));
+            let _result = Command::new("umount").arg("-f").arg(&self.root).output();
+        }
     }
 
     /// SIGKILL if need be, and takes the mount point away.

@@ -216,6 +216,25 @@ fn dfs_umount_flush_leaves_nothing_behind() {
     });
 }
 
+// S42
+/// A stopped process stands for one that hangs, or that was killed while the kernel waited for a program to forget a name.
+#[test]
+fn dfs_umount_force_frees_programs_from_a_mount_that_does_not_answer() {
+    run(&Setup::mounts(1).needs(&[Need::Root]), |cluster| {
+        let root = cluster.a().to_string_lossy().into_owned();
+        cluster.mounts[0].signal(Signal::STOP)?;
+        let stuck = cluster.a().join("file");
+        let program = std::thread::spawn(move || fs::write(stuck, b"x"));
+        let umount = cluster.mounts[0].dfs(&["umount", &root, "--force"])?;
+        ensure!(umount.status.success(), "{umount:?}");
+        let written = program.join().map_err(|_| anyhow::anyhow!("the program panicked"))?;
+        ensure!(written.is_err(), "nobody took what was written");
+        ensure!(!mount::is_mounted(cluster.a()), "it is gone");
+        cluster.mounts[0].kill();
+        cluster.mounts[0].start()
+    });
+}
+
 #[test]
 fn everything_is_there_after_a_restart_without_a_server() {
     run(&Setup::mounts(1), |cluster| {

@@ -6,13 +6,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use dfs_mountd::control::client::{self, ClientError, Found};
+use dfs_mountd::control::client::{self, ClientError};
 use dfs_mountd::control::{Code, Explanation, MountStatus, Request};
 
 #[path = "dfs/conflicts.rs"]
 mod conflicts;
 #[path = "dfs/history.rs"]
 mod history;
+#[path = "dfs/umount.rs"]
+mod umount;
 #[path = "dfs/verify.rs"]
 mod verify;
 
@@ -158,7 +160,7 @@ fn run(command: Command) -> Result<(), Failure> {
             client::ask::<serde_json::Value>(&found, &request)?;
             Ok(())
         }
-        Command::Umount { path, flush, force } => umount(&path, flush, force),
+        Command::Umount { path, flush, force } => umount::run(&path, flush, force),
         Command::History(arguments) => history::history(&arguments),
         Command::Restore(arguments) => history::restore(&arguments),
         Command::Conflicts(command) => conflicts::run(command),
@@ -283,27 +285,4 @@ fn explain(path: &Path, json: bool) -> Result<(), Failure> {
     }
     let here = if answer.here { "all of it is here" } else { "not all of it is here" };
     print(&format!("{}: {}: {} ({}, {here})", path.display(), answer.state, answer.text, bytes(answer.size)))
-}
-
-fn umount(path: &Path, flush: bool, force: bool) -> Result<(), Failure> {
-    let found = client::find(Some(path))?;
-    match client::unmount(&found, flush) {
-        Ok(()) => {}
-        Err(ClientError::Dead { .. }) => detach(&found)?,
-        Err(_) if force => detach(&found)?,
-        Err(error) => return Err(error.into()),
-    }
-    print(&format!("unmounted {}", found.point.display()))
-}
-
-/// Takes a mount away whose process does not do it itself.
-fn detach(found: &Found) -> Result<(), Failure> {
-    let status = std::process::Command::new("fusermount3").arg("-uz").arg("--").arg(&found.point).status();
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(_) => {
-            Err(Failure::Other(FAILED, format!("fusermount3 could not unmount {}", found.point.display())))
-        }
-        Err(error) => Err(Failure::Other(FAILED, format!("cannot run fusermount3: {error}"))),
-    }
 }

@@ -155,8 +155,9 @@ fn mount_points(mounts: &[u8]) -> Vec<PathBuf> {
     points.collect()
 }
 
-/// Takes back the octal escapes of spaces, tabs, newlines and backslashes.
-fn unescape(field: &[u8]) -> Vec<u8> {
+/// Takes back the octal escapes that the kernel's tables of mounts have for spaces, tabs, newlines and backslashes.
+#[must_use]
+pub fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, after)) = rest.split_first() {
