@@ -9,6 +9,9 @@ pub enum FsError {
     /// The node or name does not exist.
     #[error("no such file or directory")]
     NotFound,
+    /// The node is gone, though a name led the kernel to it a moment ago: the name may lead to another one.
+    #[error("the node is gone")]
+    Stale,
     /// The handle is not open.
     #[error("the handle is not open")]
     BadHandle,

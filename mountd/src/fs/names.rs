@@ -306,8 +306,11 @@ impl Fs {
         self.versions.lock().outdate(ino);
     }
 
-    /// The kernel has no reference to a node any more.
+    /// The kernel has let go of a node. It says so late: somebody may have looked it up and opened it again meanwhile.
     pub fn forget(&self, ino: Ino) {
+        if self.open_file(ino).is_some() {
+            return;
+        }
         self.orphans.lock().remove(&ino);
         self.versions.lock().drop_inode(ino);
     }

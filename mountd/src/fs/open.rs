@@ -123,7 +123,7 @@ impl Fs {
     /// Opens a file; with `O_TRUNC` it is empty afterwards. Blocks on the disk, never on the network.
     ///
     /// # Errors
-    /// [`FsError`]: `NotFound`, `IsDirectory`, `Invalid` (no file), `ReadOnly`, or a failing disk or tree.
+    /// [`FsError`]: `Stale`, `IsDirectory`, `Invalid` (no file), `ReadOnly`, or a failing disk or tree.
     pub fn open(
         &self,
         ino: Ino,
@@ -136,8 +136,8 @@ impl Fs {
             self.check_writable()?;
         }
         let _hold = self.hold.read();
-        let node = self.node(ino)?;
-        check_file(&node)?;
+        let node = self.node(ino).map_err(stale)?;
+        check_file(&node).map_err(stale)?;
         self.with_open_file(ino, |inner| self.open_locked(&node, inner, flags, caller, register))
     }
 
@@ -344,6 +344,11 @@ impl Fs {
             tracing::debug!(%error, "the kernel will drop its pages of a file");
         }
     }
+}
+
+/// Whoever opens came by a name, which the kernel looked up before.
+fn stale(error: FsError) -> FsError {
+    if matches!(error, FsError::NotFound) { FsError::Stale } else { error }
 }
 
 fn opened(inner: &OpenInner, flags: i32, keep_cache: bool) -> Opened {

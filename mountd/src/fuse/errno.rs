@@ -10,6 +10,8 @@ use crate::tree::TreeError;
 pub(super) fn errno(error: &FsError) -> Errno {
     match error {
         FsError::NotFound => Errno::ENOENT,
+        // The kernel looks the path up once more.
+        FsError::Stale => Errno::ESTALE,
         FsError::BadHandle => Errno::EBADF,
         FsError::IsDirectory => Errno::EISDIR,
         FsError::NameTooLong => Errno::ENAMETOOLONG,

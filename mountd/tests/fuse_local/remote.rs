@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use dfs_mountd::cache::OpenFiles;
 use dfs_mountd::tree::apply::ApplyOptions;
-use dfs_mountd::tree::{EffectSink, Ino};
+use dfs_mountd::tree::{Effect, EffectSink, Ino};
 use dfs_shared::ids::NodeId;
 use dfs_shared::manifest::Manifest;
 use dfs_shared::name::Name;
@@ -46,23 +46,25 @@ fn record(id: NodeId, manifest: &Manifest) -> NodeRecord {
 
 /// Applies what a server would push.
 fn push(mount: &Local, revision: u64, records: Vec<Record>) {
-    let records: Vec<_> = records
-        .into_iter()
-        .map(|record| CurrentRecord {
-            key: record.key(),
-            value: Some(Versioned { revision: Revision(revision), record }),
-        })
-        .collect();
+    let records = records.into_iter().map(|record| set(revision, record)).collect();
+    let fs: &Arc<_> = &mount.fs;
+    let hold = fs.hold();
+    fs.effects(apply(mount, records));
+    drop(hold);
+}
+
+fn set(revision: u64, record: Record) -> CurrentRecord {
+    CurrentRecord { key: record.key(), value: Some(Versioned { revision: Revision(revision), record }) }
+}
+
+/// Applies records, and tells nobody.
+fn apply(mount: &Local, records: Vec<CurrentRecord>) -> Vec<Effect> {
     let options = ApplyOptions {
         at: Timestamp { secs: 2_000_000_000, nanos: 0 },
         force_conflicts: true,
         lost_after: None,
     };
-    let fs: &Arc<_> = &mount.fs;
-    let hold = fs.hold();
-    let applied = mount.tree.apply(&records, options).unwrap();
-    fs.effects(applied.effects);
-    drop(hold);
+    mount.tree.apply(&records, options).unwrap().effects
 }
 
 pub(crate) fn push_file(mount: &Local, revision: u64, name: &str, id: NodeId, bytes: &[u8]) -> Manifest {
@@ -240,6 +242,7 @@ fn a_file_removed_elsewhere_stays_readable_through_its_handle() {
         wait_for(|| mount.at("f").exists());
         assert_eq!(std::fs::read(mount.at("f")).unwrap(), bytes);
         let file = File::open(mount.at("f")).unwrap();
+        let ino = mount.node("f").ino;
         let entry = EntryRecord { parent: NodeId::ROOT, name: Name::new(b"f").unwrap(), node: id };
         let gone = [Record::Entry(entry).key(), Record::Node(record(id, &Manifest::default())).key()];
         let gone: Vec<_> = gone.into_iter().map(|key| CurrentRecord { key, value: None }).collect();
@@ -248,11 +251,30 @@ fn a_file_removed_elsewhere_stays_readable_through_its_handle() {
         mount.fs.effects(mount.tree.apply(&gone, options).unwrap().effects);
         drop(hold);
         wait_for(|| !mount.at("f").exists());
+        // That the kernel let go of it after the first reading may be heard only now.
+        mount.fs.forget(ino);
         let mut read = vec![0; bytes.len()];
         file.read_exact_at(&mut read, 0).unwrap();
         assert_eq!(read, bytes);
         assert_eq!(file.metadata().unwrap().len(), bytes.len() as u64);
     }
+}
+
+#[test]
+fn a_file_replaced_elsewhere_is_opened_by_its_name_before_the_kernel_hears_of_it() {
+    let Some(mount) = Local::new() else { return };
+    let (old, new) = (NodeId::generate(), NodeId::generate());
+    push_file(&mount, 1, "f", old, b"old");
+    // From now on the kernel knows where the name leads.
+    mount.fs.settle();
+    assert!(mount.at("f").exists());
+    let manifest = mount.contents.add(b"new", CHUNK);
+    mount.contents.set(new, &manifest);
+    let name = Name::new(b"f").unwrap();
+    let entry = EntryRecord { parent: NodeId::ROOT, name, node: new };
+    let gone = CurrentRecord { key: Record::Node(record(old, &manifest)).key(), value: None };
+    apply(&mount, vec![set(2, Record::Node(record(new, &manifest))), set(2, Record::Entry(entry)), gone]);
+    assert_eq!(std::fs::read(mount.at("f")).unwrap(), b"new");
 }
 
 #[test]
