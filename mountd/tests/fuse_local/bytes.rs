@@ -17,6 +17,7 @@ fn what_is_written_is_read_back_at_every_size() {
             assert_eq!(std::fs::metadata(&path).unwrap().len(), u64::from(size));
             assert_eq!(std::fs::read(&path).unwrap(), bytes, "{size}");
             assert_eq!(std::fs::read(&path).unwrap(), bytes, "{size} again");
+            mount.wait_released(&format!("f{size}"));
             assert_eq!(mount.node(&format!("f{size}")).live().unwrap().size, u64::from(size));
         }
     }
