@@ -124,7 +124,6 @@ enum Disturbance {
     FreezeMount(usize),
     FreezeServer,
     Cut(usize),
-    Stall(usize),
     KillMount(usize),
     KillServer,
 }
@@ -135,8 +134,7 @@ impl Disturbance {
         match random.below(16) {
             0..=2 => Self::FreezeMount(mount),
             3..=4 => Self::FreezeServer,
-            5..=8 => Self::Cut(mount),
-            9 => Self::Stall(mount),
+            5..=9 => Self::Cut(mount),
             10..=13 => Self::KillMount(mount),
             _ => Self::KillServer,
         }
@@ -147,7 +145,6 @@ impl Disturbance {
             Self::FreezeMount(mount) => cluster.mounts[mount].signal(Signal::STOP)?,
             Self::FreezeServer => cluster.server.signal(Signal::STOP)?,
             Self::Cut(mount) => cluster.proxies[mount].cut(),
-            Self::Stall(mount) => cluster.proxies[mount].stall(),
             Self::KillMount(mount) => cluster.mounts[mount].kill(),
             Self::KillServer => cluster.server.kill(),
         }
