@@ -35,9 +35,7 @@ pub use backing::{Backing, Noticed};
 pub use check::{Claim, Claimed};
 pub(crate) use copy::{copy_some, fallocate, seek};
 pub use error::{CacheError, FetchError};
-pub(crate) use files::not_before;
-#[cfg(test)]
-pub(crate) use files::stamp_of;
+pub(crate) use files::{not_before, stamp_of};
 pub use fill::{Filler, HashSource};
 pub use ranges::RangeSet;
 
@@ -46,8 +44,6 @@ use crate::tree::{LocalNode, Tree};
 use backing::Inner;
 use evict::Recent;
 use files::Dirs;
-#[cfg(not(test))]
-use files::stamp_of;
 
 /// What to call when a fetch is over.
 pub type FetchDone = Box<dyn FnOnce(Result<(), FetchError>) + Send>;

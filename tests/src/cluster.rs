@@ -158,6 +158,20 @@ impl Cluster {
         self.directory.path()
     }
 
+    /// Starts whatever was killed, the server last: mounts come back without it, too.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub fn start_again(&mut self) -> Result<()> {
+        for mount in self.mounts.iter_mut().filter(|mount| !mount.is_started()) {
+            mount.start()?;
+        }
+        if !self.server.is_started() {
+            self.server.start()?;
+        }
+        Ok(())
+    }
+
     /// The first mount's root.
     #[must_use]
     pub fn a(&self) -> &Path {

@@ -161,16 +161,6 @@ impl Disturbance {
     }
 }
 
-fn start_again(cluster: &mut Cluster) -> Result<()> {
-    for mount in cluster.mounts.iter_mut().filter(|mount| !mount.is_started()) {
-        mount.start()?;
-    }
-    if !cluster.server.is_started() {
-        cluster.server.start()?;
-    }
-    Ok(())
-}
-
 /// Lets all work, disturbs them, and verifies what the workers were told.
 fn round(cluster: &mut Cluster, crews: Vec<Crew>, random: &mut Random) -> Result<Vec<Crew>> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -213,7 +203,7 @@ fn round(cluster: &mut Cluster, crews: Vec<Crew>, random: &mut Random) -> Result
         }
         crews.push(crew);
     }
-    start_again(cluster)?;
+    cluster.start_again()?;
     for (mount, crew) in crews.iter_mut().enumerate() {
         crew.worker.verify().with_context(|| format!("in mount {mount} after {disturbances:?}"))?;
         // Some stay alone for another round.

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use dfs_tests::{Setup, ops, run};
+use dfs_tests::{Cluster, Setup, ops, run};
 
 #[path = "conflicts/last_write.rs"]
 mod last_write;
@@ -59,15 +59,7 @@ fn table(crash: bool) {
             earlier(&row.directory(cluster.a(), first))?;
             later(&row.directory(cluster.b(), first))
         })?;
-        if crash {
-            cluster.mounts[1].kill();
-        }
-        cluster.proxies[0].restore();
-        cluster.mounts[0].wait_synced()?;
-        if crash {
-            cluster.mounts[1].start()?;
-        }
-        cluster.proxies[1].restore();
+        meet(cluster, crash)?;
         cluster.expect_equal_trees()?;
         each(|row, first| {
             let directory = row.directory(cluster.a(), first);
@@ -114,6 +106,20 @@ fn without_time(name: &str) -> String {
     let fits = stamp.len() == form.len()
         && stamp.bytes().zip(form.bytes()).all(|(b, f)| if f == b'd' { b.is_ascii_digit() } else { b == f });
     if fits { format!("{}{}", &name[..end - 20], &name[end..]) } else { name.to_owned() }
+}
+
+/// The first mount gets its connection back and sends all it has, then the second one, which may have been killed meanwhile.
+fn meet(cluster: &mut Cluster, crash: bool) -> Result<()> {
+    if crash {
+        cluster.mounts[1].kill();
+    }
+    cluster.proxies[0].restore();
+    cluster.mounts[0].wait_synced()?;
+    if crash {
+        cluster.mounts[1].start()?;
+    }
+    cluster.proxies[1].restore();
+    Ok(())
 }
 
 /// The listing is exactly this, in any order.

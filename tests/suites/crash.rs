@@ -163,16 +163,6 @@ fn kill(cluster: &mut Cluster, victim: Victim) {
     }
 }
 
-fn start_again(cluster: &mut Cluster) -> Result<()> {
-    for mount in cluster.mounts.iter_mut().filter(|mount| !mount.is_started()) {
-        mount.start()?;
-    }
-    if !cluster.server.is_started() {
-        cluster.server.start()?;
-    }
-    Ok(())
-}
-
 /// Lets the loads work, kills `victim` in the middle, starts it again and verifies every load.
 fn round(
     cluster: &mut Cluster,
@@ -200,11 +190,11 @@ fn round(
     }
     if random.below(4) == 0 {
         // Killed once more while it recovers.
-        start_again(cluster)?;
+        cluster.start_again()?;
         std::thread::sleep(Duration::from_millis(random.below(60)));
         kill(cluster, victim);
     }
-    start_again(cluster)?;
+    cluster.start_again()?;
     for (mount, load) in &mut done {
         load.verify().with_context(|| format!("in mount {mount} after {victim:?} was killed"))?;
     }
@@ -279,7 +269,7 @@ fn a_kill_in_the_middle_of_many_commits_leaves_mounts_and_server_agreeing() {
                 fs::write(directory.join(format!("file {index}")), format!("{attempt} {index}").repeat(50))?;
             }
             kill(cluster, [Victim::Server, Victim::Mount(0), Victim::All, Victim::Mount(1)][attempt]);
-            start_again(cluster)?;
+            cluster.start_again()?;
             let names = fs::read_dir(&directory)?.count();
             ensure!(names == 400, "{names} of 400 files are left after kill {attempt}");
         }

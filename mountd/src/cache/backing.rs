@@ -26,7 +26,7 @@ use dfs_shared::hash::ContentId;
 use dfs_shared::ids::NodeId;
 use parking_lot::Mutex;
 
-use super::files::{Adopted, can_others_write, not_before, same_bytes, stamp_of};
+use super::files::{Adopted, can_others_write, not_before, read_full, same_bytes, stamp_of};
 use super::ranges::RangeSet;
 use super::{Cache, CacheError};
 use crate::tree::content::{ContentState, FileId, Place, Present, Stamp};
@@ -391,16 +391,7 @@ impl Backing {
             }
             file
         };
-        let mut done = 0;
-        while done < buffer.len() {
-            match file.read_at(&mut buffer[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(read) => done += read,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(self.failed("read", &self.inner.lock(), source)),
-            }
-        }
-        Ok(done)
+        read_full(&file, buffer, offset).map_err(|source| self.failed("read", &self.inner.lock(), source))
     }
 
     /// Writes for the daemon. A range that was not here is called present in the row before this returns.
@@ -475,29 +466,17 @@ impl Backing {
     pub fn set_len(&self, len: u64) -> Result<(), CacheError> {
         let mut inner = self.inner.lock();
         self.adopt_locked(&mut inner, true)?;
-        if !inner.stored {
-            // Nothing of the old content is here or wanted beyond `len`.
-            let old = inner.size;
-            let file = self.open_file(&mut inner)?;
-            self.announce(&mut inner)?;
-            file.set_len(len).map_err(|source| self.failed("truncate", &inner, source))?;
-            return self.resized(&mut inner, old, len);
-        }
         let file = self.open_file(&mut inner)?;
         let old = self.stamp(&inner)?.size;
         self.announce(&mut inner)?;
         file.set_len(len).map_err(|source| self.failed("truncate", &inner, source))?;
-        self.resized(&mut inner, old, len)
-    }
-
-    fn resized(&self, inner: &mut Inner, old: u64, len: u64) -> Result<(), CacheError> {
         inner.size = len;
         if self.is_whole() {
             return Ok(());
         }
         inner.present.truncate(len);
         inner.present.insert(old..len);
-        self.settle_present(inner, len)
+        self.settle_present(&mut inner, len)
     }
 
     /// Returns what `fstat` says if that is not what the tree was told last: for attributes of a file that is being written.

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -14,7 +13,7 @@ use std::sync::{Arc, Weak};
 use dfs_shared::ids::NodeId;
 
 use super::evict::may_go;
-use super::files::{same_bytes, stamp_of};
+use super::files::{read_full, same_bytes, stamp_of};
 use super::ranges::RangeSet;
 use super::{Cache, CacheError, copy};
 use crate::tree::content::{ContentState, Present, Stamp};
@@ -66,16 +65,7 @@ impl Claimed {
     /// # Errors
     /// What the disk says.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while done < buffer.len() {
-            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(read) => done += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
+        read_full(&self.file, buffer, offset)
     }
 
     /// Returns where the next bytes at or after `offset` are that are no hole of the backing file; `None` if there are none.

@@ -17,7 +17,7 @@ use dfs_shared::revision::Revision;
 use dfs_shared::wire::decode;
 use dfs_shared::wire::history::{HistoryReply, HistoryRequest};
 use dfs_shared::wire::messages::{
-    CommitReply, MerkleReply, RecordsReply, RegisterReply, RegisterRequest, StreamFrame,
+    CommitReply, CommitRequest, MerkleReply, RecordsReply, RegisterReply, RegisterRequest, StreamFrame,
 };
 use dfs_shared::wire::report::{ReportReply, ReportRequest};
 use futures_util::{FutureExt, StreamExt, stream};
@@ -236,6 +236,14 @@ fn unreachable() -> RemoteError {
     }
 }
 
+fn message(request: &Bytes) -> Result<CommitRequest, RemoteError> {
+    decode(request).map_err(|error| RemoteError::Refused {
+        status: 400,
+        code: "bad_message".to_owned(),
+        message: error.to_string(),
+    })
+}
+
 impl Remote for MemoryRemote {
     fn register(&self, request: RegisterRequest) -> RemoteFuture<'_, RegisterReply> {
         self.call(move |state| {
@@ -264,41 +272,25 @@ impl Remote for MemoryRemote {
 
     fn commit(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {
         self.call(move |state| {
-            let request = decode(&request).map_err(|error| RemoteError::Refused {
-                status: 400,
-                code: "bad_message".to_owned(),
-                message: error.to_string(),
-            })?;
+            let request = message(&request)?;
             if state.lose_commits > 0 {
                 state.lose_commits -= 1;
                 state.commits += 1;
                 return Err(RemoteError::Disconnected { server: "memory".to_owned() });
             }
             let reply = state.commit(request);
-            if state.swallow_replies > 0 {
-                state.swallow_replies -= 1;
-                return Err(RemoteError::Disconnected { server: "memory".to_owned() });
-            }
-            Ok(reply)
+            state.answer(reply)
         })
     }
 
     fn past(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {
         self.call(move |state| {
-            let request = decode(&request).map_err(|error| RemoteError::Refused {
-                status: 400,
-                code: "bad_message".to_owned(),
-                message: error.to_string(),
-            })?;
+            let request = message(&request)?;
             if state.lose_past {
                 return Err(RemoteError::Disconnected { server: "memory".to_owned() });
             }
             let reply = state.keep_past(request);
-            if state.swallow_replies > 0 {
-                state.swallow_replies -= 1;
-                return Err(RemoteError::Disconnected { server: "memory".to_owned() });
-            }
-            Ok(reply)
+            state.answer(reply)
         })
     }
 

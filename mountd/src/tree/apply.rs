@@ -162,7 +162,10 @@ impl Apply<'_, '_> {
             }
             match &current.key {
                 RecordKey::Node(id) => {
-                    if current.value.is_none() && self.has_other_names(*id, &together)? {
+                    if current.value.is_none()
+                        && fitting::has_other_names(&mut self.txn, *id, |key| together.contains(key))?
+                    {
+                        // Records that were read one after another while the server went on may not fit together.
                         continue;
                     }
                     leaves.push(leaf(current));
@@ -186,16 +189,6 @@ impl Apply<'_, '_> {
         let news = leaves.len();
         dfs_shared::merkle::apply(&mut self.txn, leaves)?;
         Ok(news)
-    }
-
-    /// Tells whether the server is known to have names of a node besides those that these records are about. Records that were
-    /// read one after another while the server went on may not fit together: what does not is left for the events.
-    fn has_other_names(&mut self, id: NodeId, together: &BTreeSet<&RecordKey>) -> Result<bool, TreeError> {
-        let names = self.txn.base_names_of(id)?.into_iter();
-        let mut others = names.filter(|(parent, name)| {
-            !together.contains(&RecordKey::Entry { parent: *parent, name: name.clone() })
-        });
-        Ok(others.next().is_some())
     }
 
     fn is_news(&mut self, current: &CurrentRecord) -> Result<bool, TreeError> {

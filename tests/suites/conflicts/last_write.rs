@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use dfs_tests::mount::Mount;
 use dfs_tests::{Cluster, Setup, ops, run};
 
-use super::{expect, listing};
+use super::{expect, listing, meet};
 
 const POLICY: [&str; 2] = ["--on-conflict", "last-write-wins"];
 
@@ -105,15 +105,7 @@ fn last_writes(crash: bool) {
             case.write(cluster.a(), 0)?;
             case.write(cluster.b(), 1)?;
         }
-        if crash {
-            cluster.mounts[1].kill();
-        }
-        cluster.proxies[0].restore();
-        cluster.mounts[0].wait_synced()?;
-        if crash {
-            cluster.mounts[1].start()?;
-        }
-        cluster.proxies[1].restore();
+        meet(cluster, crash)?;
         if crash {
             // Whatever it has done by now: it goes on from there.
             cluster.mounts[1].kill();

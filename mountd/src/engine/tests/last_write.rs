@@ -3,8 +3,8 @@
 use super::rig::{Rig, bytes_of, until};
 use crate::remote::memory::MemoryRemote;
 
-/// Two mounts that both have `f`; the second one is to lose: it wrote before the first one did, and arrives later.
-fn loser(server: &MemoryRemote, lost: &[u8]) -> (Rig, Rig) {
+/// Two mounts that both have `f`; the second one is not there.
+fn both_have_it(server: &MemoryRemote) -> (Rig, Rig) {
     let (one, mut two) = (Rig::new(server), Rig::new(server));
     one.online();
     two.online();
@@ -12,6 +12,12 @@ fn loser(server: &MemoryRemote, lost: &[u8]) -> (Rig, Rig) {
     one.flush();
     two.until("the file is there", || two.content("f").is_some());
     two.kill();
+    (one, two)
+}
+
+/// Two mounts that both have `f`; the second one is to lose: it wrote before the first one did, and arrives later.
+fn loser(server: &MemoryRemote, lost: &[u8]) -> (Rig, Rig) {
+    let (one, mut two) = both_have_it(server);
     two.write_while_alone("f", lost);
     one.write("f", b"the winner");
     one.flush();
@@ -46,13 +52,7 @@ fn the_version_that_lost_is_kept_by_the_server_and_its_copy_goes() {
 #[test]
 fn the_later_version_replaces_the_servers_without_a_copy() {
     let server = MemoryRemote::new();
-    let (one, mut two) = (Rig::new(&server), Rig::new(&server));
-    one.online();
-    two.online();
-    one.write("f", b"base");
-    one.flush();
-    two.until("the file is there", || two.content("f").is_some());
-    two.kill();
+    let (one, mut two) = both_have_it(&server);
     one.write("f", b"the loser, which arrives first");
     one.flush();
     two.write_while_alone("f", b"the winner");

@@ -173,6 +173,15 @@ impl State {
     }
 
     /// Keeps the version of a file that is there, once.
+    /// What has been done is answered, unless the answer is to get lost.
+    pub(super) fn answer(&mut self, reply: CommitReply) -> Result<CommitReply, RemoteError> {
+        if self.swallow_replies > 0 {
+            self.swallow_replies -= 1;
+            return Err(RemoteError::Disconnected { server: "memory".to_owned() });
+        }
+        Ok(reply)
+    }
+
     pub(super) fn keep_past(&mut self, request: CommitRequest) -> CommitReply {
         self.take_contents(&request);
         let versions = request.groups.iter().flat_map(|group| &group.changes).filter_map(|change| {

@@ -81,6 +81,16 @@ impl Tree {
     }
 }
 
+/// Tells whether the server is known to have names of a node besides those that records are `about`.
+pub(super) fn has_other_names(
+    txn: &mut Txn<'_>,
+    id: NodeId,
+    about: impl Fn(&RecordKey) -> bool,
+) -> Result<bool, TreeError> {
+    let mut names = txn.base_names_of(id)?.into_iter();
+    Ok(names.any(|(parent, name)| !about(&RecordKey::Entry { parent, name })))
+}
+
 /// Finds the names that lead to a node that is not known, and the removed nodes that a name still leads to afterwards.
 fn dangling(
     txn: &mut Txn<'_>,
@@ -97,12 +107,10 @@ fn dangling(
         }
     }
     for (key, current) in records {
-        if let (RecordKey::Node(id), None) = (key, &current.value) {
-            let mut names = txn.base_names_of(*id)?.into_iter();
-            let stays = names.any(|(parent, name)| !records.contains_key(&RecordKey::Entry { parent, name }));
-            if stays || led_to.contains(id) {
-                dangling.insert(key.clone());
-            }
+        if let (RecordKey::Node(id), None) = (key, &current.value)
+            && (led_to.contains(id) || has_other_names(txn, *id, |key| records.contains_key(key))?)
+        {
+            dangling.insert(key.clone());
         }
     }
     Ok(dangling)
@@ -132,8 +140,7 @@ fn nameless(
             // The server has no such node, whatever led to it.
             continue;
         }
-        let mut names = txn.base_names_of(*id)?.into_iter();
-        if names.all(|(parent, name)| records.contains_key(&RecordKey::Entry { parent, name })) {
+        if !has_other_names(txn, *id, |key| records.contains_key(key))? {
             nameless.insert(*id);
         }
     }
