@@ -204,7 +204,9 @@ impl Engine {
         is_repairing: bool,
         events: mpsc::Sender<VerifyEvent>,
     ) -> Result<Verified, VerifyError> {
-        verify::verify(&self.shared, scope, is_repairing, events).await
+        let verified = verify::verify(&self.shared, scope, is_repairing, events).await?;
+        self.settle_effects().await;
+        Ok(verified)
     }
 
     /// Waits until what was applied so far is what the kernel shows; a second at most.
@@ -224,12 +226,15 @@ impl Engine {
         self.shared.connection.subscribe()
     }
 
-    /// Waits until everything that was changed before the call is on the server; `false` when `timeout` passes first.
+    /// Waits until everything that was changed before the call is on the server, and the kernel shows what that changed here;
+    /// `false` when `timeout` passes first.
     ///
     /// # Errors
     /// [`TreeError`] when the store fails.
     pub async fn wait(&self, timeout: Option<Duration>) -> Result<bool, TreeError> {
-        barrier::wait(&self.shared, timeout).await
+        let reached = barrier::wait(&self.shared, timeout).await?;
+        self.settle_effects().await;
+        Ok(reached)
     }
 
     /// Returns why a file's change is not on the server, as far as the engine knows.
@@ -239,12 +244,15 @@ impl Engine {
         uploading.or_else(|| self.shared.stuck_reason(node).map(Obstacle::Stuck))
     }
 
-    /// Merges the two versions of a conflict, by its copy, if that is clean. Asks the server for what both sides had before.
+    /// Merges the two versions of a conflict, by its copy, if that is clean. Asks the server for what both sides had before, and
+    /// returns when the kernel shows the result.
     ///
     /// # Errors
     /// [`MergeError`]; nothing is changed then.
     pub async fn merge_conflict(&self, copy: NodeId) -> Result<(), MergeError> {
-        conflict::merge_asked(&self.shared, copy).await
+        conflict::merge_asked(&self.shared, copy).await?;
+        self.settle_effects().await;
+        Ok(())
     }
 
     /// Stops all tasks and waits for them for a moment.

@@ -189,6 +189,30 @@ fn an_edit_on_both_sides_of_a_gap_keeps_both() {
 }
 
 #[test]
+fn a_merge_that_was_asked_for_is_told_when_the_kernel_has_forgotten_both_versions() {
+    let server = MemoryRemote::new();
+    let (one, mut two) = (Rig::new(&server), Rig::new(&server));
+    one.online();
+    one.write("f", b"a\nb\nc\n");
+    one.flush();
+    two.online();
+    two.until("the file is there", || two.here("f").is_some());
+    two.kill();
+    two.write_while_alone("f", b"a\nb\nC\n");
+    one.write("f", b"A\nb\nc\n");
+    one.flush();
+    two.start(&server);
+    two.online();
+    two.flush();
+    let copy = two.names().into_iter().find(|name| name != "f").expect("a conflict copy");
+    let merged = two.engine().runtime().block_on(two.engine().merge_conflict(two.id(&copy)));
+    let is_settled = two.is_settled();
+    merged.expect("it merges cleanly");
+    assert!(is_settled, "whoever asked would still find the copy");
+    assert_eq!(two.names(), ["f"]);
+}
+
+#[test]
 fn a_gap_is_closed_by_reconciling() {
     let server = MemoryRemote::new();
     let (one, mut other) = (Rig::new(&server), Rig::new(&server));

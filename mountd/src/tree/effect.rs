@@ -52,5 +52,5 @@ pub trait EffectSink: Send + Sync {
     fn effects(&self, effects: Vec<Effect>);
 
     /// Returns once the kernel has forgotten what the effects so far are about, or after a second.
-    fn settle(&self) {}
+    fn settle(&self);
 }

@@ -58,6 +58,8 @@ type Asked = Box<dyn FnOnce(&Tree, &Arc<Cache>, NodeId) + Send>;
 #[derive(Default)]
 struct Sink {
     count: Mutex<u64>,
+    /// What `count` was when the engine last waited for the kernel.
+    settled: Mutex<u64>,
     changed: Condvar,
     hold: RwLock<()>,
     cache: Mutex<Option<(Arc<Tree>, Arc<Cache>)>>,
@@ -82,6 +84,10 @@ impl EffectSink for Sink {
         }
         *self.count.lock() += 1;
         self.changed.notify_all();
+    }
+
+    fn settle(&self) {
+        *self.settled.lock() = *self.count.lock();
     }
 }
 
@@ -216,6 +222,11 @@ impl Rig {
                 self.status()
             );
         }
+    }
+
+    /// Returns whether the engine has waited for the kernel since the last change.
+    pub(super) fn is_settled(&self) -> bool {
+        *self.sink.settled.lock() == *self.sink.count.lock()
     }
 
     pub(super) fn status(&self) -> Status {
