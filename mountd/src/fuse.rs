@@ -11,9 +11,11 @@
 mod adapter;
 mod convert;
 mod errno;
+mod guardian;
 mod invalidate;
 mod mount;
 mod point;
 mod warm;
 
+pub use guardian::guard;
 pub use mount::{MountError, MountOptions, Mounted, mount};

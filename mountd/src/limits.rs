@@ -118,6 +118,10 @@ pub const FUSE_WRITE_LEN_MAX: u32 = 1 << 20;
 pub const FUSE_BACKGROUND_MAX: u16 = 64;
 /// Read-ahead of the mount in KiB: at the kernel's default of 128 a cold sequential read takes four times as long.
 pub const READ_AHEAD_KIB: u32 = 2048;
+/// Milliseconds that the kernel has to take down a killed mount by itself before its guardian ends the connection.
+pub const GUARDIAN_PATIENCE_MS: u64 = 500;
+/// Milliseconds between two looks of a guardian at a process that dies.
+pub const GUARDIAN_LOOK_MS: u64 = 20;
 /// Milliseconds that `dfs umount --force` waits for the mount to answer.
 pub const FORCE_AFTER_MS: u64 = 5_000;
 /// Milliseconds that an unmount waits for the kernel's last requests.

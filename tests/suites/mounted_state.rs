@@ -235,6 +235,38 @@ fn dfs_umount_force_frees_programs_from_a_mount_that_does_not_answer() {
     });
 }
 
+/// The guardians of a mount's process.
+fn guardians(process: u32) -> Result<usize> {
+    let wanted = format!("--guardian\0{process}\0");
+    let is_one = |entry: fs::DirEntry| {
+        fs::read(entry.path().join("cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&wanted))
+    };
+    Ok(fs::read_dir("/proc")?.flatten().map(is_one).filter(|is_one| *is_one).count())
+}
+
+// S43
+#[test]
+fn a_guardian_stands_by_a_mount_and_ends_with_it_however_it_ends() {
+    run(&Setup::mounts(1), |cluster| {
+        for is_killed in [true, false] {
+            let process = cluster.mounts[0].id().context("it runs")?;
+            ensure!(guardians(process)? == 1);
+            if is_killed {
+                cluster.mounts[0].kill();
+            } else {
+                let root = cluster.a().display().to_string();
+                let umount = cluster.mounts[0].dfs(&["umount", &root])?;
+                ensure!(umount.status.success(), "{umount:?}");
+                cluster.mounts[0].kill();
+            }
+            eventually("the guardian has ended, too", || Ok(guardians(process)? == 0))?;
+            cluster.mounts[0].start()?;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn everything_is_there_after_a_restart_without_a_server() {
     run(&Setup::mounts(1), |cluster| {

@@ -67,6 +67,11 @@ fn main() -> ExitCode {
     // The allocator asks for huge pages, which cost more memory and clearing than they save here.
     // SAFETY: no pointers are passed.
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+    match fuse::guard(std::env::args_os().skip(1)) {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        Err(error) => return end(&error.into()),
+    }
     let arguments = match Arguments::parse().complete() {
         Ok(arguments) => arguments,
         Err(error) => return end(&failed(USAGE, error)),
@@ -286,6 +291,7 @@ impl Mount {
                 read_only,
                 extra: arguments.options.clone(),
                 no_passthrough: false,
+                guardian: Some("/proc/self/exe".into()),
             },
         )?;
         let sweeper = fs.start_sweeper()?;

@@ -15,6 +15,7 @@ use fuser::{Config, MountOption, Notifier, Session, SessionACL};
 use parking_lot::Mutex;
 
 use super::adapter::Adapter;
+use super::guardian::Guardian;
 use super::warm::{self, Warmer};
 use super::{invalidate, point};
 use crate::fs::Fs;
@@ -33,6 +34,8 @@ pub struct MountOptions {
     pub extra: Vec<String>,
     /// Never give the kernel backing files: for tests of the daemon's own data path.
     pub no_passthrough: bool,
+    /// A program that calls [`super::guard`]: it ends the kernel's connection where the kernel does not when this process is killed.
+    pub guardian: Option<PathBuf>,
 }
 
 /// Why mounting failed. The texts say what to do.
@@ -101,6 +104,7 @@ pub struct Mounted {
     notifier: Notifier,
     threads: Mutex<Option<Threads>>,
     warmer: Mutex<Option<Warmer>>,
+    _guardian: Option<Guardian>,
 }
 
 struct Threads {
@@ -113,7 +117,7 @@ fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// Mounts. When this returns the mount answers.
+/// Mounts. When this returns the mount answers. With a guardian, to be called on the process's first thread.
 ///
 /// # Errors
 /// [`MountError`].
@@ -144,8 +148,13 @@ pub fn mount(fs: Arc<Fs>, options: &MountOptions) -> Result<Mounted, MountError>
             None
         }
     };
+    let start_guardian = |program: &PathBuf| {
+        let started = Guardian::start(program, &mount_point);
+        started.inspect_err(|error| tracing::warn!(%error, "no guardian stands by for a kill")).ok()
+    };
+    let guardian = options.guardian.as_ref().and_then(start_guardian);
     let (threads, warmer) = (Mutex::new(Some(Threads { session, invalidate })), Mutex::new(warmer));
-    Ok(Mounted { mount_point, fs, notifier, threads, warmer })
+    Ok(Mounted { mount_point, fs, notifier, threads, warmer, _guardian: guardian })
 }
 
 fn config(options: &MountOptions) -> Config {

@@ -38,7 +38,7 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
 
 /// Asks whoever serves the file system that holds a path.
 fn stat_file_system(path: &Path) -> io::Result<()> {
-    let name = CString::new(path.as_os_str().as_bytes())?;
+    let name = c_path(path)?;
     let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: the path ends with NUL and `stat` is valid for writes.
     match unsafe { libc::statfs(name.as_ptr(), stat.as_mut_ptr()) } {
@@ -54,15 +54,9 @@ fn is_dead(error: &io::Error) -> bool {
 
 /// Unmounts; `lazily` also when somebody is using it.
 pub(super) fn unmount(path: &Path, lazily: bool) -> io::Result<()> {
-    let name = CString::new(path.as_os_str().as_bytes())?;
-    let flags = if lazily { libc::MNT_DETACH } else { 0 };
-    // SAFETY: the path ends with NUL.
-    if unsafe { libc::umount2(name.as_ptr(), flags) } == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    if error.raw_os_error() != Some(libc::EPERM) {
-        return Err(error);
+    match umount2(path, if lazily { libc::MNT_DETACH } else { 0 }) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+        done => return done,
     }
     // An ordinary user has to ask the set-user-id helper.
     let option = if lazily { "-uqz" } else { "-uq" };
@@ -81,6 +75,25 @@ pub(super) fn unmount(path: &Path, lazily: bool) -> io::Result<()> {
     }
 }
 
+/// Ends the kernel's connection with whoever serves a mount, and unmounts it unless somebody uses it (EBUSY). Needs root.
+pub(super) fn force(path: &Path) -> io::Result<()> {
+    umount2(path, libc::MNT_FORCE)
+}
+
+fn umount2(path: &Path, flags: libc::c_int) -> io::Result<()> {
+    let path = c_path(path)?;
+    // SAFETY: the path ends with NUL.
+    match unsafe { libc::umount2(path.as_ptr(), flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Returns a path as system calls take it.
+pub(super) fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
 /// Lets the kernel read ahead as far as pays off. Needs root; without it sequential reads are slower.
 pub(super) fn set_read_ahead(path: &Path) {
     let Ok(stat) = look_at(path) else { return };
@@ -92,7 +105,7 @@ pub(super) fn set_read_ahead(path: &Path) {
 
 /// Looks at a mount point without asking the file system: a process that waits for itself cannot be killed.
 pub(super) fn look_at(path: &Path) -> io::Result<libc::statx> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
+    let path = c_path(path)?;
     let mut found = std::mem::MaybeUninit::<libc::statx>::uninit();
     // SAFETY: the path ends with NUL and `found` has room for what the call fills on success.
     let done = unsafe {

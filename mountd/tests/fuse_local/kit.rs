@@ -90,8 +90,28 @@ pub(crate) struct Local {
     pub(crate) cache: Arc<Cache>,
     pub(crate) fs: Arc<Fs>,
     pub(crate) contents: Arc<Contents>,
-    root: tempfile::TempDir,
+    root: Root,
     no_passthrough: bool,
+}
+
+/// Where state, cache and mount point are.
+enum Root {
+    Own(tempfile::TempDir),
+    /// Of somebody else, who takes it away, and expects a guardian.
+    Guarded(PathBuf),
+}
+
+impl Root {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Own(dir) => dir.path(),
+            Self::Guarded(path) => path,
+        }
+    }
+
+    fn guardian(&self) -> Option<PathBuf> {
+        matches!(self, Self::Guarded(_)).then(|| env!("CARGO_BIN_EXE_dfs-mount").into())
+    }
 }
 
 /// Tells (and prints) whether mounts are possible here.
@@ -126,10 +146,15 @@ impl Local {
             return None;
         }
         let root = tempfile::tempdir().expect("a directory");
-        Some(Self::start(root, no_passthrough))
+        Some(Self::start(Root::Own(root), no_passthrough))
     }
 
-    fn start(root: tempfile::TempDir, no_passthrough: bool) -> Self {
+    /// Mounts in a directory of somebody else, with a guardian.
+    pub(crate) fn guarded(root: &Path) -> Self {
+        Self::start(Root::Guarded(root.to_owned()), false)
+    }
+
+    fn start(root: Root, no_passthrough: bool) -> Self {
         let state_dir = root.path().join("state");
         std::fs::create_dir_all(&state_dir).expect("a directory");
         let store = Arc::new(Store::open(&state_dir).expect("a store"));
@@ -150,8 +175,12 @@ impl Local {
             control: Some("/run/control".into()),
         })
         .expect("a file system");
-        let options =
-            MountOptions { mount_point: root.path().join("mnt"), no_passthrough, ..MountOptions::default() };
+        let options = MountOptions {
+            mount_point: root.path().join("mnt"),
+            no_passthrough,
+            guardian: root.guardian(),
+            ..MountOptions::default()
+        };
         let mounted = mount(Arc::clone(&fs), &options).expect("a mount");
         Self { mounted: Some(mounted), tree, cache, fs, contents, root, no_passthrough }
     }
@@ -167,7 +196,7 @@ impl Local {
                 cache: Arc::clone(&self.cache),
                 fs: Arc::clone(&self.fs),
                 contents: Arc::clone(&self.contents),
-                root: std::mem::replace(&mut self.root, placeholder),
+                root: std::mem::replace(&mut self.root, Root::Own(placeholder)),
                 no_passthrough: self.no_passthrough,
             }
         };
