@@ -10,6 +10,7 @@
 
 mod backing;
 mod check;
+mod compare;
 mod copy;
 mod error;
 mod evict;
@@ -32,17 +33,18 @@ use dfs_shared::record::NodeKind;
 use parking_lot::Mutex;
 
 pub use backing::{Backing, Noticed};
-pub use check::{Claim, Claimed};
+pub use check::{Claim, Claimed, Standing};
+pub(crate) use compare::{Bytes, Found, compare};
 pub(crate) use copy::{copy_some, fallocate, seek};
 pub use error::{CacheError, FetchError};
-pub(crate) use files::{not_before, stamp_of};
+pub(crate) use files::{not_before, same_bytes, stamp_of};
 pub use fill::{Filler, HashSource};
 pub use ranges::RangeSet;
 
 use crate::tree::content::{ContentState, FileId, Place, Present, Stamp};
 use crate::tree::{LocalNode, Tree};
 use backing::Inner;
-use evict::Recent;
+use evict::{Recent, is_on_server};
 use files::Dirs;
 
 /// What to call when a fetch is over.
@@ -202,6 +204,14 @@ impl Cache {
         }))
     }
 
+    /// Writes all bytes through to the disk. Blocks on it.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`].
+    pub fn sync(&self) -> Result<(), CacheError> {
+        self.dirs.sync()
+    }
+
     /// Returns the directory that holds what is written here.
     #[must_use]
     pub fn state_dir(&self) -> &Path {
@@ -336,7 +346,8 @@ impl Cache {
     pub fn rehome(&self, backing: &Arc<Backing>, node: NodeId) -> Result<(), CacheError> {
         let mut inner = backing.inner.lock();
         self.disown(inner.node, backing.id())?;
-        (inner.node, inner.attached, inner.superseded) = (node, true, None);
+        (inner.node, inner.attached) = (node, true);
+        (inner.superseded, inner.discarded) = (None, None);
         inner.content = None;
         backing.store_row(&mut inner)?;
         drop(inner);
@@ -381,8 +392,12 @@ impl Cache {
         Ok(row.filter(|row| node.dirty_content.is_some() || row.content == content))
     }
 
-    /// Forgets the bytes of a node that is gone. Open handles keep them until they are closed. Blocks on the disk.
-    pub fn discard(&self, node: NodeId) {
+    /// Forgets the bytes of a node that is gone and was `node` before. Open handles keep them until they are closed. Blocks on the disk.
+    pub fn discard(&self, node: &LocalNode) {
+        self.discard_bytes(node.id, is_on_server(node));
+    }
+
+    fn discard_bytes(&self, node: NodeId, is_on_server: bool) {
         let live = self.live.lock().remove(&node).and_then(|weak| weak.upgrade());
         let mut row = None;
         let removed = self.tree.update_content_state(node, |old| {
@@ -394,7 +409,7 @@ impl Cache {
             return;
         }
         if let Some(backing) = live {
-            self.separate(&backing, row.is_none());
+            self.separate(&backing, row.as_ref(), is_on_server);
         } else if let Some(row) = row {
             self.account(row.stamp.blocks, 0);
             self.remove_file(row.place, row.file);
@@ -402,10 +417,10 @@ impl Cache {
     }
 
     /// A node is gone that somebody uses the bytes of. If the tree moved its row to another node, they belong to that one.
-    fn separate(&self, backing: &Arc<Backing>, row_is_gone: bool) {
+    fn separate(&self, backing: &Arc<Backing>, row: Option<&ContentState>, is_on_server: bool) {
         let mut inner = backing.inner.lock();
         let mut owner = None;
-        if row_is_gone && inner.stored {
+        if row.is_none() && inner.stored {
             let found = self.tree.content_states(|node, row| {
                 if row.file == backing.id() {
                     owner = Some(node);
@@ -424,6 +439,8 @@ impl Cache {
             }
             None => {
                 inner.attached = false;
+                let known = row.filter(|_| is_on_server).map_or_else(Stamp::default, |row| row.stamp);
+                inner.discarded = Some(known);
                 let node = inner.node;
                 drop(inner);
                 self.orphans.lock().insert(node, Arc::downgrade(backing));
@@ -523,6 +540,7 @@ fn stored(node: NodeId, size: u64, row: ContentState) -> (FileId, bool, Inner) {
         users: 0,
         foreign: false,
         superseded: None,
+        discarded: None,
         counted: blocks,
     };
     (row.file, whole, inner)

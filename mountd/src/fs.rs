@@ -28,6 +28,7 @@ mod metadata;
 mod names;
 mod notice;
 mod open;
+mod recover;
 mod sweep;
 mod touched;
 mod versions;
@@ -94,6 +95,8 @@ pub struct FsParts {
     pub read_only: bool,
     /// Path of the control socket, as `user.dfs.control` of the root shows it.
     pub control: Option<PathBuf>,
+    /// Names the machine's run since it was switched on. `None`: it is not known whether it lost its power since the last run.
+    pub boot: Option<String>,
 }
 
 /// The file system. Every method may be called from any thread.
@@ -164,7 +167,7 @@ impl Fs {
             invalidations: InvalidationSender::default(),
             kernel: RwLock::new(None),
         });
-        fs.recover()?;
+        fs.recover(parts.boot.as_deref())?;
         Ok(fs)
     }
 

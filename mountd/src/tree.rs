@@ -108,6 +108,7 @@ pub struct Tree {
 }
 
 const MEMBERSHIP_KEY: &[u8] = b"membership";
+const BOOT_KEY: &[u8] = b"boot";
 const SEEN_KEY: &[u8] = b"seen";
 
 impl Tree {
@@ -239,6 +240,34 @@ impl Tree {
     /// [`TreeError`] when the store fails.
     pub fn next_commit(&self) -> Result<u64, TreeError> {
         self.store.next_commit(self.membership()?.commit + 1)
+    }
+
+    /// Tells whether the machine may have lost its power (or crashed) since the store was last used: the last run did not end by
+    /// [`Self::end_boot`], and `boot`, which names the machine's run since it was switched on, is another one now.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn lost_power(&self, boot: &str) -> Result<bool, TreeError> {
+        let last: Option<String> = self.store.read(Space::Meta, BOOT_KEY)?;
+        Ok(last.is_some_and(|last| last != boot))
+    }
+
+    /// Remembers, durably, under which boot the store is used from now on. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn begin_boot(&self, boot: &str) -> Result<(), TreeError> {
+        self.store.commit(vec![Write::put(Space::Meta, BOOT_KEY, &boot)])?;
+        self.persist()
+    }
+
+    /// Says, durably, that everything is as the tree says and nobody changes it any more. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn end_boot(&self) -> Result<(), TreeError> {
+        self.store.commit(vec![Write::remove(Space::Meta, BOOT_KEY)])?;
+        self.persist()
     }
 
     /// Makes everything that the tree holds survive power loss. Waits for the disk; free when nothing is new.

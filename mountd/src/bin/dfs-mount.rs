@@ -227,6 +227,7 @@ struct Mount {
     fs: Arc<Fs>,
     engine: Arc<Engine>,
     tree: Arc<Tree>,
+    cache: Arc<Cache>,
     remote: Arc<Limited>,
     ends: mpsc::Receiver<mpsc::Sender<()>>,
     control: dfs_mountd::control::server::ControlSocket,
@@ -276,6 +277,7 @@ impl Mount {
             }),
             read_only,
             control: Some(control_path.clone()),
+            boot: boot(),
         })?;
         let is_first = tree.membership()?.volume.is_none();
         let is_reachable = look_at_server(&engine, &remote, &places.volume, is_first)?;
@@ -302,12 +304,12 @@ impl Mount {
             state_dir: places.state_dir.clone(),
             engine: Arc::clone(&engine),
             tree: Arc::clone(&tree),
-            cache,
+            cache: Arc::clone(&cache),
             remote: Arc::clone(&remote) as Arc<dyn Remote>,
             end,
         };
         let control = dfs_mountd::control::server::start(Arc::new(control), &control_path)?;
-        Ok(Self { mounted, fs, engine, tree, remote, ends, control, sweeper })
+        Ok(Self { mounted, fs, engine, tree, cache, remote, ends, control, sweeper })
     }
 
     /// Waits until somebody unmounts, or a signal or the control socket asks to; then ends cleanly.
@@ -350,13 +352,29 @@ impl Mount {
         drop(self.sweeper);
         self.fs.sweep();
         self.engine.stop();
-        if let Err(error) = self.tree.persist() {
-            tracing::error!(%error, "the journal could not be written to the disk");
+        if let Err(error) = make_durable(&self.cache, &self.tree, ended) {
+            tracing::error!("what was changed could not be written to the disk: {}", describe(&error));
         }
         eprintln!("{}", last_line(&self.engine, self.mounted.mount_point()));
         drop(self.control);
         drop(waiting_for_end);
     }
+}
+
+/// Writes everything through to the disk; if nobody writes any more, so that the next start need not look at it.
+fn make_durable(cache: &Cache, tree: &Tree, is_over: bool) -> anyhow::Result<()> {
+    if is_over {
+        cache.sync()?;
+        tree.end_boot()?;
+    }
+    Ok(tree.persist()?)
+}
+
+/// Names the machine's run since it was switched on.
+fn boot() -> Option<String> {
+    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let read = read.inspect_err(|error| tracing::warn!(%error, "a power loss will not be noticed"));
+    read.ok().map(|text| text.trim().to_owned())
 }
 
 /// Says what is pending.

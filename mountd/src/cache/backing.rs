@@ -60,6 +60,8 @@ pub(super) struct Inner {
     pub(super) users: u32,
     /// A newer version took the node while the kernel could still write to this one: what `fstat` said then.
     pub(super) superseded: Option<Stamp>,
+    /// The node went while somebody used the file: what `fstat` said of the bytes that the server has, which may keep the node.
+    pub(super) discarded: Option<Stamp>,
     /// The file belongs to another node's row, which was moved there: it stays.
     pub(super) foreign: bool,
     /// Blocks that the cache's account holds for it.
@@ -82,6 +84,7 @@ impl Inner {
             users: 0,
             foreign: false,
             superseded: None,
+            discarded: None,
             counted: 0,
         }
     }
@@ -529,13 +532,14 @@ impl Backing {
         Ok(Noticed::Change)
     }
 
-    /// Tells whether bytes were written after a newer version had taken the node, and returns the node if so.
+    /// Tells whether bytes were written after a newer version had taken the node, or the node went with bytes that nobody else has,
+    /// and returns the node if so.
     ///
     /// # Errors
     /// [`CacheError`] when the disk fails.
     pub fn written_too_late(&self) -> Result<Option<NodeId>, CacheError> {
         let mut inner = self.inner.lock();
-        let Some(before) = inner.superseded else { return Ok(None) };
+        let Some(before) = inner.superseded.or(inner.discarded) else { return Ok(None) };
         self.open_file(&mut inner)?;
         let late = inner.touched || !same_bytes(&before, &self.stamp(&inner)?);
         Ok(late.then_some(inner.node))

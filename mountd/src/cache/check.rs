@@ -12,11 +12,12 @@ use std::sync::{Arc, Weak};
 
 use dfs_shared::ids::NodeId;
 
+use super::compare::Bytes;
 use super::evict::may_go;
 use super::files::{read_full, same_bytes, stamp_of};
 use super::ranges::RangeSet;
 use super::{Cache, CacheError, copy};
-use crate::tree::content::{ContentState, Present, Stamp};
+use crate::tree::content::{ContentState, Place, Present, Stamp};
 
 /// What the mount says of a file's bytes.
 pub enum Claim {
@@ -81,7 +82,49 @@ impl Claimed {
     }
 }
 
+impl Bytes for Claimed {
+    fn len(&self) -> u64 {
+        self.len()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_at(buffer, offset)
+    }
+
+    fn data_from(&self, offset: u64) -> Option<u64> {
+        self.data_from(offset)
+    }
+
+    fn compared(&self, _len: u64) -> bool {
+        true
+    }
+}
+
+/// A file's bytes as the tree knows them, and as the disk has them.
+#[derive(Debug)]
+pub struct Standing {
+    /// What the tree says of them.
+    pub row: ContentState,
+    /// The backing file as it is.
+    pub now: Stamp,
+    /// Where it is: moved to the state directory before it could be written.
+    pub place: Place,
+}
+
 impl Cache {
+    /// Looks at the backing file that a row names. `None` if there is no row or no such file. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`CacheError`] when the disk or the tree fails.
+    pub fn standing(&self, node: NodeId) -> Result<Option<Standing>, CacheError> {
+        let Some(row) = self.tree.content_state(node)? else { return Ok(None) };
+        let Some((file, place)) = self.dirs.find(row.place, row.file)? else { return Ok(None) };
+        let failed =
+            |source| CacheError::Io { action: "look at", path: self.dirs.path(place, row.file), source };
+        let now = stamp_of(&file).map_err(failed)?;
+        Ok(Some(Standing { row, now, place }))
+    }
+
     /// Hands out the bytes of a file that are said to be here. Blocks on the disk.
     ///
     /// # Errors

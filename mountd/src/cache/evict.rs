@@ -26,7 +26,7 @@ fn now_secs() -> u64 {
 }
 
 /// Tells whether the server has the content that the node has here.
-fn is_on_server(node: &LocalNode) -> bool {
+pub(super) fn is_on_server(node: &LocalNode) -> bool {
     let Some(record) = node.live() else { return false };
     let known = match &node.sync {
         SyncState::Clean(_) => true,
@@ -145,7 +145,7 @@ impl Cache {
                 known.insert(file);
                 self.account(0, blocks);
             } else {
-                self.discard(node);
+                self.discard_bytes(node, true);
             }
         }
         let mut left = Vec::new();

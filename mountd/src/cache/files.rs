@@ -38,6 +38,21 @@ impl Dirs {
         Ok(dirs)
     }
 
+    /// Writes everything on the file systems of both directories through to the disk. Blocks on it.
+    pub(super) fn sync(&self) -> Result<(), CacheError> {
+        for root in [&self.state, &self.cache] {
+            let synced = File::open(root).and_then(|directory| {
+                // SAFETY: the descriptor is open.
+                match unsafe { libc::syncfs(directory.as_raw_fd()) } {
+                    0 => Ok(()),
+                    _ => Err(io::Error::last_os_error()),
+                }
+            });
+            synced.map_err(|source| CacheError::Io { action: "sync", path: root.clone(), source })?;
+        }
+        Ok(())
+    }
+
     fn root(&self, place: Place) -> &Path {
         match place {
             Place::State => &self.state,

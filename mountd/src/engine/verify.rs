@@ -9,7 +9,6 @@
 //! Reads beside everything else: files are read without a lock, and what was read counts only if neither the file nor what
 //! the tree says of it changed meanwhile. Invariant: bytes that the server does not have are never touched.
 
-mod compare;
 mod repair;
 mod server;
 
@@ -25,9 +24,8 @@ use tokio::sync::mpsc;
 use super::download::manifest_of;
 use super::shared::{EngineError, Shared, chain};
 use super::tasks::off_thread;
-use crate::cache::{Claim, Claimed};
+use crate::cache::{Bytes, Claim, Claimed, Found, compare};
 use crate::limits::{VERIFY_FILES_AT_ONCE, VERIFY_READS_MAX, VERIFY_TELL_MS};
-use compare::{Bytes, Found, compare};
 use repair::Damage;
 
 /// What is to be verified.

@@ -169,13 +169,12 @@ impl Fs {
     }
 
     fn removed(&self, node: LocalNode) {
-        let (id, ino) = (node.id, node.ino);
+        let ino = node.ino;
         if self.open_file(ino).is_some() {
-            let mut node = node;
-            node.entries = 0;
-            self.orphans.lock().insert(ino, node);
+            let orphan = LocalNode { entries: 0, ..node.clone() };
+            self.orphans.lock().insert(ino, orphan);
         }
-        self.cache.discard(id);
+        self.cache.discard(&node);
         self.invalidations.send(Invalidation::Attributes { ino });
     }
 

@@ -297,11 +297,12 @@ impl Fs {
             return;
         }
         let Removed { node, .. } = removed;
-        let (id, ino) = (node.id, node.ino);
+        let ino = node.ino;
         let is_file = node.live().is_some_and(|record| record.kind == NodeKind::File);
-        self.orphans.lock().insert(ino, LocalNode { entries: 0, ..node });
+        let orphan = LocalNode { entries: 0, ..node.clone() };
+        self.orphans.lock().insert(ino, orphan);
         if is_file {
-            self.cache.discard(id);
+            self.cache.discard(&node);
         }
         self.versions.lock().outdate(ino);
     }

@@ -1,4 +1,4 @@
-//! Telling the tree of changed bytes: on flush, fsync, release and rename, before a remote change is applied, and after a crash.
+//! Telling the tree of changed bytes: on flush, fsync, release and rename, and before a remote change is applied.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -142,28 +142,5 @@ impl Fs {
 
     fn is_open_for_writing(&self, ino: Ino) -> bool {
         self.open_file(ino).is_some_and(|open| open.inner.lock().writers > 0)
-    }
-
-    /// Looks at every file that was open for writing when the last run ended.
-    pub(super) fn recover(self: &Arc<Self>) -> Result<(), FsError> {
-        for id in self.tree.open_marks()? {
-            if let Some(node) = self.tree.node_by_id(id)?.filter(|node| node.live().is_some()) {
-                self.recover_file(&node)?;
-            }
-            self.tree.unmark_open(id)?;
-        }
-        Ok(())
-    }
-
-    fn recover_file(&self, node: &LocalNode) -> Result<(), FsError> {
-        let Some(row) = self.tree.content_state(node.id)? else { return Ok(()) };
-        let backing = self.cache.backing(node)?;
-        if backing.id() != row.file {
-            return Ok(());
-        }
-        backing.file()?;
-        // Of a file that is partly here the tree was told before bytes changed, but not when; of a whole one its stamp tells.
-        let was_announced = !backing.is_whole() && node.dirty_content.is_some();
-        self.notice(&backing, was_announced).map(drop)
     }
 }

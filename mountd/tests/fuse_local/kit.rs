@@ -83,6 +83,9 @@ impl Fetch for Fetcher {
     }
 }
 
+/// Stands for the machine's run since it was switched on.
+const BOOT: &str = "a boot";
+
 /// A mount.
 pub(crate) struct Local {
     mounted: Option<Mounted>,
@@ -146,15 +149,15 @@ impl Local {
             return None;
         }
         let root = tempfile::tempdir().expect("a directory");
-        Some(Self::start(Root::Own(root), no_passthrough))
+        Some(Self::start(Root::Own(root), no_passthrough, BOOT))
     }
 
     /// Mounts in a directory of somebody else, with a guardian.
     pub(crate) fn guarded(root: &Path) -> Self {
-        Self::start(Root::Guarded(root.to_owned()), false)
+        Self::start(Root::Guarded(root.to_owned()), false, BOOT)
     }
 
-    fn start(root: Root, no_passthrough: bool) -> Self {
+    fn start(root: Root, no_passthrough: bool, boot: &str) -> Self {
         let state_dir = root.path().join("state");
         std::fs::create_dir_all(&state_dir).expect("a directory");
         let store = Arc::new(Store::open(&state_dir).expect("a store"));
@@ -173,6 +176,7 @@ impl Local {
             on_modified: Box::new(|_| {}),
             read_only: false,
             control: Some("/run/control".into()),
+            boot: Some(boot.to_owned()),
         })
         .expect("a file system");
         let options = MountOptions {
@@ -186,7 +190,16 @@ impl Local {
     }
 
     /// Unmounts and mounts again, on the same directories.
-    pub(crate) fn restart(mut self) -> Self {
+    pub(crate) fn restart(self) -> Self {
+        self.restart_after(BOOT, |_| {})
+    }
+
+    /// As if the machine had lost its power meanwhile; `damage` is done to the directory of state and cache.
+    pub(crate) fn restart_after_power_loss(self, damage: impl FnOnce(&Path)) -> Self {
+        self.restart_after("another boot", damage)
+    }
+
+    fn restart_after(mut self, boot: &str, damage: impl FnOnce(&Path)) -> Self {
         self.mounted = None;
         let Self { root, no_passthrough, tree, cache, fs, .. } = {
             let placeholder = tempfile::tempdir().expect("a directory");
@@ -201,7 +214,8 @@ impl Local {
             }
         };
         drop((self, fs, cache, tree));
-        Self::start(root, no_passthrough)
+        damage(root.path());
+        Self::start(root, no_passthrough, boot)
     }
 
     /// The mount point.

@@ -1,6 +1,8 @@
 //! What a mount remembers.
 
+use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dfs_mountd::cache::Backing;
@@ -115,4 +117,84 @@ fn a_new_version_whose_file_has_the_old_length_after_a_kill_is_whole_when_it_is_
         mount.contents.set(id, &manifest);
         assert!(std::fs::read(mount.at("f")).unwrap() == new);
     }
+}
+
+#[test]
+fn bytes_whose_mark_did_not_reach_the_disk_are_noticed_after_a_power_loss() {
+    let Some(mount) = Local::new() else { return };
+    for name in ["f", "empty"] {
+        std::fs::write(mount.at(name), if name == "f" { &b"bytes"[..] } else { b"" }).unwrap();
+        mount.wait_released(name);
+    }
+    mount.fs.sweep();
+    let node = mount.node("f");
+    for name in ["f", "empty"] {
+        let node = mount.node(name);
+        mount.tree.unmark_open(node.id).unwrap();
+        mount.cache.backing(&node).unwrap().file().unwrap().write_all_at(b"longer bytes", 0).unwrap();
+    }
+    let mount = mount.restart_after_power_loss(|_| {});
+    assert_ne!(mount.node("f").dirty_content, node.dirty_content);
+    for name in ["f", "empty"] {
+        assert!(mount.node(name).dirty_content.is_some(), "{name}");
+        assert_eq!(std::fs::read(mount.at(name)).unwrap(), b"longer bytes");
+    }
+}
+
+/// All files below a directory.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn bytes_of_the_servers_that_did_not_reach_the_disk_are_fetched_again_after_a_power_loss() {
+    let bytes = pattern(20 * CHUNK, 0);
+    let damages: [fn(&File); 3] = [
+        |file| file.set_len(0).unwrap(),
+        |file| file.write_all_at(&[0; 4096], 3 * CHUNK as u64).unwrap(),
+        |_| {},
+    ];
+    for (index, damage) in damages.into_iter().enumerate() {
+        let Some(mount) = Local::new() else { return };
+        let id = NodeId::generate();
+        let manifest = push_file(&mount, 1, "f", id, &bytes);
+        wait_for(|| mount.at("f").exists());
+        assert!(std::fs::read(mount.at("f")).unwrap() == bytes);
+        let contents = Arc::clone(&mount.contents);
+        let mount = mount.restart_after_power_loss(|root| {
+            for path in files(&root.join("cache/files")) {
+                let file = File::options().write(true).open(path).unwrap();
+                let before = file.metadata().unwrap().modified().unwrap();
+                damage(&file);
+                file.set_modified(before).unwrap();
+            }
+        });
+        mount.contents.take(&contents);
+        mount.contents.set(id, &manifest);
+        assert!(mount.node("f").dirty_content.is_none(), "nobody wrote to it");
+        assert!(std::fs::read(mount.at("f")).unwrap() == bytes, "damage {index}");
+        let fetched = mount.contents.fetched.lock().unwrap().len();
+        assert_eq!(fetched > 0, index < 2, "good bytes stay");
+    }
+}
+
+#[test]
+fn a_file_of_the_servers_that_was_written_before_a_power_loss_is_as_it_was_written() {
+    let bytes = pattern(20 * CHUNK, 0);
+    let Some(mount) = Local::new() else { return };
+    let id = NodeId::generate();
+    push_file(&mount, 1, "f", id, &bytes);
+    wait_for(|| mount.at("f").exists());
+    assert!(std::fs::read(mount.at("f")).unwrap() == bytes);
+    // As a program's write does it, but for the mark and the row, which did not reach the disk.
+    let row = mount.tree.content_state(id).unwrap();
+    let backing = mount.cache.backing(&mount.node("f")).unwrap();
+    backing.adopt(true).unwrap();
+    backing.file().unwrap().write_all_at(b"hello", 0).unwrap();
+    drop(backing);
+    mount.tree.update_content_state(id, |_| row).unwrap();
+    let mount = mount.restart_after_power_loss(|_| {});
+    assert!(mount.node("f").dirty_content.is_some(), "nobody would send it");
+    assert_eq!(std::fs::read(mount.at("f")).unwrap()[..5], *b"hello");
 }

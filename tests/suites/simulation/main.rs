@@ -191,6 +191,19 @@ fn an_edit_of_what_an_open_file_holds_replaces_it() -> Result<()> {
     run(&script.parse()?).map(drop)
 }
 
+/// Found at seed 10069856: a file was removed while a program wrote to it, and a rename on another mount kept it.
+#[test]
+fn what_is_written_to_a_removed_file_that_another_mount_keeps_is_kept_beside_it() -> Result<()> {
+    let script = "seed 10069856 mounts 2 delay 200 loss 0
+        302 0 write b b 1 1
+        5000 0 open b a 1 1
+        140 0 unlink b a 1 1
+        0 1 rename b a 1 1
+        0 0 put a/b/b a/a 1 1
+        380 1 symlink a/a b/b 1 1";
+    run(&script.parse()?).map(drop)
+}
+
 #[test]
 fn the_patch_with_broken_rules_applies() -> Result<()> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

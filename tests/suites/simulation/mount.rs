@@ -89,6 +89,8 @@ pub(crate) struct Mount {
     ids: Arc<Ids>,
     policy: Policy,
     live: Option<Live>,
+    /// How often the machine was switched on.
+    boots: u64,
     /// The file that a program has open for writing.
     pub(crate) open: Option<Handle>,
 }
@@ -125,7 +127,8 @@ impl Mount {
     ) -> Result<Self> {
         std::fs::create_dir_all(&dir)?;
         let disk = MemoryDisk::default();
-        let mut mount = Self { index, disk, dir, network, clock, ids, policy, live: None, open: None };
+        let mut mount =
+            Self { index, disk, dir, network, clock, ids, policy, live: None, boots: 1, open: None };
         mount.start()?;
         Ok(mount)
     }
@@ -168,6 +171,7 @@ impl Mount {
             on_modified: Box::new(move |_| wake.wake()),
             read_only: false,
             control: None,
+            boot: Some(self.boots.to_string()),
         })?;
         // Every other mount gives its backing files to the kernel.
         fs.set_passthrough(self.index.is_multiple_of(2));
@@ -181,7 +185,10 @@ impl Mount {
     pub(crate) async fn kill(&mut self, kept: Option<usize>) {
         match kept {
             None => self.disk.kill(),
-            Some(kept) => self.disk.lose_power(kept),
+            Some(kept) => {
+                self.disk.lose_power(kept);
+                self.boots += 1;
+            }
         }
         self.open = None;
         if let Some(live) = self.live.take() {

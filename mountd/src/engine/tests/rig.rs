@@ -77,7 +77,7 @@ impl EffectSink for Sink {
                             cache.forked(node.id, *to_node);
                         }
                     }
-                    Effect::Removed { node } => cache.discard(node.id),
+                    Effect::Removed { node } => cache.discard(node),
                     _ => {}
                 }
             }
@@ -381,7 +381,7 @@ impl Rig {
     pub(super) fn remove(&self, name: &str) {
         let name = Name::new(name.as_bytes()).expect("a name");
         let removed = self.live().tree.unlink(Ino::ROOT, &name, SystemClock.now()).expect("it exists");
-        self.live().cache.discard(removed.node.id);
+        self.live().cache.discard(&removed.node);
     }
 
     /// Opens a file's bytes.

@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use dfs_shared::ids::NodeId;
 
-use super::compare::{Found, compare};
 use super::{Finding, Run, Source, VerifyError};
-use crate::cache::{CacheError, Claim, FetchError, RangeSet};
+use crate::cache::{CacheError, Claim, FetchError, Found, RangeSet, compare};
 use crate::engine::download::{fetch_again, manifest_of};
 use crate::engine::shared::{Shared, chain};
 use crate::engine::tasks::off_thread;

@@ -9,11 +9,11 @@ use dfs_shared::hash::ChunkHash;
 use dfs_shared::limits::CHUNK_LEN_MAX;
 use dfs_shared::manifest::{ChunkRef, Manifest};
 
-use crate::cache::RangeSet;
+use super::ranges::RangeSet;
 use crate::limits::{COPY_BUFFER_LEN, VERIFY_RANGES_MAX};
 
 /// Where bytes come from.
-pub(super) trait Bytes {
+pub(crate) trait Bytes {
     /// Returns how many there are.
     fn len(&self) -> u64;
     /// Reads at `offset` until the buffer is full or the bytes end.
@@ -26,21 +26,21 @@ pub(super) trait Bytes {
 
 /// What a comparison found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// Ranges that are not what they should be, chunk by chunk, ascending; those that touch are one.
-    pub(super) damaged: Vec<Range<u64>>,
+    pub(crate) damaged: Vec<Range<u64>>,
     /// Bytes in them, and in those that did not fit into the list.
-    pub(super) damaged_len: u64,
+    pub(crate) damaged_len: u64,
     /// Some of it cannot be put right by fetching chunks: the length is wrong, or a hole is not empty, or there is too much.
-    pub(super) is_beyond_chunks: bool,
+    pub(crate) is_beyond_chunks: bool,
     /// The comparison was ended before its end.
-    pub(super) is_cut_off: bool,
+    pub(crate) is_cut_off: bool,
     /// The system could not read some of the bytes.
-    pub(super) is_unreadable: bool,
+    pub(crate) is_unreadable: bool,
 }
 
 impl Found {
-    pub(super) fn is_damaged(&self) -> bool {
+    pub(crate) fn is_damaged(&self) -> bool {
         self.damaged_len > 0 || self.is_beyond_chunks
     }
 
@@ -56,7 +56,7 @@ impl Found {
 }
 
 /// Compares what is `present` (`None`: everything) with the manifest. A chunk of which only a part is present is left out.
-pub(super) fn compare(manifest: &Manifest, present: Option<&RangeSet>, bytes: &impl Bytes) -> Found {
+pub(crate) fn compare(manifest: &Manifest, present: Option<&RangeSet>, bytes: &impl Bytes) -> Found {
     let mut found = Found::default();
     let mut buffer = Vec::new();
     let (should, is) = (manifest.size(), bytes.len());

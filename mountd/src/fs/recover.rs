@@ -1,0 +1,142 @@
+//! Finds what the tree does not know of the files' bytes after a run that did not end by itself.
+//!
+//! ```text
+//! killed:     files with an open mark ─► stamp differs ─► a change
+//! power lost: all files ─► no content of the server ─────────► looked at as changed
+//!                      └─► one ─► stamp as it was, long ago ──► good
+//!                            └─► compared with its manifest ─► good
+//!                                   └─► differs ─► written later ─► a change
+//!                                             └─► not written ───► forgotten, fetched when it is read
+//! ```
+//!
+//! A killed process leaves every byte and every row that it wrote. A machine without power leaves of both what had reached the
+//! disk, each for itself: marks may be missing, bytes may be older than their rows or newer.
+//!
+//! Invariant: nothing is forgotten but bytes whose content the server has.
+
+use std::sync::Arc;
+
+use dfs_shared::ids::NodeId;
+use dfs_shared::time::Timestamp;
+
+use super::{Fs, FsError};
+use crate::cache::{CacheError, Claim, Standing, compare, same_bytes};
+use crate::limits::POWER_LOSS_SECS;
+use crate::tree::LocalNode;
+use crate::tree::content::{Place, Present, Stamp};
+
+impl Fs {
+    /// Looks at every file that was open for writing when the last run ended; at all if the machine may have lost its power, as
+    /// `boot` tells, which names its run since it was switched on.
+    pub(super) fn recover(self: &Arc<Self>, boot: Option<&str>) -> Result<(), FsError> {
+        for id in self.tree.open_marks()? {
+            if let Some(node) = self.tree.node_by_id(id)?.filter(|node| node.live().is_some()) {
+                match self.recover_file(&node, false) {
+                    // A machine that stopped may have lost the file. Whoever reads it is told; everything else goes on.
+                    Err(error @ FsError::Cache(CacheError::Lost { .. })) => {
+                        tracing::error!(node = %id, %error, "bytes that were written here are lost");
+                    }
+                    done => done?,
+                }
+            }
+            self.tree.unmark_open(id)?;
+        }
+        let Some(boot) = boot else { return Ok(()) };
+        if self.tree.lost_power(boot)? {
+            self.recover_from_power_loss()?;
+        }
+        Ok(self.tree.begin_boot(boot)?)
+    }
+
+    fn recover_file(&self, node: &LocalNode, is_changed: bool) -> Result<(), FsError> {
+        let Some(row) = self.tree.content_state(node.id)? else { return Ok(()) };
+        let backing = self.cache.backing(node)?;
+        if backing.id() != row.file {
+            return Ok(());
+        }
+        backing.file()?;
+        // Of a file that is partly here the tree was told before bytes changed, but not when; of a whole one its stamp tells.
+        let was_announced = !backing.is_whole() && node.dirty_content.is_some();
+        self.notice(&backing, is_changed || was_announced).map(drop)
+    }
+
+    fn recover_from_power_loss(&self) -> Result<(), FsError> {
+        let mut rows = Vec::new();
+        self.tree.content_states(|node, row| rows.push((node, row.stamp.ctime)))?;
+        tracing::warn!(
+            files = rows.len(),
+            "the machine stopped while the mount was in use; all files are looked at"
+        );
+        let last = rows.iter().map(|(_, ctime)| *ctime).max().unwrap_or_default();
+        let since = Timestamp { secs: last.secs.saturating_sub(POWER_LOSS_SECS), ..last };
+        for (node, _) in rows {
+            // What cannot be read now is told to whoever reads it.
+            if let Err(error) = self.recover_bytes(node, since) {
+                tracing::error!(%node, %error, "a file could not be looked at after the machine stopped");
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at one file after a power loss. What was last changed before `since` is on the disk as its row says.
+    fn recover_bytes(&self, id: NodeId, since: Timestamp) -> Result<(), FsError> {
+        let Some(node) = self.tree.node_by_id(id)? else { return Ok(()) };
+        let (Some(record), Some(standing)) = (node.live(), self.cache.standing(id)?) else { return Ok(()) };
+        let Standing { row, now, .. } = &standing;
+        let is_same = same_bytes(&row.stamp, now);
+        if is_same && row.stamp.ctime < since {
+            return Ok(());
+        }
+        if node.dirty_content.is_none() && row.content != record.content {
+            // An older version, which only serves to copy from.
+            return self.forget_bytes(id);
+        }
+        if node.dirty_content.is_some() || !self.cache.may_forget(id, row)? {
+            let is_empty = row.content.is_none() && node.dirty_content.is_none();
+            return if is_empty && is_same { Ok(()) } else { self.recover_file(&node, true) };
+        }
+        self.recover_named(&node, &standing)
+    }
+
+    /// Looks at a file whose content the server has.
+    fn recover_named(&self, node: &LocalNode, standing: &Standing) -> Result<(), FsError> {
+        let Standing { row, now, place } = standing;
+        let manifest = self.tree.manifest(node.id)?;
+        let manifest =
+            manifest.filter(|(content, _)| Some(*content) == row.content).map(|(_, manifest)| manifest);
+        let is_good = match (self.cache.claim(node.id)?, manifest) {
+            (Claim::Bytes(claimed), Some(manifest)) => {
+                !compare(&manifest, claimed.present.as_ref(), &claimed).is_damaged()
+            }
+            _ => false,
+        };
+        if is_good {
+            return self.restamp(node.id, *now);
+        }
+        // Only what was moved to the state directory can have been written by a program.
+        if *place == Place::State && now.mtime > row.stamp.mtime {
+            return self.recover_file(node, true);
+        }
+        tracing::warn!(node = %node.id, "bytes that had not reached the disk are fetched again");
+        self.forget_bytes(node.id)
+    }
+
+    fn restamp(&self, node: NodeId, now: Stamp) -> Result<(), FsError> {
+        self.tree.update_content_state(node, |row| {
+            let mut row = row?;
+            // Ranges that were filled and not noted are not told by a stamp.
+            if row.present == Present::All {
+                row.stamp = now;
+            }
+            Some(row)
+        })?;
+        Ok(())
+    }
+
+    fn forget_bytes(&self, node: NodeId) -> Result<(), FsError> {
+        match self.cache.evict(node) {
+            Ok(()) | Err(CacheError::Busy | CacheError::NotFound) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
