@@ -178,9 +178,9 @@ impl Apply<'_, '_> {
         entries.sort_by_key(|(_, _, current)| current.value.is_some());
         for (parent, name, current) in entries {
             if let Some(Versioned { record: Record::Entry(entry), .. }) = &current.value
-                && self.txn.node(entry.node)?.is_none()
+                && (self.txn.node(entry.node)?.is_none() || self.txn.node(entry.parent)?.is_none())
             {
-                tracing::debug!(node = %entry.node, %name, "an entry came before its node: left for later");
+                tracing::debug!(node = %entry.node, %name, "an entry came before its node or directory: left for later");
                 continue;
             }
             leaves.push(leaf(current));

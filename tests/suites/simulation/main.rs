@@ -84,6 +84,19 @@ fn random_schedules_end_in_equal_trees_and_lose_nothing() -> Result<()> {
     outcomes.into_iter().collect()
 }
 
+/// For whoever looks for a bug: `DFS_TESTS_SCRIPT` names a file with a script; `RUST_LOG` says what is logged meanwhile.
+#[test]
+fn the_script_that_was_given_comes_to_rest_and_loses_nothing() -> Result<()> {
+    let Some(path) = std::env::var_os("DFS_TESTS_SCRIPT") else { return Ok(()) };
+    let script = std::fs::read_to_string(path)?.parse()?;
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    for line in run(&script)? {
+        eprintln!("{line}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_script_comes_to_the_same_every_time() -> Result<()> {
     for number in 0..30 {

@@ -52,6 +52,8 @@ pub(crate) struct Ledger {
     pub(crate) records: BTreeMap<RecordKey, Versioned>,
     /// Every content that a file had, with the file.
     pub(crate) contents: Vec<(NodeId, ContentId)>,
+    /// Every node that there was.
+    nodes_seen: BTreeSet<NodeId>,
     nodes: MemoryNodes,
     revision: Revision,
     /// What did not fit.
@@ -138,7 +140,7 @@ impl SimServer {
     /// # Errors
     /// When the server cannot say.
     pub(crate) fn past_versions(&self) -> Result<Vec<Vec<u8>>> {
-        let nodes: BTreeSet<NodeId> = self.ledger.lock().contents.iter().map(|(node, _)| *node).collect();
+        let nodes = self.ledger.lock().nodes_seen.clone();
         let volume = self.sync().volume(&self.volume)?.key;
         let mut found = Vec::new();
         for node in nodes {
@@ -312,10 +314,9 @@ impl Ledger {
             leaves.push((current.key.clone(), hash));
             match &current.value {
                 Some(value) => {
-                    if let Record::Node(node) = &value.record
-                        && let Some(content) = node.content
-                    {
-                        self.contents.push((node.id, content));
+                    if let Record::Node(node) = &value.record {
+                        self.nodes_seen.insert(node.id);
+                        self.contents.extend(node.content.map(|content| (node.id, content)));
                     }
                     self.records.insert(current.key.clone(), value.clone());
                 }

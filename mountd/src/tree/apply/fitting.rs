@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_shared::ids::NodeId;
-use dfs_shared::record::{Record, RecordKey};
+use dfs_shared::record::{NodeKind, Record, RecordKey};
 use dfs_shared::revision::Revision;
 use dfs_shared::wire::messages::CurrentRecord;
 
@@ -65,8 +65,9 @@ impl Tree {
         // One that is left out may take away what another needs.
         loop {
             let before = records.len();
-            let dangling = dangling(&mut txn, records)?;
-            records.retain(|key, _| !dangling.contains(key));
+            let mut misfits = dangling(&mut txn, records)?;
+            misfits.extend(second_names(&mut txn, records)?);
+            records.retain(|key, _| !misfits.contains(key));
             let nameless = nameless(&mut txn, records, &known)?;
             // A name that stays as it was may leave another node without one.
             records.retain(|key, _| match key {
@@ -91,7 +92,8 @@ pub(super) fn has_other_names(
     Ok(names.any(|(parent, name)| !about(&RecordKey::Entry { parent, name })))
 }
 
-/// Finds the names that lead to a node that is not known, and the removed nodes that a name still leads to afterwards.
+/// Finds the names that lead to a node or are in a directory that is not known, and the removed nodes that a name still leads to
+/// afterwards.
 fn dangling(
     txn: &mut Txn<'_>,
     records: &BTreeMap<RecordKey, CurrentRecord>,
@@ -100,9 +102,11 @@ fn dangling(
     for (key, current) in records {
         if let Some(Record::Entry(entry)) = current.value.as_ref().map(|value| &value.record) {
             led_to.insert(entry.node);
-            let arriving = records.get(&RecordKey::Node(entry.node)).map(|node| node.value.is_some());
-            if !arriving.map_or_else(|| Ok(txn.node(entry.node)?.is_some()), Ok::<_, TreeError>)? {
-                dangling.insert(key.clone());
+            for id in [entry.node, entry.parent] {
+                let arriving = records.get(&RecordKey::Node(id)).map(|node| node.value.is_some());
+                if !arriving.map_or_else(|| Ok(txn.node(id)?.is_some()), Ok::<_, TreeError>)? {
+                    dangling.insert(key.clone());
+                }
             }
         }
     }
@@ -114,6 +118,31 @@ fn dangling(
         }
     }
     Ok(dangling)
+}
+
+/// Finds the names of directories that would have another one, too, afterwards: one of the two is of another revision.
+fn second_names(
+    txn: &mut Txn<'_>,
+    records: &BTreeMap<RecordKey, CurrentRecord>,
+) -> Result<BTreeSet<RecordKey>, TreeError> {
+    let mut names: BTreeMap<NodeId, Vec<&RecordKey>> = BTreeMap::new();
+    for (key, current) in records {
+        if let Some(Record::Entry(entry)) = current.value.as_ref().map(|value| &value.record) {
+            names.entry(entry.node).or_default().push(key);
+        }
+    }
+    let mut second = BTreeSet::new();
+    for (id, keys) in names {
+        let arriving = records.get(&RecordKey::Node(id)).and_then(|current| current.value.as_ref());
+        let is_dir = match arriving.map(|value| &value.record) {
+            Some(Record::Node(node)) => node.kind == NodeKind::Directory,
+            _ => txn.kind(id)? == Some(NodeKind::Directory),
+        };
+        if is_dir && (keys.len() > 1 || has_other_names(txn, id, |key| records.contains_key(key))?) {
+            second.extend(keys.into_iter().cloned());
+        }
+    }
+    Ok(second)
 }
 
 /// Finds the nodes that the records make, or take a name from, and that no name leads to afterwards.
@@ -152,7 +181,7 @@ mod tests {
     use std::sync::Arc;
 
     use dfs_shared::name::Name;
-    use dfs_shared::record::{EntryRecord, NodeKind, NodeRecord, Versioned};
+    use dfs_shared::record::{EntryRecord, NodeRecord, Versioned};
     use dfs_shared::time::Timestamp;
 
     use super::*;
@@ -170,7 +199,11 @@ mod tests {
     }
 
     fn entry(name: &str, node: u8, revision: u64) -> CurrentRecord {
-        let RecordKey::Entry { parent, name } = entry_key(name) else { unreachable!("it is an entry") };
+        entry_in(NodeId::ROOT, name, node, revision)
+    }
+
+    fn entry_in(parent: NodeId, name: &str, node: u8, revision: u64) -> CurrentRecord {
+        let name = Name::new(name.as_bytes()).expect("a name");
         let record = Record::Entry(EntryRecord { parent, name, node: id(node) });
         CurrentRecord { key: record.key(), value: Some(Versioned { revision: Revision(revision), record }) }
     }
@@ -193,6 +226,14 @@ mod tests {
             xattrs: BTreeMap::new(),
         });
         CurrentRecord { key: record.key(), value: Some(Versioned { revision: Revision(revision), record }) }
+    }
+
+    fn directory(number: u8, revision: u64) -> CurrentRecord {
+        let mut directory = file(number, revision);
+        if let Some(Versioned { record: Record::Node(node), .. }) = &mut directory.value {
+            node.kind = NodeKind::Directory;
+        }
+        directory
     }
 
     fn removed(key: RecordKey) -> CurrentRecord {
@@ -246,6 +287,11 @@ mod tests {
             (vec![file(1, 5)], vec![file(1, 5)]),
             // A name without its node.
             (vec![entry("b", 2, 5)], vec![]),
+            // A name in a directory that is not known: it was renamed between two questions.
+            (vec![file(2, 5), entry_in(id(3), "b", 2, 5), file(3, 5)], vec![]),
+            // A directory that was moved between two questions has two names; a file may have them.
+            (vec![directory(2, 5), entry("b", 2, 5), entry("c", 2, 6)], vec![]),
+            (vec![file(1, 5), entry("b", 1, 5)], vec![file(1, 5), entry("b", 1, 5)]),
             // The file that has the name now is not known yet, so the one that had it keeps it.
             (vec![removed(RecordKey::Node(id(1))), entry("a", 2, 5)], vec![]),
             (vec![removed(RecordKey::Node(id(1)))], vec![]),

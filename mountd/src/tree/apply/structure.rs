@@ -1,7 +1,7 @@
 //! Step 4: what a set of remote records does to the shape of the tree is put right.
 //!
 //! - A directory that still holds something stays, with the directories above it, whoever deleted it.
-//! - A node that is kept has a name.
+//! - A node that is kept has a name; so has one whose names both sides took away together.
 //! - A directory has one name: the server's, where both sides moved it.
 //! - No directory is inside itself: the local move is undone.
 
@@ -28,7 +28,20 @@ impl Apply<'_, '_> {
         for id in std::mem::take(&mut self.to_keep) {
             self.keep_node(id)?;
         }
+        self.settle_nameless()?;
         self.remove_nodes()
+    }
+
+    /// A node of which the server took one name and this mount the others, each because it has another, keeps the one that the server
+    /// took: nobody deleted it.
+    fn settle_nameless(&mut self) -> Result<(), TreeError> {
+        for id in self.removed_names.keys().copied().collect::<Vec<_>>() {
+            let is_settled = self.to_remove.contains(&id) || self.txn.live(id)?.is_none();
+            if !is_settled && self.txn.live_names_of(id)?.is_empty() {
+                self.give_name(id)?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes what the server removed, except what still holds or is held by something.
@@ -77,6 +90,11 @@ impl Apply<'_, '_> {
                 return self.take_name_back(parent, &name, id);
             }
         }
+        self.give_name(id)
+    }
+
+    /// Gives a node the name that the server took from it, or one beside what has it now.
+    fn give_name(&mut self, id: NodeId) -> Result<(), TreeError> {
         let old = self.removed_names.get(&id).and_then(|names| names.first()).cloned();
         let (parent, name) = match old {
             Some(old) => old,
