@@ -340,6 +340,20 @@ pub(super) const ROWS: &[Row] = &[
         right: |d| put(d, "f.txt", "edited"),
         check: |found, _| expect(found, &[("f.txt", "edited"), ("link", "edited")]),
     },
+    Row {
+        name: "one of two names removed, the other replaced",
+        base: |d| {
+            put(d, "f.txt", "base")?;
+            Ok(fs::hard_link(d.join("f.txt"), d.join("link"))?)
+        },
+        left: |d| Ok(fs::remove_file(d.join("link"))?),
+        right: |d| {
+            put(d, "new", "saved")?;
+            rename(d, "new", "f.txt")
+        },
+        // Nobody deleted the file: a name that one side took away is there again.
+        check: |found, _| expect(found, &[("f.txt", "saved"), ("link", "base")]),
+    },
 ];
 
 /// What the listing does not show: attributes of the rows that are about them.

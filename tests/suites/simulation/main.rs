@@ -217,6 +217,17 @@ fn what_is_written_to_a_removed_file_that_another_mount_keeps_is_kept_beside_it(
     run(&script.parse()?).map(drop)
 }
 
+/// Found at seed 10133473: each of two mounts took another one of a file's two names away.
+#[test]
+fn a_file_whose_last_two_names_go_on_two_mounts_keeps_one() -> Result<()> {
+    let script = "seed 10133473 mounts 2 delay 200 loss 0
+        0 0 write d - 1 1
+        0 0 link d c 1 1
+        5000 1 unlink d - 1 1
+        0 0 save c - 1 1";
+    run(&script.parse()?).map(drop)
+}
+
 #[test]
 fn the_patch_with_broken_rules_applies() -> Result<()> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

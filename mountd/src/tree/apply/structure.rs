@@ -32,16 +32,36 @@ impl Apply<'_, '_> {
         self.remove_nodes()
     }
 
-    /// A node of which the server took one name and this mount the others, each because it has another, keeps the one that the server
-    /// took: nobody deleted it.
+    /// A node of which the server took one name and this mount the others, each because it has another, keeps one that is free: nobody
+    /// deleted it.
     fn settle_nameless(&mut self) -> Result<(), TreeError> {
+        if !self.hash_first.is_empty() {
+            // Some have no name yet because nothing of this counts.
+            return Ok(());
+        }
         for id in self.removed_names.keys().copied().collect::<Vec<_>>() {
             let is_settled = self.to_remove.contains(&id) || self.txn.live(id)?.is_none();
-            if !is_settled && self.txn.live_names_of(id)?.is_empty() {
+            if !is_settled && self.txn.live_names_of(id)?.is_empty() && !self.give_back(id)? {
                 self.give_name(id)?;
             }
         }
         Ok(())
+    }
+
+    /// Gives a node back a name that the server or this mount took from it, if one leads nowhere now.
+    fn give_back(&mut self, id: NodeId) -> Result<bool, TreeError> {
+        let mut names = self.removed_names.get(&id).cloned().unwrap_or_default();
+        names.extend(self.txn.base_names_of(id)?);
+        for (parent, name) in names {
+            if self.txn.target(parent, &name)?.is_none() {
+                self.keep_directory(parent)?;
+                if self.txn.is_live_dir(parent)? {
+                    self.txn.change_link(parent, &name, Some(id))?;
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Removes what the server removed, except what still holds or is held by something.
