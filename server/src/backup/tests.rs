@@ -122,3 +122,29 @@ fn a_damaged_chunk_is_left_out_by_name() {
     assert_eq!((contents.chunks, contents.unreadable.len()), (1, 1));
     assert!(contents.unreadable[0].contains(&ChunkHash::of(&large(1)).to_string()));
 }
+
+#[test]
+fn as_many_unreadable_chunks_as_the_limit_are_named() {
+    let kit = Kit::new();
+    let out = tempfile::tempdir().unwrap();
+    // Rows whose files are not there.
+    let lose = |numbers: std::ops::Range<usize>| {
+        kit.metadata
+            .write(1, move |tx| {
+                let mut hashes = numbers.clone().map(|number| ChunkHash::of(&number.to_be_bytes()));
+                hashes.try_for_each(|hash| tx.put_chunk(&hash, 8))
+            })
+            .wait()
+            .unwrap();
+    };
+    let named = |name: &str| {
+        let file = out.path().join(name);
+        let named = back_up(&kit, &file).unwrap().unreadable;
+        assert_eq!(restore_to(&file, &out.path().join(format!("{name}-data"))).unwrap().unreadable, named);
+        named.len()
+    };
+    lose(0..BACKUP_UNREADABLE_MAX);
+    assert_eq!(named("at"), BACKUP_UNREADABLE_MAX);
+    lose(BACKUP_UNREADABLE_MAX..BACKUP_UNREADABLE_MAX + 1);
+    assert_eq!(named("past"), BACKUP_UNREADABLE_MAX);
+}

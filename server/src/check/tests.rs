@@ -1,8 +1,11 @@
 //! Damage of each kind is found and named, and what can be put right is.
 
 use dfs_shared::hash::ChunkHash;
+use dfs_shared::manifest::{ChunkRef, Manifest};
+use dfs_shared::wire::messages::SmallChunk;
 
 use super::*;
+use crate::files::NewContent;
 use crate::gc::kit::{Kit, large, main_volume};
 
 fn run(kit: &Kit) -> Report {
@@ -83,4 +86,46 @@ fn a_tree_that_does_not_fit_is_found_and_made_anew() {
         assert!(!texts(&report).contains("Merkle"), "{}", texts(&report));
     }
     assert_ne!(kit.sync.volume(&main_volume()).unwrap().root, root);
+}
+
+/// A file of so many chunks, all of them damaged.
+fn with_damaged_chunks(count: usize) -> Report {
+    let kit = Kit::new();
+    let small: Vec<_> = (0..count).map(|number| number.to_string().into_bytes()).collect();
+    let chunk = |bytes: &Vec<u8>| ChunkRef { hash: ChunkHash::of(bytes), len: bytes.len() as u64 };
+    let chunks: Vec<_> = small.iter().map(chunk).collect();
+    let content = NewContent {
+        manifest: Manifest { chunk_log2: 14, chunks: chunks.clone() },
+        file_hash: None,
+        small_chunks: (small.into_iter().zip(&chunks))
+            .map(|(bytes, chunk)| SmallChunk { hash: chunk.hash, bytes })
+            .collect(),
+    };
+    kit.publish_content("f", content).unwrap();
+    let spoil = move |tx: &mut dyn crate::metadata::WriteMetadata| {
+        chunks.iter().try_for_each(|chunk| {
+            tx.forget_chunk(&chunk.hash)?;
+            tx.put_small_chunk(&chunk.hash, &vec![b'x'; chunk.len as usize])
+        })
+    };
+    kit.metadata.write(1, spoil).wait().unwrap();
+    run(&kit)
+}
+
+#[test]
+fn as_many_problems_as_the_limit_are_listed_and_the_rest_is_counted() {
+    let max = CHECK_PROBLEMS_MAX;
+    let add = |count: usize| {
+        let mut report = Report::default();
+        (0..count).for_each(|number| report.add(Problem::Database { text: number.to_string() }));
+        (report.problems.len(), report.count, report.problems.last().unwrap().to_string())
+    };
+    let last = format!("the metadata database is damaged: {}", max - 1);
+    assert_eq!(add(max), (max, max as u64, last.clone()));
+    assert_eq!(add(max + 1), (max, max as u64 + 1, last));
+    // Each is a problem, and once more with the file that has it; of that many chunks files are named.
+    for (damaged, named) in [(max, max), (max + 1, max)] {
+        let report = with_damaged_chunks(damaged);
+        assert_eq!((report.problems.len(), report.count), (max, (damaged + named) as u64), "{damaged}");
+    }
 }

@@ -267,3 +267,37 @@ impl<S: Socket> Write for Raw<'_, '_, S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_and_a_key_may_have_the_largest_length_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        // Text around the blocks is no part of them.
+        let padded = |name: &str, len: u64| {
+            let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+            let mut bytes = std::fs::read(data).unwrap();
+            bytes.resize(len as usize, b'\n');
+            let path = dir.path().join(format!("{len}-{name}"));
+            std::fs::write(&path, bytes).unwrap();
+            path
+        };
+        let max = limits::TLS_FILE_LEN_MAX;
+        let (certificate, key) = (padded("certificate.pem", max), padded("key.pem", max));
+        Tls::load(certificate.clone(), key.clone()).unwrap();
+        let (longer_certificate, longer_key) =
+            (padded("certificate.pem", max + 1), padded("key.pem", max + 1));
+        for (certificate, key, longer) in
+            [(&longer_certificate, &key, &longer_certificate), (&certificate, &longer_key, &longer_key)]
+        {
+            let error = Tls::load(certificate.clone(), key.clone()).expect_err("too long");
+            assert!(
+                matches!(&error, TlsError::File { path, source }
+                    if path == longer && source.kind() == io::ErrorKind::FileTooLarge),
+                "{error:?}"
+            );
+        }
+    }
+}

@@ -39,16 +39,21 @@ impl Collector {
     pub(super) fn pass(&self, grace: Duration, progress: &mut Progress<'_>) -> Result<Pass, GcError> {
         let mut pass = Pass::default();
         let (contents, chunks) = self.metadata.read(|snapshot| snapshot.content_counts())?;
-        let count = parts(contents, self.references_max);
+        let count = self.parts(contents);
         for part in 0..count {
             self.pass_contents(References::new(part, count), &mut pass, progress)?;
         }
-        let count = parts(chunks, self.references_max);
+        let count = self.parts(chunks);
         for part in 0..count {
             self.pass_chunks(References::new(part, count), grace, &mut pass, progress)?;
         }
         pass.waiting = self.metadata.read(|snapshot| snapshot.condemned_count(Kind::Chunk))?;
         Ok(pass)
+    }
+
+    /// In how many parts so many hashes are looked at.
+    pub(super) fn parts(&self, count: u64) -> u16 {
+        parts(count, self.references_max)
     }
 
     /// Decides about one hash. `since` is when it was condemned, `begun` when this pass began to read references.

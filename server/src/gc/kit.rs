@@ -95,6 +95,10 @@ impl Kit {
     /// Makes a file or replaces its content; the chunk must be here.
     pub(crate) fn publish(&self, name: &str, bytes: &[u8]) -> Result<FileInfo, FilesError> {
         let content = NewContent { manifest: manifest(bytes), file_hash: None, small_chunks: Vec::new() };
+        self.publish_content(name, content)
+    }
+
+    pub(crate) fn publish_content(&self, name: &str, content: NewContent) -> Result<FileInfo, FilesError> {
         block_on(self.files.publish(
             &main_volume(),
             Publish {

@@ -61,4 +61,13 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_part_holds_its_own_hashes_and_no_others() {
+        for count in [1, 2, 4, 256] {
+            let mut part = References::new(0, count);
+            (0..=255).for_each(|first| part.insert(&[first; 32]));
+            assert_eq!(part.found.len(), 256 / usize::from(count), "{count}");
+        }
+    }
 }

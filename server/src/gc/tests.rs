@@ -231,3 +231,13 @@ fn a_running_collector_answers_who_asks_and_stops_when_it_is_dropped() {
     drop(background);
     assert!(matches!(ask(kit.data_dir(), None, || false), Err(RequestError::Ended)));
 }
+
+#[test]
+fn as_many_references_as_the_limit_are_held_at_once_and_more_are_looked_at_in_parts() {
+    let kit = Kit::new();
+    let (metadata, chunks) = (Arc::clone(&kit.metadata), Arc::clone(&kit.chunks) as _);
+    let collector = Collector::new(metadata, chunks, Arc::clone(kit.sync.claims()), kit.data_dir(), ALL);
+    let max = crate::limits::GC_REFERENCES_MAX as u64;
+    let parts = [max, max + 1, 2 * max, 2 * max + 1, 256 * max].map(|count| collector.parts(count));
+    assert_eq!(parts, [1, 2, 2, 4, 256]);
+}

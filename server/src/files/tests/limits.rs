@@ -1,11 +1,13 @@
 //! Limits of pages, histories and replicas, at the limit and one past it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use dfs_shared::limits::HISTORY_ITEMS_MAX;
 use dfs_shared::wire::history::{HistoryReply, HistoryRequest};
 
 use super::*;
-use crate::files::view;
-use crate::limits::{FILE_HASH_LEN_MAX, FILE_REPLICAS_SHOWN_MAX, FILE_VERSIONS_MAX};
+use crate::files::{view, write};
+use crate::limits::{FILE_HASH_LEN_MAX, FILE_REPLICAS_SHOWN_MAX, FILE_TRIES_MAX, FILE_VERSIONS_MAX};
 use crate::metadata::{HeldVersion, PastRecord, VolumeKey, WriteMetadata};
 
 impl Kit {
@@ -156,4 +158,32 @@ fn the_longest_content_is_hashed_and_none_that_is_longer() {
     let check = |size| crate::files::hash::check_len(&info, size);
     assert!(check(FILE_HASH_LEN_MAX).is_ok());
     assert!(matches!(check(FILE_HASH_LEN_MAX + 1), Err(FilesError::TooLong { .. })));
+}
+
+/// Publishes a file that somebody else publishes first, after each of so many plans; returns what came of it and how often it
+/// was planned.
+fn publish_against_faster_ones(faster: usize) -> (Result<FileInfo, FilesError>, usize) {
+    let kit = Kit::new();
+    let files = Arc::clone(&kit.files);
+    let planned = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&planned);
+    let plan = move |view: &view::View<'_>| {
+        let plan = write::publish(view, &wanted("f", &[b"slow"]))?;
+        let number = counted.fetch_add(1, Ordering::Relaxed);
+        if number < faster {
+            block_on(files.publish(&volume(), wanted("f", &[number.to_string().as_bytes()])))?;
+        }
+        Ok(plan)
+    };
+    let changed = block_on(kit.files.change(&volume(), &path("f"), plan));
+    (changed, planned.load(Ordering::Relaxed))
+}
+
+#[test]
+fn a_change_is_planned_as_often_as_the_limit_says_and_then_refused() {
+    let (changed, planned) = publish_against_faster_ones(FILE_TRIES_MAX - 1);
+    assert_eq!((changed.unwrap().version, planned), (FILE_TRIES_MAX as u64, FILE_TRIES_MAX));
+    let (changed, planned) = publish_against_faster_ones(FILE_TRIES_MAX);
+    assert!(matches!(changed, Err(FilesError::Contended { tries: FILE_TRIES_MAX, .. })), "{changed:?}");
+    assert_eq!(planned, FILE_TRIES_MAX);
 }
