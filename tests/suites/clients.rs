@@ -1,5 +1,5 @@
 //! The same work by clients that this project did not write, on each engine, plain and under TLS: register, compare, upload in
-//! chunks, publish, list, download whole and in part, delete, errors.
+//! chunks, publish, list, download whole and in part, delete, errors. And as many small requests as wrk can make.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 const DEADLINE: Duration = Duration::from_secs(60);
 const CURL: Need = Need::Program("curl");
 const PYTHON: Need = Need::Program("python3");
+const WRK: Need = Need::Program("wrk");
 const OPENSSL: Need = Need::Program("openssl");
 
 /// Runs a test on each engine; it is told the server's URL, which is `https` in a second round.
@@ -183,4 +184,33 @@ async fn with_reqwest(client: &reqwest::Client, url: &str) -> Result<()> {
     let after = client.get(route("file/download/file")).send().await?;
     ensure!(after.status() == 410, "{after:?}");
     Ok(())
+}
+
+/// Sixteen requests in one write.
+const WRK_PIPELINE: &str = r#"
+local all
+init = function() all = string.rep(wrk.format("GET"), 16) end
+request = function() return all end
+"#;
+
+#[test]
+fn wrk_meets_no_error_with_many_connections_and_a_pipeline() {
+    let name = "wrk_meets_no_error_with_many_connections_and_a_pipeline";
+    plain_and_under_tls(name, &[WRK], |url, directory| {
+        let script = directory.join("pipelined.lua");
+        std::fs::write(&script, WRK_PIPELINE)?;
+        let script = script.display().to_string();
+        for more in [&[][..], &["-s", &script]] {
+            let mut command = Command::new("wrk");
+            command.args(["-t2", "-c32", "-d1s"]).args(more).arg(format!("{url}/health"));
+            process::quiet_environment(&mut command);
+            let said = process::succeed(&mut command, DEADLINE)?;
+            let failed = ["Non-2xx", "Socket errors"].iter().any(|text| said.contains(text));
+            ensure!(!failed && said.contains("Requests/sec"), "{url} {more:?}: {said}");
+            let count =
+                said.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse::<u64>().ok());
+            ensure!(count > Some(32), "{url} {more:?}: {said}");
+        }
+        Ok(())
+    });
 }

@@ -135,36 +135,6 @@ print("served")
     });
 }
 
-#[test]
-fn wrk_meets_no_error_with_many_connections_and_a_pipeline() {
-    let name = "wrk_meets_no_error_with_many_connections_and_a_pipeline";
-    on_every_engine(name, &[Need::Program("wrk"), CURL], |server, directory| {
-        let script = directory.join("pipelined.lua");
-        std::fs::write(&script, WRK_PIPELINE)?;
-        let script = script.display().to_string();
-        for more in [&[][..], &["-s", &script]] {
-            let mut command = Command::new("wrk");
-            command.args(["-t2", "-c32", "-d1s"]).args(more);
-            command.arg(format!("http://127.0.0.1:{}/health", server.port()));
-            process::quiet_environment(&mut command);
-            let said = process::succeed(&mut command, DEADLINE)?;
-            let failed = ["Non-2xx", "Socket errors"].iter().any(|text| said.contains(text));
-            ensure!(!failed && said.contains("Requests/sec"), "{more:?}: {said}");
-            let count =
-                said.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse::<u64>().ok());
-            ensure!(count > Some(32), "{more:?}: {said}");
-        }
-        is_served(server)
-    });
-}
-
-/// Sixteen requests in one write.
-const WRK_PIPELINE: &str = r#"
-local all
-init = function() all = string.rep(wrk.format("GET"), 16) end
-request = function() return all end
-"#;
-
 /// A download of many chunks: whole, in ranges over their edges, and with chunks that are damaged, cut or gone.
 #[test]
 fn a_download_comes_from_the_files_of_its_chunks_and_never_from_damaged_ones() {
