@@ -1,5 +1,9 @@
 //! Maxima of the mount. Each has its reason; what both sides share stands in `dfs_shared::limits`.
 
+use dfs_shared::limits::{
+    MERKLE_LEAF_RECORDS_MAX, MESSAGE_LEN_MAX, NAME_LEN_MAX, TARGET_LEN_MAX, XATTRS_LEN_MAX,
+};
+
 /// Bytes of table blocks that the embedded store keeps in memory.
 pub const STORE_CACHE_BYTES: u64 = 32 << 20;
 /// Bytes of one table's newest rows in memory before they go to disk: twelve tables share 150 MiB at worst.
@@ -25,6 +29,19 @@ pub const UNSENT_MS_MAX: u64 = 10_000;
 pub const IDLE_CONNECTIONS_MAX: usize = 8;
 /// Most bytes of an error's body that are read: codes and messages are short.
 pub const ERROR_BODY_LEN_MAX: usize = 64 * 1024;
+/// Longest reply in bytes of a few fields, such as to a registration; and what the others may have beside their items.
+pub const REPLY_LEN_MAX: usize = 64 * 1024;
+/// Longest item in bytes of the list of missing chunks: a hash.
+pub const REPLY_HASH_LEN_MAX: usize = 40;
+/// Longest Merkle node in bytes in a reply: a leaf of records with the longest names, and their ids and hashes.
+pub const REPLY_NODE_LEN_MAX: usize = MERKLE_LEAF_RECORDS_MAX * (NAME_LEN_MAX + 128);
+/// Longest record in bytes in a reply: the longest target and all attributes, whose lengths may take as much as they do.
+pub const REPLY_RECORD_LEN_MAX: usize = 4 * XATTRS_LEN_MAX + TARGET_LEN_MAX + 2 * NAME_LEN_MAX + 1024;
+/// Longest version or removed name in bytes in a reply about the history: a name, who did it, and numbers.
+pub const REPLY_VERSION_LEN_MAX: usize = 1024;
+/// Longest reply in bytes that tells records, manifests or what became of a commit, and longest event: what the protocol allows.
+/// Their lists are bounded where they are decoded.
+pub const REPLY_MESSAGE_LEN_MAX: usize = MESSAGE_LEN_MAX;
 
 /// Base-2 logarithm of how many neighbouring backing files share a directory: files made together lie together.
 pub const BACKING_DIR_FILES_LOG2: u32 = 12;

@@ -140,6 +140,16 @@ pub enum RemoteError {
         /// What is wrong with it.
         why: String,
     },
+    /// What arrives is longer than any valid answer is; the rest was not read.
+    #[error("{server} sent a {what} that is longer than {len_max} bytes")]
+    TooLong {
+        /// Which server.
+        server: String,
+        /// What was expected.
+        what: &'static str,
+        /// How long it may be, in bytes.
+        len_max: usize,
+    },
     /// The server found the chunk damaged on its disk and serves it no more.
     #[error("chunk {hash} is damaged on the server")]
     CorruptChunk {
@@ -162,7 +172,8 @@ impl RemoteError {
             Self::Unreachable { .. }
             | Self::TimedOut { .. }
             | Self::Disconnected { .. }
-            | Self::Damaged { .. } => true,
+            | Self::Damaged { .. }
+            | Self::TooLong { .. } => true,
             Self::Refused { status, .. } => *status >= 500 || matches!(status, 408 | 429),
             Self::VolumeNotFound { .. }
             | Self::VersionMismatch { .. }
@@ -183,11 +194,18 @@ impl RemoteError {
             | Self::TimedOut { .. }
             | Self::Disconnected { .. }
             | Self::Damaged { .. }
+            | Self::TooLong { .. }
             | Self::VolumeNotFound { .. }
             | Self::VersionMismatch { .. }
             | Self::CorruptChunk { .. }
             | Self::AbsentChunk { .. } => None,
         }
+    }
+
+    /// Tells whether the server answered with what no server of ours would: it is broken, or it is another program.
+    #[must_use]
+    pub fn is_nonsense(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::TooLong { .. })
     }
 
     /// Tells whether the server could not be talked to at all, as opposed to having answered.

@@ -33,6 +33,8 @@ pub const EVENT_MANIFEST_CHUNKS_MAX: usize = 8192;
 pub const MESSAGE_LEN_MAX: usize = 256 << 20;
 /// Most changes that a mount puts into one commit: bounds the server's transaction.
 pub const COMMIT_CHANGES_MAX: usize = 20_000;
+/// Most records that the refusal of one group tells: those of the group, and 1024 that the broken rule is about.
+pub const REFUSED_RECORDS_MAX: usize = COMMIT_CHANGES_MAX + 1024;
 /// Most bytes of small contents that a mount puts into one commit.
 pub const COMMIT_SMALL_BYTES_MAX: usize = 8 << 20;
 /// Most states of a volume that a mount remembers and asks the server about: every few revisions of late, and twice as far apart for

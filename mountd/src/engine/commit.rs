@@ -86,7 +86,8 @@ async fn commits(shared: &Arc<Shared>) {
                 let lost = match &error {
                     EngineError::Lost => true,
                     EngineError::Remote(error) => {
-                        error.is_unreachable() || error.token_refused() == Some(true)
+                        // The new connection settles the commit before all else, and says why it cannot.
+                        error.is_unreachable() || error.is_nonsense() || error.token_refused() == Some(true)
                     }
                     _ => false,
                 };

@@ -117,6 +117,25 @@ fn a_commit_whose_answer_is_lost_is_repeated_and_done_once() {
 }
 
 #[test]
+fn a_commit_whose_answer_is_too_long_is_kept_and_told_and_repeated_until_the_answer_is_right() {
+    let server = MemoryRemote::new();
+    let one = Rig::new(&server);
+    one.online();
+    server.talk_too_much(true);
+    one.write("a", b"first");
+    until("it is told", || one.status().reason.contains("a commit reply that is longer than 1 bytes"));
+    assert!(one.status().pending > 0, "what was not acknowledged stays");
+    let before = server.commits();
+    until("it is tried again", || server.commits() > before + 1);
+    server.talk_too_much(false);
+    one.flush();
+    one.online();
+    assert_eq!((one.names(), one.status().conflicts), (vec!["a".to_owned()], 0));
+    let content = one.content("a").expect("a content");
+    assert_eq!(server.content(content).as_deref(), Some(&b"first"[..]));
+}
+
+#[test]
 fn what_was_in_flight_when_the_mount_died_is_settled_before_anything_else() {
     let server = MemoryRemote::new();
     let mut one = Rig::new(&server);

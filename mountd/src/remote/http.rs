@@ -4,14 +4,13 @@
 //! when no connection can be made. Requests are safe to repeat, so moving on needs no care.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use dfs_shared::hash::{ChunkHash, ContentId};
 use dfs_shared::ids::{ClientId, VolumeName};
-use dfs_shared::limits::{CHUNK_BATCH_LEN_MAX, MESSAGE_LEN_MAX, QUERY_ITEMS_MAX};
+use dfs_shared::limits::{CHUNK_BATCH_LEN_MAX, HISTORY_ITEMS_MAX, QUERY_ITEMS_MAX};
 use dfs_shared::lineage::{Known, State};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::RecordKey;
@@ -23,23 +22,27 @@ use dfs_shared::wire::messages::{
     RegisterRequest,
 };
 use dfs_shared::wire::report::{ReportReply, ReportRequest};
-use dfs_shared::wire::{CHUNKS_CONTENT_TYPE, CONTENT_TYPE, WireError, decode, encode};
-use futures_util::{FutureExt, StreamExt, stream};
+use dfs_shared::wire::{CHUNKS_CONTENT_TYPE, CONTENT_TYPE, encode};
+use futures_util::{FutureExt, stream};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE as CONTENT_TYPE_HEADER};
-use reqwest::{Body, Certificate, Client, Method, Response, StatusCode};
+use reqwest::{Body, Certificate, Client, Method, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::token::{Token, TokenSource};
 use super::{ChunkStream, FrameStream, Remote, RemoteError, RemoteFuture, UploadOf};
 use crate::limits::{
-    CONNECT_TIMEOUT_MS, ERROR_BODY_LEN_MAX, IDLE_CONNECTIONS_MAX, REQUEST_SILENCE_MS_MAX, UNSENT_MS_MAX,
+    CONNECT_TIMEOUT_MS, IDLE_CONNECTIONS_MAX, REPLY_HASH_LEN_MAX, REPLY_NODE_LEN_MAX, REPLY_RECORD_LEN_MAX,
+    REPLY_VERSION_LEN_MAX, REQUEST_SILENCE_MS_MAX, UNSENT_MS_MAX,
 };
 
+mod answer;
 mod download;
 mod frames;
 #[cfg(test)]
 mod tests;
+
+use answer::{Expected, check_status, transport_error};
 
 /// Why a server's address cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -223,11 +226,20 @@ impl HttpRemote {
     async fn ask<Q: Serialize, R: DeserializeOwned>(
         &self,
         route: &str,
-        what: &'static str,
+        expected: Expected,
         request: &Q,
     ) -> Result<R, RemoteError> {
-        let (server, response) = self.post(route, encode(request).into()).await?;
-        decode_answer(&server, what, &collect(&server, response, MESSAGE_LEN_MAX).await?)
+        self.ask_encoded(route, expected, encode(request).into()).await
+    }
+
+    async fn ask_encoded<R: DeserializeOwned>(
+        &self,
+        route: &str,
+        expected: Expected,
+        request: Bytes,
+    ) -> Result<R, RemoteError> {
+        let (server, response) = self.post(route, request).await?;
+        answer::message(&server, response, expected).await
     }
 
     fn damaged(&self, what: &'static str, why: impl Into<String>) -> RemoteError {
@@ -241,35 +253,24 @@ impl HttpRemote {
 
 impl Remote for HttpRemote {
     fn register(&self, request: RegisterRequest) -> RemoteFuture<'_, RegisterReply> {
-        async move { self.ask("register", "registration", &request).await }.boxed()
+        async move { self.ask("register", Expected::fields("registration"), &request).await }.boxed()
     }
 
     fn lineage(&self, seen: Vec<State>) -> RemoteFuture<'_, Known> {
         async move {
-            let reply: LineageReply = self.ask("lineage", "lineage", &LineageRequest { seen }).await?;
+            let reply: LineageReply =
+                self.ask("lineage", Expected::fields("lineage"), &LineageRequest { seen }).await?;
             Ok(reply.known)
         }
         .boxed()
     }
 
     fn commit(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {
-        async move {
-            let (server, response) = self.post("commit", request).await?;
-            decode_answer(&server, "commit reply", &collect(&server, response, MESSAGE_LEN_MAX).await?)
-        }
-        .boxed()
+        self.ask_encoded("commit", Expected::message("commit reply"), request).boxed()
     }
 
     fn past(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {
-        async move {
-            let (server, response) = self.post("past", request).await?;
-            decode_answer(
-                &server,
-                "reply to a past version",
-                &collect(&server, response, MESSAGE_LEN_MAX).await?,
-            )
-        }
-        .boxed()
+        self.ask_encoded("past", Expected::message("reply to a past version"), request).boxed()
     }
 
     fn missing(&self, hashes: Vec<ChunkHash>, of: Option<UploadOf>) -> RemoteFuture<'_, Vec<ChunkHash>> {
@@ -277,7 +278,8 @@ impl Remote for HttpRemote {
         async move {
             let size = of.as_ref().map(|of| format!("&size={}", of.size));
             let route = format!("missing{}{}", upload_query(of.as_ref()), size.unwrap_or_default());
-            let reply: MissingReply = self.ask(&route, "list of chunks", &MissingRequest { hashes }).await?;
+            let expected = Expected::items("list of chunks", hashes.len(), REPLY_HASH_LEN_MAX);
+            let reply: MissingReply = self.ask(&route, expected, &MissingRequest { hashes }).await?;
             Ok(reply.missing)
         }
         .boxed()
@@ -297,13 +299,13 @@ impl Remote for HttpRemote {
         async move {
             let route = format!("chunks{}", upload_query(of.as_ref()));
             let response = self.send(Method::PUT, &route, CHUNKS_CONTENT_TYPE, len, body).await?;
-            collect(self.server().1, response, ERROR_BODY_LEN_MAX).await.map(drop)
+            answer::collect(self.server().1, response, Expected::fields("reply to an upload")).await.map(drop)
         }
         .boxed()
     }
 
     fn report(&self, request: ReportRequest) -> RemoteFuture<'_, ReportReply> {
-        async move { self.ask("report", "reply to a report", &request).await }.boxed()
+        async move { self.ask("report", Expected::fields("reply to a report"), &request).await }.boxed()
     }
 
     fn get_chunks(&self, hashes: Vec<ChunkHash>) -> RemoteFuture<'_, ChunkStream> {
@@ -319,7 +321,8 @@ impl Remote for HttpRemote {
     fn contents(&self, contents: Vec<ContentId>) -> RemoteFuture<'_, Vec<Option<Manifest>>> {
         async move {
             let request = ContentsRequest { contents };
-            let reply: ContentsReply = self.ask("contents", "list of manifests", &request).await?;
+            let expected = Expected::message("list of manifests");
+            let reply: ContentsReply = self.ask("contents", expected, &request).await?;
             self.same_count("list of manifests", request.contents.len(), reply.manifests.len())?;
             for (id, manifest) in request.contents.iter().zip(&reply.manifests) {
                 if manifest.as_ref().is_some_and(|manifest| manifest.id() != *id) {
@@ -334,7 +337,8 @@ impl Remote for HttpRemote {
     fn records(&self, keys: Vec<RecordKey>) -> RemoteFuture<'_, RecordsReply> {
         async move {
             let request = RecordsRequest { keys };
-            let reply: RecordsReply = self.ask("records", "list of records", &request).await?;
+            let expected = Expected::items("list of records", request.keys.len(), REPLY_RECORD_LEN_MAX);
+            let reply: RecordsReply = self.ask("records", expected, &request).await?;
             self.same_count("list of records", request.keys.len(), reply.records.len())?;
             Ok(reply)
         }
@@ -344,7 +348,9 @@ impl Remote for HttpRemote {
     fn merkle(&self, prefixes: Vec<Vec<u8>>) -> RemoteFuture<'_, MerkleReply> {
         async move {
             let request = MerkleRequest { prefixes };
-            let reply: MerkleReply = self.ask("merkle", "list of Merkle nodes", &request).await?;
+            let expected =
+                Expected::items("list of Merkle nodes", request.prefixes.len(), REPLY_NODE_LEN_MAX);
+            let reply: MerkleReply = self.ask("merkle", expected, &request).await?;
             self.same_count("list of Merkle nodes", request.prefixes.len(), reply.nodes.len())?;
             Ok(reply)
         }
@@ -352,7 +358,11 @@ impl Remote for HttpRemote {
     }
 
     fn history(&self, request: HistoryRequest) -> RemoteFuture<'_, HistoryReply> {
-        async move { self.ask("history", "history", &request).await }.boxed()
+        async move {
+            let expected = Expected::items("history", HISTORY_ITEMS_MAX, REPLY_VERSION_LEN_MAX);
+            self.ask("history", expected, &request).await
+        }
+        .boxed()
     }
 
     fn stream(&self, client: ClientId) -> RemoteFuture<'_, FrameStream> {
@@ -382,70 +392,4 @@ fn upload_query(of: Option<&UploadOf>) -> String {
         }
     }
     query
-}
-
-fn transport_error(server: &str, error: reqwest::Error) -> RemoteError {
-    if error.is_timeout() && !error.is_connect() {
-        return RemoteError::TimedOut { server: server.to_owned(), after_ms: REQUEST_SILENCE_MS_MAX };
-    }
-    RemoteError::Unreachable { server: server.to_owned(), source: root_cause(error.without_url()) }
-}
-
-/// Returns the innermost cause, which is what people want to know; the layers around it say little.
-fn root_cause(error: reqwest::Error) -> Arc<dyn std::error::Error + Send + Sync> {
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    let text = cause.to_string();
-    Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(text))
-}
-
-/// Reads a whole body of at most `max` bytes.
-async fn collect(server: &str, response: Response, max: usize) -> Result<Bytes, RemoteError> {
-    let mut pieces = response.bytes_stream();
-    let mut body = BytesMut::new();
-    while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|error| transport_error(server, error))?;
-        if body.len() + piece.len() > max {
-            let why = format!("it is longer than {max} bytes");
-            return Err(RemoteError::Damaged { server: server.to_owned(), what: "answer", why });
-        }
-        body.extend_from_slice(&piece);
-    }
-    Ok(body.freeze())
-}
-
-fn decode_answer<R: DeserializeOwned>(
-    server: &str,
-    what: &'static str,
-    body: &[u8],
-) -> Result<R, RemoteError> {
-    decode(body).map_err(|error| match error {
-        WireError::UnknownVersion { .. } => RemoteError::VersionMismatch { message: error.to_string() },
-        WireError::NotAMessage
-        | WireError::TooLong { .. }
-        | WireError::Damaged { .. }
-        | WireError::TrailingBytes { .. } => {
-            RemoteError::Damaged { server: server.to_owned(), what, why: error.to_string() }
-        }
-    })
-}
-
-/// Lets a successful answer pass and turns any other into an error.
-async fn check_status(server: &str, response: Response) -> Result<Response, RemoteError> {
-    let status = response.status();
-    if status == StatusCode::OK {
-        return Ok(response);
-    }
-    let body = collect(server, response, ERROR_BODY_LEN_MAX).await.unwrap_or_default();
-    let parsed: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    let field = |name: &str| parsed["error"][name].as_str().map(str::to_owned);
-    let code = field("code").unwrap_or_else(|| "unknown".to_owned());
-    let message = field("message").unwrap_or_else(|| String::from_utf8_lossy(&body).trim().to_owned());
-    Err(match code.as_str() {
-        "volume_not_found" => RemoteError::VolumeNotFound { message },
-        "unknown_version" => RemoteError::VersionMismatch { message },
-        _ => RemoteError::Refused { status: status.as_u16(), code, message },
-    })
 }

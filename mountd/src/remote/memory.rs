@@ -74,6 +74,7 @@ impl MemoryRemote {
             lose_commits: 0,
             commits: 0,
             reports: BTreeMap::new(),
+            talk_too_much: false,
             swallow_reports: 0,
             swallow_contents: 0,
             past: Vec::new(),
@@ -98,6 +99,11 @@ impl MemoryRemote {
     /// Makes the server do the next `count` commits without answering.
     pub fn swallow_replies(&self, count: u32) {
         self.state.lock().swallow_replies = count;
+    }
+
+    /// Makes the server answer commits with more than any server has to say, or rightly again.
+    pub fn talk_too_much(&self, talk: bool) {
+        self.state.lock().talk_too_much = talk;
     }
 
     /// Makes the next `count` commits get lost on their way to the server.

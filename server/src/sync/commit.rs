@@ -10,7 +10,9 @@ use dfs_shared::event::kinds::server::{
 };
 use dfs_shared::hash::ContentId;
 use dfs_shared::ids::{ClientId, NodeId, VolumeName};
-use dfs_shared::limits::{COMMIT_SMALL_BYTES_MAX, EVENT_MANIFEST_CHUNKS_MAX, SMALL_CONTENT_LEN_MAX};
+use dfs_shared::limits::{
+    COMMIT_CHANGES_MAX, COMMIT_SMALL_BYTES_MAX, EVENT_MANIFEST_CHUNKS_MAX, SMALL_CONTENT_LEN_MAX,
+};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::{NodeKind, Record, RecordKey, Versioned};
 use dfs_shared::revision::Revision;
@@ -287,7 +289,7 @@ fn past(
 }
 
 /// Manifests and small contents that travel inside the event. No further small content once there are more than
-/// `small_bytes_max` bytes of them: that is where a mount ends its commit.
+/// `small_bytes_max` bytes of them: that is where a mount ends its commit. And no more of them than a mount reads.
 fn pushed(
     tx: &dyn WriteMetadata,
     contents: &[ContentId],
@@ -306,7 +308,8 @@ fn pushed(
         }
         let is_small = manifest.size() <= SMALL_CONTENT_LEN_MAX;
         for chunk in manifest.chunks.iter().filter(|chunk| is_small && !chunk.hash.is_hole()) {
-            if small_bytes > small_bytes_max || small_chunks.contains_key(&chunk.hash) {
+            let is_full = small_bytes > small_bytes_max || small_chunks.len() == COMMIT_CHANGES_MAX;
+            if is_full || small_chunks.contains_key(&chunk.hash) {
                 continue;
             }
             let bytes = match request.and_then(|request| request.small_chunks.get(&chunk.hash)) {

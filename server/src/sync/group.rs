@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use dfs_shared::hash::{ChunkHash, ContentId};
 use dfs_shared::ids::NodeId;
-use dfs_shared::limits::QUERY_ITEMS_MAX;
+use dfs_shared::limits::{COMMIT_CHANGES_MAX, QUERY_ITEMS_MAX, REFUSED_RECORDS_MAX};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::{ChangeGroup, EntryRecord, NodeKind, NodeRecord, Record, RecordKey, Versioned};
 use dfs_shared::revision::Revision;
@@ -26,6 +26,9 @@ use super::request::{CheckedGroup, CheckedRequest};
 use crate::limits::REFUSAL_RECORDS_MAX;
 use crate::metadata::upkeep::Kind;
 use crate::metadata::{MetadataError, VolumeKey, WriteMetadata};
+
+// The group's own records, entries with what they lead to, and the node itself: what a mount reads.
+const _: () = assert!(COMMIT_CHANGES_MAX + 2 * REFUSAL_RECORDS_MAX < REFUSED_RECORDS_MAX);
 
 /// One request's view of the tree while its groups are applied.
 pub(super) struct Groups<'a> {

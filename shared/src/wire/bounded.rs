@@ -116,12 +116,22 @@ fn too_long<E: Error>() -> E {
 
 #[cfg(test)]
 mod tests {
-    use crate::hash::ChunkHash;
+    use crate::hash::{ChunkHash, MerkleHash, RecordHash};
     use crate::ids::{ClientId, NodeId};
-    use crate::limits::{COMMIT_CHANGES_MAX, QUERY_ITEMS_MAX, REPORT_EVENTS_MAX, REPORT_HELD_MAX};
+    use crate::limits::{
+        COMMIT_CHANGES_MAX, HISTORY_ITEMS_MAX, MERKLE_LEAF_RECORDS_MAX, QUERY_ITEMS_MAX, REFUSED_RECORDS_MAX,
+        REPORT_EVENTS_MAX, REPORT_HELD_MAX,
+    };
     use crate::manifest::Manifest;
     use crate::record::{Change, ChangeGroup, RecordKey};
-    use crate::wire::messages::{CommitRequest, MerkleRequest, NewContent, SmallChunk};
+    use crate::revision::Revision;
+    use crate::time::Timestamp;
+    use crate::wire::history::{FileVersion, HistoryReply, RemovedName, VersionState};
+    use crate::wire::messages::{
+        CommitReply, CommitRequest, Committed, ContentsReply, CurrentRecord, GroupOutcome, MerkleChild,
+        MerkleLeafRecord, MerkleNode, MerkleReply, MerkleRequest, MissingReply, NewContent, RecordsReply,
+        Refusal, SmallChunk,
+    };
     use crate::wire::report::{Held, Holding, MountEvent, ReportRequest};
     use crate::wire::{decode, encode};
 
@@ -173,5 +183,84 @@ mod tests {
             events: vec![event.clone(); count],
             ..report.clone()
         });
+    }
+    fn commit_reply(outcomes: Vec<GroupOutcome>) -> CommitReply {
+        CommitReply { outcomes, revision: Revision(1), root: MerkleHash::EMPTY }
+    }
+
+    #[test]
+    fn lists_of_a_commits_reply_end_the_decoding_one_past_the_limit() {
+        bounds(COMMIT_CHANGES_MAX, |count| commit_reply(vec![GroupOutcome::Accepted; count]));
+        let refused = |reason, current| commit_reply(vec![GroupOutcome::Refused { reason, current }; 1]);
+        let key = RecordKey::Node(NodeId::ROOT);
+        let changed = Refusal::BaseChanged { key: key.clone() };
+        let record = CurrentRecord { key, value: None };
+        bounds(REFUSED_RECORDS_MAX, |count| refused(changed.clone(), vec![record.clone(); count]));
+        bounds(QUERY_ITEMS_MAX, |count| {
+            refused(Refusal::ChunksMissing { hashes: vec![ChunkHash::HOLE; count] }, Vec::new())
+        });
+        let content = Manifest::default().id();
+        bounds(COMMIT_CHANGES_MAX, |count| {
+            refused(Refusal::ContentMissing { contents: vec![content; count] }, Vec::new())
+        });
+    }
+
+    #[test]
+    fn lists_of_other_replies_end_the_decoding_one_past_the_limit() {
+        let max = QUERY_ITEMS_MAX;
+        let (revision, key) = (Revision(1), RecordKey::Node(NodeId::ROOT));
+        bounds(max, |count| MissingReply { missing: vec![ChunkHash::HOLE; count] });
+        bounds(max, |count| ContentsReply { manifests: vec![None; count] });
+        let record = CurrentRecord { key: key.clone(), value: None };
+        bounds(max, |count| RecordsReply { revision, records: vec![record.clone(); count] });
+        let node = |count| {
+            let hash = RecordHash::from_bytes([1; 32]);
+            MerkleNode::Leaf { records: vec![MerkleLeafRecord { key: key.clone(), hash }; count] }
+        };
+        bounds(max, |count| MerkleReply { revision, nodes: vec![node(0); count] });
+        bounds(MERKLE_LEAF_RECORDS_MAX, node);
+        let child = MerkleChild { hash: MerkleHash::EMPTY, count: 0 };
+        bounds(16, |count| MerkleNode::Branch { children: vec![child; count] });
+        let name = RemovedName {
+            name: Vec::new(),
+            is_directory: false,
+            size: 0,
+            at: Timestamp::default(),
+            by: None,
+        };
+        bounds(HISTORY_ITEMS_MAX, |count| HistoryReply::Removed {
+            names: vec![name.clone(); count],
+            next: None,
+        });
+        let version = FileVersion {
+            number: 1,
+            revision,
+            size: 0,
+            mtime: Timestamp::default(),
+            mode: 0,
+            content: None,
+            author: None,
+            state: VersionState::Current,
+        };
+        bounds(HISTORY_ITEMS_MAX, |count| HistoryReply::Versions { versions: vec![version.clone(); count] });
+    }
+
+    #[test]
+    fn lists_of_an_event_end_the_decoding_one_past_the_limit() {
+        let max = COMMIT_CHANGES_MAX;
+        let event = Committed {
+            revision: Revision(1),
+            root: MerkleHash::EMPTY,
+            client: ClientId::new("c").expect("an id"),
+            commit: 1,
+            records: Vec::new(),
+            manifests: Vec::new(),
+            small_chunks: Vec::new(),
+        };
+        let record = CurrentRecord { key: RecordKey::Node(NodeId::ROOT), value: None };
+        bounds(max, |count| Committed { records: vec![record.clone(); count], ..event.clone() });
+        bounds(max, |count| Committed { manifests: vec![Manifest::default(); count], ..event.clone() });
+        let chunk = SmallChunk { hash: ChunkHash::of(b"x"), bytes: b"x".to_vec() };
+        bounds(max, |count| Committed { small_chunks: vec![chunk.clone(); count], ..event.clone() });
     }
 }

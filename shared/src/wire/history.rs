@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::hash::ContentId;
+use crate::limits::HISTORY_ITEMS_MAX;
 use crate::revision::Revision;
 use crate::time::Timestamp;
 
@@ -29,11 +30,13 @@ pub enum HistoryReply {
     /// The versions, newest first.
     Versions {
         /// At most `limits::HISTORY_ITEMS_MAX`.
+        #[serde(deserialize_with = "super::bounded::list::<HISTORY_ITEMS_MAX, _, _>")]
         versions: Vec<FileVersion>,
     },
     /// What was removed, by name.
     Removed {
         /// At most `limits::HISTORY_ITEMS_MAX`.
+        #[serde(deserialize_with = "super::bounded::list::<HISTORY_ITEMS_MAX, _, _>")]
         names: Vec<RemovedName>,
         /// Where to go on; `None` after the last one.
         next: Option<Vec<u8>>,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::{ChunkHash, ContentId, MerkleHash, RecordHash};
 use crate::ids::{ClientId, VolumeId};
-use crate::limits::{COMMIT_CHANGES_MAX, QUERY_ITEMS_MAX};
+use crate::limits::{COMMIT_CHANGES_MAX, MERKLE_LEAF_RECORDS_MAX, QUERY_ITEMS_MAX, REFUSED_RECORDS_MAX};
 use crate::lineage::{Known, State};
 use crate::manifest::Manifest;
 use crate::record::{ChangeGroup, RecordKey, Versioned};
@@ -102,6 +102,7 @@ pub fn small_chunks_len(chunks: &[SmallChunk]) -> usize {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitReply {
     /// One outcome for each group, in order.
+    #[serde(deserialize_with = "super::bounded::list::<COMMIT_CHANGES_MAX, _, _>")]
     pub outcomes: Vec<GroupOutcome>,
     /// The revision of the accepted groups, or the volume's newest if none was.
     pub revision: Revision,
@@ -118,7 +119,9 @@ pub enum GroupOutcome {
     Refused {
         /// The first rule that it broke.
         reason: Refusal,
-        /// The records as the server has them: all keys of the group, and those that the rule is about.
+        /// The records as the server has them: all keys of the group, and those that the rule is about. At most
+        /// `limits::REFUSED_RECORDS_MAX`.
+        #[serde(deserialize_with = "super::bounded::list::<REFUSED_RECORDS_MAX, _, _>")]
         current: Vec<CurrentRecord>,
     },
 }
@@ -159,11 +162,13 @@ pub enum Refusal {
     /// Chunks of a content are not on the server: upload them and repeat.
     ChunksMissing {
         /// The chunks.
+        #[serde(deserialize_with = "super::bounded::list::<QUERY_ITEMS_MAX, _, _>")]
         hashes: Vec<ChunkHash>,
     },
     /// The manifest of a content is neither in the request nor on the server.
     ContentMissing {
         /// The contents.
+        #[serde(deserialize_with = "super::bounded::list::<COMMIT_CHANGES_MAX, _, _>")]
         contents: Vec<ContentId>,
     },
     /// A record is malformed: a limit is passed, or key and value disagree.
@@ -195,6 +200,7 @@ pub struct MissingRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingReply {
     /// Those of the asked chunks that have to be uploaded.
+    #[serde(deserialize_with = "super::bounded::list::<QUERY_ITEMS_MAX, _, _>")]
     pub missing: Vec<ChunkHash>,
 }
 
@@ -216,6 +222,7 @@ pub struct ContentsRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContentsReply {
     /// The manifests in the order asked; `None` for an unknown content.
+    #[serde(deserialize_with = "super::bounded::list::<QUERY_ITEMS_MAX, _, _>")]
     pub manifests: Vec<Option<Manifest>>,
 }
 
@@ -232,6 +239,7 @@ pub struct RecordsReply {
     /// The volume's newest revision when the records were read.
     pub revision: Revision,
     /// One record for each key, in the order asked.
+    #[serde(deserialize_with = "super::bounded::list::<QUERY_ITEMS_MAX, _, _>")]
     pub records: Vec<CurrentRecord>,
 }
 
@@ -249,6 +257,7 @@ pub struct MerkleReply {
     /// The volume's newest revision when the nodes were read.
     pub revision: Revision,
     /// The nodes in the order asked; an absent node is an empty leaf.
+    #[serde(deserialize_with = "super::bounded::list::<QUERY_ITEMS_MAX, _, _>")]
     pub nodes: Vec<MerkleNode>,
 }
 
@@ -258,11 +267,13 @@ pub enum MerkleNode {
     /// Few records: all of them, sorted by the hash of their key.
     Leaf {
         /// The records.
+        #[serde(deserialize_with = "super::bounded::list::<MERKLE_LEAF_RECORDS_MAX, _, _>")]
         records: Vec<MerkleLeafRecord>,
     },
     /// Many records: sixteen children by the next nibble of the key's hash.
     Branch {
         /// Hash and number of records of each child.
+        #[serde(deserialize_with = "super::bounded::list::<16, _, _>")]
         children: Vec<MerkleChild>,
     },
 }
@@ -320,9 +331,12 @@ pub struct Committed {
     /// That client's number for the commit.
     pub commit: u64,
     /// Every changed record with its new state. This and what follows is empty on the committer's own stream.
+    #[serde(deserialize_with = "super::bounded::list::<COMMIT_CHANGES_MAX, _, _>")]
     pub records: Vec<CurrentRecord>,
     /// Manifests of contents that are new in these records, if not too long.
+    #[serde(deserialize_with = "super::bounded::list::<COMMIT_CHANGES_MAX, _, _>")]
     pub manifests: Vec<Manifest>,
     /// Bytes of those contents that are small.
+    #[serde(deserialize_with = "super::bounded::list::<COMMIT_CHANGES_MAX, _, _>")]
     pub small_chunks: Vec<SmallChunk>,
 }

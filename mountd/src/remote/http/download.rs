@@ -9,7 +9,7 @@ use dfs_shared::wire::chunks::{CHUNK_HEADER_LEN, ChunkBody, ChunkHeader};
 use futures_util::{Stream, StreamExt, stream};
 use reqwest::Response;
 
-use super::transport_error;
+use super::answer::transport_error;
 use crate::remote::{ChunkStream, RemoteError};
 
 /// Chunks longer than this are hashed on a blocking thread.

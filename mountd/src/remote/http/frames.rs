@@ -10,7 +10,7 @@ use dfs_shared::wire::messages::StreamFrame;
 use futures_util::{Stream, StreamExt, stream};
 use reqwest::Response;
 
-use super::transport_error;
+use super::answer::{transport_error, wire_error};
 use crate::remote::{FrameStream, RemoteError};
 
 struct Frames {
@@ -34,11 +34,8 @@ pub(super) fn frames(server: String, response: Response) -> FrameStream {
 impl Frames {
     async fn next(&mut self) -> Result<StreamFrame, RemoteError> {
         loop {
-            let frame = decode_frame(&self.buffer).map_err(|error| RemoteError::Damaged {
-                server: self.server.clone(),
-                what: "event",
-                why: error.to_string(),
-            })?;
+            let frame =
+                decode_frame(&self.buffer).map_err(|error| wire_error(&self.server, "event", error))?;
             if let Some((frame, used)) = frame {
                 self.buffer.advance(used);
                 return Ok(frame);

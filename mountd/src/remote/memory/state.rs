@@ -33,6 +33,7 @@ pub(super) struct State {
     pub(super) clients: u64,
     pub(super) online: bool,
     pub(super) swallow_replies: u32,
+    pub(super) talk_too_much: bool,
     pub(super) lose_commits: u32,
     pub(super) commits: u64,
     pub(super) reports: BTreeMap<ClientId, Reports>,
@@ -178,6 +179,13 @@ impl State {
         if self.swallow_replies > 0 {
             self.swallow_replies -= 1;
             return Err(RemoteError::Disconnected { server: "memory".to_owned() });
+        }
+        if self.talk_too_much {
+            return Err(RemoteError::TooLong {
+                server: "memory".to_owned(),
+                what: "commit reply",
+                len_max: 1,
+            });
         }
         Ok(reply)
     }

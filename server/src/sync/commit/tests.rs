@@ -213,6 +213,30 @@ fn small_contents_are_pushed_until_there_are_more_bytes_than_the_limit() {
     assert_eq!(pushed(4), [b"12345"]);
 }
 
+#[test]
+fn as_many_small_chunks_are_pushed_as_a_mount_reads() {
+    let number = |number: u32| number.to_be_bytes().to_vec();
+    let pushed = |count: usize| {
+        let bytes: Vec<_> = (0..count as u32).map(number).collect();
+        // Of many manifests, so that none is too long for an event.
+        let manifests = bytes.chunks(1000).map(|bytes| {
+            let chunk =
+                |bytes: &Vec<u8>| dfs_shared::manifest::ChunkRef { hash: ChunkHash::of(bytes), len: 4 };
+            Manifest { chunk_log2: 14, chunks: bytes.iter().map(chunk).collect() }
+        });
+        let kit = Kit::new();
+        let introduced: HashMap<_, _> = manifests.map(|manifest| (manifest.id(), manifest)).collect();
+        let contents: Vec<_> = introduced.keys().copied().collect();
+        let found = kit.metadata.write(1, move |tx| {
+            bytes.iter().try_for_each(|bytes| tx.put_small_chunk(&ChunkHash::of(bytes), bytes))?;
+            pushed(tx, &contents, &introduced, None, COMMIT_SMALL_BYTES_MAX)
+        });
+        found.wait().unwrap().1.len()
+    };
+    assert_eq!(pushed(COMMIT_CHANGES_MAX), COMMIT_CHANGES_MAX);
+    assert_eq!(pushed(COMMIT_CHANGES_MAX + 1), COMMIT_CHANGES_MAX);
+}
+
 /// A small generator, so that a failing run can be repeated from its seed.
 struct Seeded(u64);
 
