@@ -124,6 +124,7 @@ enum Disturbance {
     FreezeMount(usize),
     FreezeServer,
     Cut(usize),
+    Stall(usize),
     KillMount(usize),
     KillServer,
 }
@@ -134,7 +135,8 @@ impl Disturbance {
         match random.below(16) {
             0..=2 => Self::FreezeMount(mount),
             3..=4 => Self::FreezeServer,
-            5..=9 => Self::Cut(mount),
+            5..=8 => Self::Cut(mount),
+            9 => Self::Stall(mount),
             10..=13 => Self::KillMount(mount),
             _ => Self::KillServer,
         }
@@ -145,6 +147,7 @@ impl Disturbance {
             Self::FreezeMount(mount) => cluster.mounts[mount].signal(Signal::STOP)?,
             Self::FreezeServer => cluster.server.signal(Signal::STOP)?,
             Self::Cut(mount) => cluster.proxies[mount].cut(),
+            Self::Stall(mount) => cluster.proxies[mount].stall(),
             Self::KillMount(mount) => cluster.mounts[mount].kill(),
             Self::KillServer => cluster.server.kill(),
         }

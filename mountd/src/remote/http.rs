@@ -4,6 +4,7 @@
 //! when no connection can be made. Requests are safe to repeat, so moving on needs no care.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -25,24 +26,26 @@ use dfs_shared::wire::report::{ReportReply, ReportRequest};
 use dfs_shared::wire::{CHUNKS_CONTENT_TYPE, CONTENT_TYPE, encode};
 use futures_util::{FutureExt, stream};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE as CONTENT_TYPE_HEADER};
-use reqwest::{Body, Certificate, Client, Method, Response};
+use reqwest::{Body, Certificate, Method, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::token::{Token, TokenSource};
 use super::{ChunkStream, FrameStream, Remote, RemoteError, RemoteFuture, UploadOf};
 use crate::limits::{
-    CONNECT_TIMEOUT_MS, IDLE_CONNECTIONS_MAX, REPLY_HASH_LEN_MAX, REPLY_NODE_LEN_MAX, REPLY_RECORD_LEN_MAX,
-    REPLY_VERSION_LEN_MAX, REQUEST_SILENCE_MS_MAX, UNSENT_MS_MAX,
+    REPLY_HASH_LEN_MAX, REPLY_NODE_LEN_MAX, REPLY_RECORD_LEN_MAX, REPLY_VERSION_LEN_MAX,
+    REQUEST_SILENCE_MS_MAX,
 };
 
 mod answer;
 mod download;
 mod frames;
+mod pool;
 #[cfg(test)]
 mod tests;
 
-use answer::{Expected, check_status, transport_error};
+use answer::{Expected, check_status};
+use pool::{Line, Pool, Settings};
 
 /// Why a server's address cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +77,7 @@ pub enum AddressError {
 /// A volume on a server that is reached over HTTP.
 #[derive(Debug)]
 pub struct HttpRemote {
-    client: Client,
+    pool: Arc<Pool>,
     servers: Vec<String>,
     current: AtomicUsize,
     volume: VolumeName,
@@ -128,25 +131,10 @@ impl HttpRemote {
         if urls.is_empty() {
             return Err(AddressError::Invalid { text: String::new() });
         }
-        // An error means that it is chosen already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = Client::builder();
-        if let Some(path) = ca {
-            builder = builder.tls_certs_only(certificates(path)?);
-        }
-        let client = builder
-            .http1_only()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .tcp_nodelay(true)
-            .tcp_user_timeout(Duration::from_millis(UNSENT_MS_MAX))
-            .connect_timeout(Duration::from_millis(CONNECT_TIMEOUT_MS))
-            .read_timeout(Duration::from_millis(REQUEST_SILENCE_MS_MAX))
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .user_agent(concat!("dfs-mount/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|source| AddressError::Client { source })?;
-        Ok(Self { client, servers: urls, current: AtomicUsize::new(0), volume, token })
+        let trusted = ca.map(certificates).transpose()?;
+        let silence = Duration::from_millis(REQUEST_SILENCE_MS_MAX);
+        let pool = Pool::new(Settings { trusted, silence })?;
+        Ok(Self { pool, servers: urls, current: AtomicUsize::new(0), volume, token })
     }
 
     fn server(&self) -> (usize, &str) {
@@ -163,7 +151,7 @@ impl HttpRemote {
         content_type: &'static str,
         len: u64,
         body: impl Fn() -> Body,
-    ) -> Result<Response, RemoteError> {
+    ) -> Result<(Line, Response), RemoteError> {
         let token = self.token.get();
         let sent = self.send_with(&token, method.clone(), route, content_type, len, &body).await;
         match sent {
@@ -187,12 +175,13 @@ impl HttpRemote {
         content_type: &'static str,
         len: u64,
         body: &impl Fn() -> Body,
-    ) -> Result<Response, RemoteError> {
+    ) -> Result<(Line, Response), RemoteError> {
         let mut tried = 0;
         loop {
             let (at, server) = self.server();
             let url = format!("{server}/sync/{}/{route}", self.volume);
-            let mut request = self.client.request(method.clone(), url);
+            let (client, line) = self.pool.line(server);
+            let mut request = client.request(method.clone(), url);
             if method != Method::GET {
                 request = request
                     .header(CONTENT_TYPE_HEADER, content_type)
@@ -203,24 +192,23 @@ impl HttpRemote {
                 request = request.header(AUTHORIZATION, token.header());
             }
             match request.send().await {
-                Ok(response) => return check_status(server, response).await,
+                Ok(response) => return Ok((line.clone(), check_status(&line, response).await?)),
                 Err(error) => {
                     tried += 1;
                     let next = (at + 1) % self.servers.len();
                     // Another task may have moved on already; then its choice stands.
                     let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
                     if tried >= self.servers.len() || !error.is_connect() {
-                        return Err(transport_error(server, error));
+                        return Err(line.failed(error));
                     }
                 }
             }
         }
     }
 
-    async fn post(&self, route: &str, body: Bytes) -> Result<(String, Response), RemoteError> {
+    async fn post(&self, route: &str, body: Bytes) -> Result<(Line, Response), RemoteError> {
         let len = body.len() as u64;
-        let response = self.send(Method::POST, route, CONTENT_TYPE, len, || Body::from(body.clone())).await?;
-        Ok((self.server().1.to_owned(), response))
+        self.send(Method::POST, route, CONTENT_TYPE, len, || Body::from(body.clone())).await
     }
 
     async fn ask<Q: Serialize, R: DeserializeOwned>(
@@ -238,8 +226,8 @@ impl HttpRemote {
         expected: Expected,
         request: Bytes,
     ) -> Result<R, RemoteError> {
-        let (server, response) = self.post(route, request).await?;
-        answer::message(&server, response, expected).await
+        let (line, response) = self.post(route, request).await?;
+        answer::message(&line, response, expected).await
     }
 
     fn damaged(&self, what: &'static str, why: impl Into<String>) -> RemoteError {
@@ -298,8 +286,8 @@ impl Remote for HttpRemote {
             move || Body::wrap_stream(stream::iter(pieces.clone().into_iter().map(Ok::<_, std::io::Error>)));
         async move {
             let route = format!("chunks{}", upload_query(of.as_ref()));
-            let response = self.send(Method::PUT, &route, CHUNKS_CONTENT_TYPE, len, body).await?;
-            answer::collect(self.server().1, response, Expected::fields("reply to an upload")).await.map(drop)
+            let (line, response) = self.send(Method::PUT, &route, CHUNKS_CONTENT_TYPE, len, body).await?;
+            answer::collect(&line, response, Expected::fields("reply to an upload")).await.map(drop)
         }
         .boxed()
     }
@@ -312,8 +300,8 @@ impl Remote for HttpRemote {
         debug_assert!(hashes.len() <= QUERY_ITEMS_MAX);
         async move {
             let request = ChunksRequest { hashes };
-            let (server, response) = self.post("chunks/get", encode(&request).into()).await?;
-            Ok(download::chunks(server, response, request.hashes))
+            let (line, response) = self.post("chunks/get", encode(&request).into()).await?;
+            Ok(download::chunks(line, response, request.hashes))
         }
         .boxed()
     }
@@ -368,8 +356,8 @@ impl Remote for HttpRemote {
     fn stream(&self, client: ClientId) -> RemoteFuture<'_, FrameStream> {
         async move {
             let route = format!("stream?client={client}");
-            let response = self.send(Method::GET, &route, CONTENT_TYPE, 0, Body::default).await?;
-            Ok(frames::frames(self.server().1.to_owned(), response))
+            let (line, response) = self.send(Method::GET, &route, CONTENT_TYPE, 0, Body::default).await?;
+            Ok(frames::frames(line, response))
         }
         .boxed()
     }

@@ -1,14 +1,13 @@
 //! What a server answers: read within bounds, decoded, or turned into an error.
 
-use std::sync::Arc;
-
 use bytes::{Bytes, BytesMut};
 use dfs_shared::wire::{WireError, decode};
 use futures_util::StreamExt;
 use reqwest::{Response, StatusCode};
 use serde::de::DeserializeOwned;
 
-use crate::limits::{ERROR_BODY_LEN_MAX, REPLY_LEN_MAX, REPLY_MESSAGE_LEN_MAX, REQUEST_SILENCE_MS_MAX};
+use super::pool::Line;
+use crate::limits::{ERROR_BODY_LEN_MAX, REPLY_LEN_MAX, REPLY_MESSAGE_LEN_MAX};
 use crate::remote::RemoteError;
 
 /// What is expected, and how many bytes of it are read.
@@ -38,38 +37,21 @@ impl Expected {
     }
 }
 
-pub(super) fn transport_error(server: &str, error: reqwest::Error) -> RemoteError {
-    if error.is_timeout() && !error.is_connect() {
-        return RemoteError::TimedOut { server: server.to_owned(), after_ms: REQUEST_SILENCE_MS_MAX };
-    }
-    RemoteError::Unreachable { server: server.to_owned(), source: root_cause(error.without_url()) }
-}
-
-/// Returns the innermost cause, which is what people want to know; the layers around it say little.
-fn root_cause(error: reqwest::Error) -> Arc<dyn std::error::Error + Send + Sync> {
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    let text = cause.to_string();
-    Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(text))
-}
-
 /// Reads a whole body, unless it is too long.
 pub(super) async fn collect(
-    server: &str,
+    line: &Line,
     response: Response,
     expected: Expected,
 ) -> Result<Bytes, RemoteError> {
     let Expected { what, len_max } = expected;
-    let too_long = || RemoteError::TooLong { server: server.to_owned(), what, len_max };
+    let too_long = || RemoteError::TooLong { server: line.server.clone(), what, len_max };
     if response.content_length().is_some_and(|len| len > len_max as u64) {
         return Err(too_long());
     }
     let mut pieces = response.bytes_stream();
     let mut body = BytesMut::new();
     while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|error| transport_error(server, error))?;
+        let piece = piece.map_err(|error| line.failed(error))?;
         if body.len() + piece.len() > len_max {
             return Err(too_long());
         }
@@ -80,12 +62,12 @@ pub(super) async fn collect(
 
 /// Reads and decodes a message.
 pub(super) async fn message<R: DeserializeOwned>(
-    server: &str,
+    line: &Line,
     response: Response,
     expected: Expected,
 ) -> Result<R, RemoteError> {
-    let body = collect(server, response, expected).await?;
-    decode(&body).map_err(|error| wire_error(server, expected.what, error))
+    let body = collect(line, response, expected).await?;
+    decode(&body).map_err(|error| wire_error(&line.server, expected.what, error))
 }
 
 pub(super) fn wire_error(server: &str, what: &'static str, error: WireError) -> RemoteError {
@@ -104,13 +86,13 @@ pub(super) fn wire_error(server: &str, what: &'static str, error: WireError) -> 
 }
 
 /// Lets a successful answer pass and turns any other into an error.
-pub(super) async fn check_status(server: &str, response: Response) -> Result<Response, RemoteError> {
+pub(super) async fn check_status(line: &Line, response: Response) -> Result<Response, RemoteError> {
     let status = response.status();
     if status == StatusCode::OK {
         return Ok(response);
     }
     let expected = Expected { what: "error", len_max: ERROR_BODY_LEN_MAX };
-    let body = collect(server, response, expected).await.unwrap_or_default();
+    let body = collect(line, response, expected).await.unwrap_or_default();
     let parsed: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     let field = |name: &str| parsed["error"][name].as_str().map(str::to_owned);
     let code = field("code").unwrap_or_else(|| "unknown".to_owned());

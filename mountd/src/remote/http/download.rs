@@ -9,23 +9,23 @@ use dfs_shared::wire::chunks::{CHUNK_HEADER_LEN, ChunkBody, ChunkHeader};
 use futures_util::{Stream, StreamExt, stream};
 use reqwest::Response;
 
-use super::answer::transport_error;
+use super::pool::Line;
 use crate::remote::{ChunkStream, RemoteError};
 
 /// Chunks longer than this are hashed on a blocking thread.
 const HASH_INLINE_LEN_MAX: usize = 256 * 1024;
 
 struct Download {
-    server: String,
+    line: Line,
     body: Pin<Box<dyn Stream<Item = Result<Bytes, reqwest::Error>> + Send>>,
     buffer: BytesMut,
     asked: VecDeque<ChunkHash>,
 }
 
 /// Reads the chunks that were asked for, in that order.
-pub(super) fn chunks(server: String, response: Response, asked: Vec<ChunkHash>) -> ChunkStream {
+pub(super) fn chunks(line: Line, response: Response, asked: Vec<ChunkHash>) -> ChunkStream {
     let body = Box::pin(response.bytes_stream());
-    let download = Download { server, body, buffer: BytesMut::new(), asked: asked.into() };
+    let download = Download { line, body, buffer: BytesMut::new(), asked: asked.into() };
     Box::pin(stream::unfold(Some(download), |download| async {
         let mut download = download?;
         let hash = download.asked.pop_front()?;
@@ -65,16 +65,16 @@ impl Download {
     async fn fill(&mut self, len: usize) -> Result<(), RemoteError> {
         while self.buffer.len() < len {
             let piece = self.body.next().await.transpose();
-            match piece.map_err(|error| transport_error(&self.server, error))? {
+            match piece.map_err(|error| self.line.failed(error))? {
                 Some(piece) => self.buffer.extend_from_slice(&piece),
-                None => return Err(RemoteError::Disconnected { server: self.server.clone() }),
+                None => return Err(RemoteError::Disconnected { server: self.line.server.clone() }),
             }
         }
         Ok(())
     }
 
     fn damaged(&self, why: String) -> RemoteError {
-        RemoteError::Damaged { server: self.server.clone(), what: "chunk", why }
+        RemoteError::Damaged { server: self.line.server.clone(), what: "chunk", why }
     }
 }
 

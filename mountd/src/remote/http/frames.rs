@@ -10,18 +10,19 @@ use dfs_shared::wire::messages::StreamFrame;
 use futures_util::{Stream, StreamExt, stream};
 use reqwest::Response;
 
-use super::answer::{transport_error, wire_error};
+use super::answer::wire_error;
+use super::pool::Line;
 use crate::remote::{FrameStream, RemoteError};
 
 struct Frames {
-    server: String,
+    line: Line,
     body: Pin<Box<dyn Stream<Item = Result<Bytes, reqwest::Error>> + Send>>,
     buffer: BytesMut,
 }
 
 /// Reads frames until the stream ends, errs or is silent for too long.
-pub(super) fn frames(server: String, response: Response) -> FrameStream {
-    let frames = Frames { server, body: Box::pin(response.bytes_stream()), buffer: BytesMut::new() };
+pub(super) fn frames(line: Line, response: Response) -> FrameStream {
+    let frames = Frames { line, body: Box::pin(response.bytes_stream()), buffer: BytesMut::new() };
     Box::pin(stream::unfold(Some(frames), |frames| async {
         let mut frames = frames?;
         match frames.next().await {
@@ -35,18 +36,17 @@ impl Frames {
     async fn next(&mut self) -> Result<StreamFrame, RemoteError> {
         loop {
             let frame =
-                decode_frame(&self.buffer).map_err(|error| wire_error(&self.server, "event", error))?;
+                decode_frame(&self.buffer).map_err(|error| wire_error(&self.line.server, "event", error))?;
             if let Some((frame, used)) = frame {
                 self.buffer.advance(used);
                 return Ok(frame);
             }
             let silence = Duration::from_millis(STREAM_SILENCE_MS_MAX);
-            let piece = tokio::time::timeout(silence, self.body.next()).await.map_err(|_| {
-                RemoteError::TimedOut { server: self.server.clone(), after_ms: STREAM_SILENCE_MS_MAX }
-            })?;
-            match piece.transpose().map_err(|error| transport_error(&self.server, error))? {
+            let piece = tokio::time::timeout(silence, self.body.next()).await;
+            let piece = piece.map_err(|_| self.line.silent(silence))?;
+            match piece.transpose().map_err(|error| self.line.failed(error))? {
                 Some(piece) => self.buffer.extend_from_slice(&piece),
-                None => return Err(RemoteError::Disconnected { server: self.server.clone() }),
+                None => return Err(RemoteError::Disconnected { server: self.line.server.clone() }),
             }
         }
     }

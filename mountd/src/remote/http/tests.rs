@@ -21,6 +21,8 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::limits::{REPLY_LEN_MAX, REPLY_MESSAGE_LEN_MAX};
 
+mod silent;
+
 fn volume() -> VolumeName {
     VolumeName::new("main").expect("a name")
 }
