@@ -23,6 +23,7 @@ mod commit;
 mod conflict;
 mod connection;
 mod download;
+mod events;
 mod filing;
 mod hash;
 mod lineage;

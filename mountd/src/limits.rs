@@ -66,6 +66,8 @@ pub const REPORT_WAIT_MS_MAX: u64 = 5_000;
 pub const RETRY_MS: std::ops::RangeInclusive<u64> = 50..=5_000;
 /// Most frames of the event stream that wait to be applied; past it the peer is slowed down.
 pub const STREAM_FRAMES_MAX: usize = 256;
+/// Bytes of memory of all events that wait to be applied, as much as a server lets wait; past it the peer is slowed down.
+pub const EVENTS_WAITING_LEN_MAX: u32 = 64 << 20;
 /// Prefixes asked in one step of a Merkle walk: a reply of about half a megabyte.
 pub const WALK_PREFIXES_AT_ONCE: usize = 1024;
 /// Differing records up to this many are applied as one batch; more are applied by kind, a batch at a time.

@@ -8,19 +8,17 @@ use dfs_shared::lineage::State;
 use dfs_shared::revision::Revision;
 use dfs_shared::wire::messages::{Committed, RegisterReply, RegisterRequest, StreamFrame};
 use dfs_shared::wire::report::MountEvent;
-use futures_util::{FutureExt, StreamExt};
-use tokio::sync::mpsc;
+use futures_util::FutureExt;
 
 use super::apply::{Incoming, apply, apply_what_fits};
 use super::commit;
+use super::events::{self, Frames, Waiting};
 use super::lineage;
 use super::reconcile::reconcile;
 use super::retry::Backoff;
 use super::shared::{Connection, EngineError, Shared, chain};
-use crate::limits::{RECONCILE_ATTEMPTS_MAX, STREAM_FRAMES_MAX};
+use crate::limits::RECONCILE_ATTEMPTS_MAX;
 use crate::remote::{FrameStream, RemoteError};
-
-type Frames = mpsc::Receiver<Result<StreamFrame, RemoteError>>;
 
 /// Connects again and again until the engine stops, or must not go on.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -85,7 +83,7 @@ async fn session(shared: &Arc<Shared>, backoff: &mut Backoff) -> Result<(), Engi
     commit::settle(shared).await?;
     let stream = shared.remote.stream(client.clone()).await?;
     let mut frames = follow(shared, stream);
-    let (revision, root) = match next(shared, &mut frames).await? {
+    let (revision, root) = match next(shared, &mut frames).await?.frame {
         StreamFrame::Hello { volume, revision, root } if volume == reply.volume => (revision, root),
         frame => return Err(EngineError::Diverged(format!("the event stream began with {frame:?}"))),
     };
@@ -93,16 +91,20 @@ async fn session(shared: &Arc<Shared>, backoff: &mut Backoff) -> Result<(), Engi
     backoff.reset();
     tracing::info!(server = shared.remote.name(), %client, %revision, "in step with the server");
     loop {
-        let frame = tokio::select! {
+        let Waiting { frame, room } = tokio::select! {
             biased;
             () = shared.broken.notified() => return Err(EngineError::Lost),
-            frame = next(shared, &mut frames) => frame?,
+            waiting = next(shared, &mut frames) => waiting?,
         };
-        let mut batch = vec![frame];
-        while let Ok(frame) = frames.try_recv() {
-            batch.push(frame?);
+        let (mut batch, mut rooms) = (vec![frame], vec![room]);
+        while let Ok(waiting) = frames.try_recv() {
+            let Waiting { frame, room } = waiting?;
+            batch.push(frame);
+            rooms.push(room);
         }
-        if let Some(lost) = take(shared, &client, batch).await? {
+        let lost = take(shared, &client, batch).await?;
+        drop(rooms);
+        if let Some(lost) = lost {
             go_online(shared, &client, &mut frames, lost, None).await?;
         }
     }
@@ -131,21 +133,15 @@ async fn register(shared: &Arc<Shared>) -> Result<RegisterReply, EngineError> {
 }
 
 /// Reads the stream into a queue, so that events are kept while a reconciliation lasts.
-fn follow(shared: &Arc<Shared>, mut stream: FrameStream) -> Frames {
-    let (sender, frames) = mpsc::channel(STREAM_FRAMES_MAX);
-    shared.tasks.spawn(async move {
-        while let Some(frame) = stream.next().await {
-            if sender.send(frame).await.is_err() {
-                return;
-            }
-        }
-    });
+fn follow(shared: &Arc<Shared>, stream: FrameStream) -> Frames {
+    let (frames, fill) = events::queue(stream);
+    shared.tasks.spawn(fill);
     frames
 }
 
-async fn next(shared: &Shared, frames: &mut Frames) -> Result<StreamFrame, EngineError> {
+async fn next(shared: &Shared, frames: &mut Frames) -> Result<Waiting, EngineError> {
     match frames.recv().await {
-        Some(frame) => Ok(frame?),
+        Some(waiting) => Ok(waiting?),
         None => Err(RemoteError::Disconnected { server: shared.remote.name() }.into()),
     }
 }
@@ -175,9 +171,11 @@ async fn go_online(
     for attempt in 0..RECONCILE_ATTEMPTS_MAX {
         let mut base = shared.base.lock().await;
         news += reconcile(shared, state.root, lost_after).await?;
-        let mut incoming = Incoming::default();
-        while let Ok(frame) = frames.try_recv() {
-            match frame? {
+        let (mut incoming, mut rooms) = (Incoming::default(), Vec::new());
+        while let Ok(waiting) = frames.try_recv() {
+            let Waiting { frame, room } = waiting?;
+            rooms.push(room);
+            match frame {
                 StreamFrame::Committed(event) => {
                     state = State { revision: event.revision, root: event.root };
                     incoming.add(event);
@@ -189,6 +187,7 @@ async fn go_online(
             }
         }
         news += apply_what_fits(shared, incoming)?;
+        drop(rooms);
         if shared.tree.base_root()? == state.root {
             *base = (*base).max(state.revision);
             if lost_after.is_some() {
