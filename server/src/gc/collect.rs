@@ -10,8 +10,8 @@ use dfs_shared::time::Timestamp;
 use super::references::{References, parts};
 use super::{Collector, GcError, Progress, earlier, now, open_lock};
 use crate::limits::UPKEEP_PAGE_LEN;
-use crate::metadata::ChunkPlace;
 use crate::metadata::upkeep::Kind;
+use crate::metadata::{ChunkPlace, MetadataError, ReadMetadata};
 
 /// What a pass did.
 #[derive(Debug, Default)]
@@ -34,6 +34,30 @@ struct Verdicts {
     take: Vec<[u8; 32]>,
 }
 
+impl Verdicts {
+    /// Decides about the hashes of a page that belong to this part. What was condemned at `taken_before` or earlier, and is not
+    /// referred to, is taken: that was before the references were read, so whoever refers to it since has reprieved it.
+    fn of<'h>(
+        snapshot: &dyn ReadMetadata,
+        kind: Kind,
+        page: impl Iterator<Item = &'h [u8; 32]>,
+        referred: &References,
+        taken_before: Timestamp,
+    ) -> Result<Self, MetadataError> {
+        let mut verdicts = Self::default();
+        for hash in page.filter(|hash| referred.covers(hash)) {
+            match (referred.contains(hash), snapshot.condemned_since(kind, hash)?) {
+                (true, Some(_)) => verdicts.reprieve.push(*hash),
+                (true, None) => {}
+                (false, None) => verdicts.condemn.push(*hash),
+                (false, Some(since)) if since <= taken_before => verdicts.take.push(*hash),
+                (false, Some(_)) => {}
+            }
+        }
+        Ok(verdicts)
+    }
+}
+
 impl Collector {
     /// Looks at everything once.
     pub(super) fn pass(&self, grace: Duration, progress: &mut Progress<'_>) -> Result<Pass, GcError> {
@@ -54,24 +78,6 @@ impl Collector {
     /// In how many parts so many hashes are looked at.
     pub(super) fn parts(&self, count: u64) -> u16 {
         parts(count, self.references_max)
-    }
-
-    /// Decides about one hash. `since` is when it was condemned, `begun` when this pass began to read references.
-    fn judge(
-        verdicts: &mut Verdicts,
-        hash: &[u8; 32],
-        is_referred: bool,
-        since: Option<Timestamp>,
-        taken_before: Timestamp,
-    ) {
-        match (is_referred, since) {
-            (true, Some(_)) => verdicts.reprieve.push(*hash),
-            (true, None) => {}
-            (false, None) => verdicts.condemn.push(*hash),
-            // It was condemned before the references were read: whoever refers to it since has reprieved it.
-            (false, Some(since)) if since <= taken_before => verdicts.take.push(*hash),
-            (false, Some(_)) => {}
-        }
     }
 
     /// Writes condemnations and reprieves of a page.
@@ -100,20 +106,15 @@ impl Collector {
         let (mut after, mut seen): (Option<ContentId>, u64) = (None, 0);
         loop {
             self.go_on()?;
-            let mut verdicts = Verdicts::default();
-            let last = self.metadata.read(|snapshot| {
-                verdicts = Verdicts::default();
+            let (page, mut verdicts) = self.metadata.read(|snapshot| {
                 let page = snapshot.contents_from(after.as_ref(), UPKEEP_PAGE_LEN)?;
-                for (id, _) in page.iter().filter(|(id, _)| referred.covers(id.as_bytes())) {
-                    let since = snapshot.condemned_since(Kind::Content, id.as_bytes())?;
-                    let is_referred = referred.contains(id.as_bytes());
-                    Self::judge(&mut verdicts, id.as_bytes(), is_referred, since, begun);
-                }
-                seen += page.len() as u64;
-                Ok(page.last().map(|(id, _)| *id))
+                let hashes = page.iter().map(|(id, _)| id.as_bytes());
+                let verdicts = Verdicts::of(snapshot, Kind::Content, hashes, &referred, begun)?;
+                Ok((page, verdicts))
             })?;
-            let Some(last) = last else { return Ok(()) };
-            after = Some(last);
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            seen += page.len() as u64;
             pass.has_more |= !verdicts.condemn.is_empty();
             self.write_verdicts(Kind::Content, &mut verdicts)?;
             let take = verdicts.take;
@@ -174,16 +175,11 @@ impl Collector {
         let (mut after, mut seen): (Option<ChunkHash>, u64) = (None, 0);
         loop {
             self.go_on()?;
-            let mut verdicts = Verdicts::default();
-            let page = self.metadata.read(|snapshot| {
-                verdicts = Verdicts::default();
+            let (page, mut verdicts) = self.metadata.read(|snapshot| {
                 let page = snapshot.chunks_from(after.as_ref(), UPKEEP_PAGE_LEN)?;
-                for (hash, _) in page.iter().filter(|(hash, _)| referred.covers(hash.as_bytes())) {
-                    let since = snapshot.condemned_since(Kind::Chunk, hash.as_bytes())?;
-                    let is_referred = referred.contains(hash.as_bytes());
-                    Self::judge(&mut verdicts, hash.as_bytes(), is_referred, since, taken_before);
-                }
-                Ok(page)
+                let hashes = page.iter().map(|(hash, _)| hash.as_bytes());
+                let verdicts = Verdicts::of(snapshot, Kind::Chunk, hashes, &referred, taken_before)?;
+                Ok((page, verdicts))
             })?;
             let Some((last, _)) = page.last() else { break };
             after = Some(*last);
