@@ -439,8 +439,13 @@ impl Cache {
             }
             None => {
                 inner.attached = false;
-                let known = row.filter(|_| is_on_server).map_or_else(Stamp::default, |row| row.stamp);
-                inner.discarded = Some(known);
+                // Of a file that is partly here nobody could tell later what of it was written.
+                inner.discarded = match row {
+                    _ if !backing.is_whole() => None,
+                    _ if !is_on_server => Some(Stamp::default()),
+                    Some(row) => Some(row.stamp),
+                    None => backing.stamp(&inner).ok(),
+                };
                 let node = inner.node;
                 drop(inner);
                 self.orphans.lock().insert(node, Arc::downgrade(backing));

@@ -152,7 +152,8 @@ impl Fs {
             self.invalidations.send(Invalidation::Data { ino });
         }
         if !mapped {
-            if let Some(node) = node {
+            // Another one than before, if the bytes were written too late for their file and became one of their own.
+            if let Some(node) = backing.node() {
                 self.unmark_open(node)?;
             }
             backing.unuse();
