@@ -195,6 +195,8 @@ pub const FEED_BYTES_MAX: usize = 8 << 20;
 pub const FEED_QUEUE_MAX: usize = 16_384;
 /// Most listeners of the feed at once.
 pub const FEED_LISTENERS_MAX: usize = 1024;
+/// Milliseconds that a server which ends waits for its listeners to hear of that: whoever does not read keeps it no longer.
+pub const FEED_FAREWELL_MS_MAX: u64 = 2_000;
 /// Bytes that one piece of an event stream gathers at most, beyond its first event.
 pub const FEED_PIECE_LEN: usize = 32 * 1024;
 /// Milliseconds after which access tokens are read again where the system gives no file watch: what "at once" means there.

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use dfs_shared::event::kinds::server::{ServerShuttingDown, ServerStarted};
 use dfs_shared::event::{EventBus, SubscribeError, Subscription};
@@ -26,6 +26,7 @@ pub use crate::engine::Engine;
 use crate::engine::{self, Drained, EngineConfig, Tls, TlsError};
 use crate::files::FileService;
 use crate::gc::{Background, Collector, Retention};
+use crate::limits::FEED_FAREWELL_MS_MAX;
 use crate::metadata::{MetadataError, MetadataStore};
 use crate::sessions::{SessionError, SessionService, Sweeper};
 use crate::sync::{SyncError, SyncService};
@@ -332,6 +333,7 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     let options =
         engine::Options { config: EngineConfig::default(), threads: config.threads, tls: tls.clone() };
     let prepared = engine::prepare(config.engine, listener, options).map_err(StartError::Threads)?;
+    let told = Arc::clone(&feed);
     let router = api::router(Arc::new(Api {
         sync,
         files,
@@ -351,6 +353,10 @@ pub fn start(config: Config) -> Result<Server, StartError> {
             // Sent or dropped: both mean stop.
             let _ = stopped.await;
             bus.publish(ServerShuttingDown);
+            // Before the engine is told to stop, which cuts event streams.
+            if !told.farewell(Duration::from_millis(FEED_FAREWELL_MS_MAX)).await {
+                tracing::warn!("some event streams do not read and were not told of the server's end");
+            }
         };
         let handler = Arc::new(router);
         let drained = prepared.serve(Arc::clone(&handler), shutdown);

@@ -9,7 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use dfs_tests::chunk_files::{ChunkFile, chunk_files, flip_bit};
 use dfs_tests::engine::{ENGINES, on_every_engine};
+use dfs_tests::log::Log;
 use dfs_tests::machine::{Need, say, scale};
+use dfs_tests::process::Daemon;
 use dfs_tests::random::Random;
 use dfs_tests::server::Server;
 use dfs_tests::upload::upload;
@@ -302,6 +304,52 @@ fn sigterm_ends_idle_connections_and_event_streams_and_exits_with_0() {
         ensure!(http::get(server.port(), "/health").is_err(), "nobody listens any more");
         Ok(())
     });
+}
+
+/// A curl that prints the events of a server; it listens by now.
+fn listen(server: &Server, query: &str) -> Result<(Daemon, Log)> {
+    let log = Log::default();
+    let mut command = Command::new("curl");
+    command.args(["-sSN", &format!("http://127.0.0.1:{}/api/events{query}", server.port())]);
+    process::quiet_environment(&mut command);
+    let curl = Daemon::spawn("curl", &mut command, &log)?;
+    log.wait_for("the first line of the events", DEADLINE, |line| line.contains("dfs events").then_some(()))?;
+    Ok((curl, log))
+}
+
+#[test]
+fn event_streams_are_told_of_the_servers_end_and_who_comes_back_of_its_start() {
+    on_every_engine("event_streams_are_told_of_the_servers_end", &[CURL], |server, _| {
+        let (all, picky) = (listen(server, "")?, listen(server, "?types=FileAdded")?);
+        let some = listen(server, "?types=ServerStarted,ServerShuttingDown")?;
+        server.stop()?;
+        for (name, (mut curl, log)) in [("all", all), ("some", some), ("picky", picky)] {
+            let status = curl.wait_exit(DEADLINE)?;
+            ensure!(status.success(), "{name}: the stream is cut: {status}");
+            ensure!(log.wait_end(DEADLINE), "{name}: the output goes on");
+            let told = log.text();
+            let is_told = told.matches("event: ServerShuttingDown").count() == 1
+                && told.trim_end().lines().last().is_some_and(|line| line.starts_with("data: "));
+            ensure!(is_told == (name != "picky"), "{name}: {told}");
+            if name == "all" {
+                let id = told.lines().filter_map(|line| line.strip_prefix("id: ")).next_back();
+                comes_back(server, id.context("an id")?)?;
+            }
+        }
+        let components_heard = server.has_said("serving") && server.has_said("shutting down");
+        ensure!(components_heard, "the logger is a component too");
+        ensure!(!server.has_said("were not told of the server's end"), "the end waited for a listener");
+        Ok(())
+    });
+}
+
+/// Starts the server again and comes back behind the last event.
+fn comes_back(server: &mut Server, last: &str) -> Result<()> {
+    server.start()?;
+    let (_curl, log) = listen(server, &format!("?since={last}"))?;
+    log.wait_for("the start", DEADLINE, |line| line.contains("event: ServerStarted").then_some(()))?;
+    ensure!(!log.contains("event: gap"), "nothing was missed: {}", log.text());
+    Ok(())
 }
 
 fn read_until(stream: &mut TcpStream, end: &[u8]) -> Result<Vec<u8>> {

@@ -73,7 +73,7 @@ async fn forward(mut listener: Listener, pieces: mpsc::Sender<StreamItem>) {
             next = tokio::time::timeout(silence, listener.next()) => next,
             () = pieces.closed() => return,
         };
-        let piece = next.unwrap_or(Bytes::from_static(b": still here\n\n"));
+        let Some(piece) = next.unwrap_or(Some(Bytes::from_static(b": still here\n\n"))) else { return };
         if pieces.send(Ok(piece.into())).await.is_err() {
             return;
         }

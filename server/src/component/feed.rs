@@ -10,18 +10,22 @@
 //! Policy when full: publishers never wait. A full queue drops the newest events and the ring gets a `gap` in their place; a listener
 //! that is slower than the ring is long loses the oldest ones and is told so by a `gap`, then goes on. Event ids are
 //! `BOOT-NUMBER-MARK`: numbers grow by one without holes, and begin anew with another BOOT when the server starts.
+//! The end of the server is the last event that a listener gets; its start is told to those that come back from before it.
 //! Invariant: a listener sees the events that it wants in order, each once, or a `gap` where some are missing.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
+use dfs_shared::event::Event;
+use dfs_shared::event::kinds::server::{ServerShuttingDown, ServerStarted};
 use dfs_shared::ids::VolumeName;
 use dfs_shared::revision::Revision;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::limits::{FEED_BYTES_MAX, FEED_EVENTS_MAX, FEED_LISTENERS_MAX, FEED_PIECE_LEN};
 use crate::metadata::MetadataStore;
@@ -58,6 +62,10 @@ pub struct Feed {
     /// The number of the next event; listeners wait for it to change.
     next: watch::Sender<u64>,
     listeners: AtomicUsize,
+    /// Told whenever a listener leaves.
+    left: Notify,
+    /// Whether the end of the server is in the ring: listeners leave behind it.
+    is_ended: AtomicBool,
     /// Events that found the queue full and are not told as a gap yet.
     dropped: AtomicU64,
     /// Where changes of past commits are read, once the feed has joined the bus.
@@ -72,6 +80,8 @@ struct Ring {
     first: u64,
     /// All file events of later revisions are here.
     floors: HashMap<VolumeName, Revision>,
+    /// The start of this server, once it is in the ring; kept for listeners that come back from before it.
+    begun: Option<Entry>,
 }
 
 impl std::fmt::Debug for Feed {
@@ -86,6 +96,8 @@ struct Start {
     at: u64,
     /// What it has missed for certain or perhaps.
     gap: Option<Entry>,
+    /// The start of the server that came after all that it has heard.
+    begun: Option<Entry>,
     /// What is told before the ring.
     past: Option<Past>,
     /// How far the listener has heard of the volume's commits.
@@ -101,6 +113,8 @@ impl Feed {
             ring: Mutex::default(),
             next: watch::Sender::new(0),
             listeners: AtomicUsize::new(0),
+            left: Notify::new(),
+            is_ended: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             store: OnceLock::new(),
         }
@@ -108,6 +122,7 @@ impl Feed {
 
     /// Adds an event and wakes the listeners.
     pub(crate) fn add(&self, entry: Entry) {
+        let is_end = entry.kind == ServerShuttingDown::NAME;
         let dropped = self.dropped.swap(0, Ordering::AcqRel);
         let mut ring = self.ring.lock();
         if dropped > 0 {
@@ -116,7 +131,24 @@ impl Feed {
         ring.push(entry);
         let next = ring.next();
         drop(ring);
+        self.is_ended.fetch_or(is_end, Ordering::AcqRel);
         self.next.send_replace(next);
+    }
+
+    /// Waits until every listener has been handed the server's end, which makes it leave; `longest` bounds the wait for those that do not
+    /// take what they are sent. Tells whether all have left.
+    pub async fn farewell(&self, longest: Duration) -> bool {
+        let all_left = async {
+            loop {
+                // Made before the look, so that who leaves in between is heard of.
+                let left = self.left.notified();
+                if self.listeners.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                left.await;
+            }
+        };
+        tokio::time::timeout(longest, all_left).await.is_ok()
     }
 
     /// Begins to listen; the place is taken at once, so that nothing that follows is missed.
@@ -134,8 +166,15 @@ impl Feed {
 
     fn place(&self, wanted: &Wanted, since: &Since) -> Start {
         let ring = self.ring.lock();
+        let start = self.place_in(&ring, wanted, since);
+        let is_from_before = matches!(*since, Since::Event { boot, .. } if boot != self.boot);
+        let begun = ring.begun.as_ref().filter(|begun| is_from_before && wanted.takes(begun)).cloned();
+        Start { begun, ..start }
+    }
+
+    fn place_in(&self, ring: &Ring, wanted: &Wanted, since: &Since) -> Start {
         let newest = Mark::end_of(wanted.newest);
-        let begin = |at, gap, mark| Start { at, gap, past: None, mark };
+        let begin = |at, gap, mark| Start { at, gap, begun: None, past: None, mark };
         match *since {
             Since::Now => begin(ring.next(), None, newest),
             Since::Event { boot, number, mark }
@@ -144,7 +183,7 @@ impl Feed {
                 let mark = mark.unwrap_or(Mark::end_of(Revision::ZERO));
                 begin(number.saturating_add(1).min(ring.next()), None, mark)
             }
-            Since::Event { mark: Some(mark), .. } => self.behind(&ring, wanted, mark),
+            Since::Event { mark: Some(mark), .. } => self.behind(ring, wanted, mark),
             Since::Event { boot, .. } if boot != self.boot => {
                 begin(ring.next(), Some(gap(None, "the server was started anew since that event")), newest)
             }
@@ -152,7 +191,7 @@ impl Feed {
             Since::Event { number, .. } => {
                 begin(number.saturating_add(1), None, Mark::end_of(Revision::ZERO))
             }
-            Since::Revision { since } => self.behind(&ring, wanted, Mark::end_of(since)),
+            Since::Revision { since } => self.behind(ring, wanted, Mark::end_of(since)),
         }
     }
 
@@ -166,13 +205,13 @@ impl Feed {
         let at = ring.entries.iter().position(is_later);
         let at = at.map_or(ring.next(), |at| ring.first + at as u64);
         if mark >= in_ring || !wanted.takes_files() {
-            return Start { at, gap: None, past: None, mark };
+            return Start { at, gap: None, begun: None, past: None, mark };
         }
         match self.store.get() {
-            Some(_) => Start { at, gap: None, past: Some(Past::new(mark, floor)), mark },
+            Some(_) => Start { at, gap: None, begun: None, past: Some(Past::new(mark, floor)), mark },
             None => {
                 let gap = Some(gap(None, "the events of earlier revisions are not kept"));
-                Start { at, gap, past: None, mark }
+                Start { at, gap, begun: None, past: None, mark }
             }
         }
     }
@@ -213,6 +252,9 @@ impl Ring {
             && !self.floors.contains_key(volume)
         {
             self.floors.insert(volume.clone(), Revision(mark.revision.0.saturating_sub(1)));
+        }
+        if entry.kind == ServerStarted::NAME {
+            self.begun = Some(entry.clone());
         }
         self.bytes += entry.data.len();
         self.entries.push_back(entry);

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::ids::{ClientId, NodeId};
@@ -389,6 +388,19 @@ fn feed_until(reader: &mut impl BufRead, wanted: &str) {
         let piece = chunk_of(reader).expect("the feed goes on");
         told.push_str(&String::from_utf8(piece).unwrap());
     }
+}
+
+#[test]
+fn open_event_streams_are_told_that_the_server_ends() {
+    let (_dir, server) = running();
+    let mut feed = connect(&server);
+    feed.write_all(b"GET /api/events?types=ServerShuttingDown HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut feed = BufReader::new(feed);
+    assert_eq!(head_of(&mut feed).0, 200);
+    feed_until(&mut feed, "dfs events");
+    server.shutdown();
+    feed_until(&mut feed, "event: ServerShuttingDown");
+    while chunk_of(&mut feed).is_some() {}
 }
 
 #[test]

@@ -319,18 +319,4 @@ fn text(path: Option<Vec<u8>>) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_beyond_those_that_may_wait_are_counted_as_dropped() {
-        let (feed, bus) = (Arc::new(Feed::new(1)), EventBus::new());
-        let (queue, _waiting) = mpsc::sync_channel(FEED_QUEUE_MAX);
-        let _joined = listen::<ServerShuttingDown>(&feed, &bus, &queue).unwrap();
-        let dropped = || feed.dropped.load(Ordering::Acquire);
-        (0..FEED_QUEUE_MAX).for_each(|_| bus.publish(ServerShuttingDown));
-        assert_eq!(dropped(), 0);
-        bus.publish(ServerShuttingDown);
-        assert_eq!(dropped(), 1);
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! One listener's place in the feed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -82,7 +82,8 @@ pub struct Listener {
     feed: Arc<Feed>,
     wanted: Wanted,
     at: u64,
-    gap: Option<Entry>,
+    /// What is told before anything else.
+    first: VecDeque<Entry>,
     past: Option<Past>,
     /// How far the volume's commits were told.
     mark: Mark,
@@ -93,32 +94,35 @@ pub struct Listener {
 
 impl Listener {
     pub(super) fn new(feed: Arc<Feed>, wanted: Wanted, start: Start, next: watch::Receiver<u64>) -> Self {
-        let Start { at, gap, past, mark } = start;
-        Self { feed, wanted, at, gap, past, mark, told: Mark::end_of(Revision::ZERO), next }
+        let Start { at, gap, begun, past, mark } = start;
+        let first = gap.into_iter().chain(begun).collect();
+        Self { feed, wanted, at, first, past, mark, told: Mark::end_of(Revision::ZERO), next }
     }
 
-    /// Waits for the next events that are wanted; returns them as the stream has them. Nothing is lost if it is not waited for to
-    /// the end.
-    pub async fn next(&mut self) -> Bytes {
-        if let Some(gap) = self.gap.take() {
+    /// Waits for the next events that are wanted; returns them as the stream has them, `None` once the server's end was told. Nothing is
+    /// lost if it is not waited for to the end.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        if let Some(first) = self.first.pop_front() {
             let mut text = String::new();
-            write_event(&mut text, None, &gap);
-            return text.into();
+            write_event(&mut text, None, &first);
+            return Some(text.into());
         }
         while let Some(past) = self.past {
             let (feed, wanted) = (Arc::clone(&self.feed), self.wanted.clone());
             let Read { text, mark, rest } = offload(move || feed.read_past(&wanted, past)).await;
             (self.mark, self.told, self.past) = (mark, mark, rest);
             if !text.is_empty() {
-                return text.into();
+                return Some(text.into());
             }
         }
         loop {
             // Seen before the ring is read, so that what comes in between wakes.
             self.next.borrow_and_update();
+            // Known before the ring is read: then the end is in it.
+            let is_ended = self.feed.is_ended.load(Ordering::Acquire);
             let taken = self.feed.take(&self.wanted, &mut self.at, &mut self.mark, self.told);
-            if let Some(events) = taken {
-                return events;
+            if taken.is_some() || is_ended {
+                return taken;
             }
             let waited = self.next.changed().await;
             waited.expect("the feed holds the sender, and the listener the feed");
@@ -129,5 +133,6 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.feed.listeners.fetch_sub(1, Ordering::AcqRel);
+        self.feed.left.notify_waiters();
     }
 }

@@ -24,7 +24,7 @@ fn wanted_at(newest: u64) -> Wanted {
 
 /// The names and ids of the next events.
 fn next(listener: &mut Listener) -> Vec<String> {
-    let text = String::from_utf8(block_on(listener.next()).to_vec()).unwrap();
+    let text = String::from_utf8(block_on(listener.next()).unwrap().to_vec()).unwrap();
     let event = |event: &str| {
         let line = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("-");
         assert!(line("data: ").starts_with('{'), "{event}");
@@ -96,7 +96,7 @@ fn a_listener_that_is_slower_than_the_ring_is_told_how_much_it_missed() {
     for revision in 1..=FEED_EVENTS_MAX as u64 + 2 {
         feed.add(event("A", "main", Some(revision)));
     }
-    let text = String::from_utf8(block_on(slow.next()).to_vec()).unwrap();
+    let text = String::from_utf8(block_on(slow.next()).unwrap().to_vec()).unwrap();
     assert!(text.starts_with("event: gap\ndata: {") && text.contains("\"missed\":2"), "{}", &text[..200]);
     assert!(text.contains("\nid: b-2-3.0\n"), "it goes on with the oldest");
     let mut early = feed.listen(wanted_at(9999), &since(1)).unwrap();
@@ -148,9 +148,58 @@ fn a_mark_survives_its_text_and_ids_carry_how_far_the_commits_were_told() {
     for (of, revision) in [("main", None), ("other", Some(9)), ("main", Some(5)), ("main", None)] {
         feed.add(event("A", of, revision));
     }
-    let text = String::from_utf8(block_on(listener.next()).to_vec()).unwrap();
+    let text = String::from_utf8(block_on(listener.next()).unwrap().to_vec()).unwrap();
     let ids: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
     assert_eq!(ids, ["b-0-4", "b-2-5.0", "b-3-5.0"]);
     let Some(Since::Event { mark, .. }) = Since::from_id(ids[1]) else { panic!("an id") };
     assert_eq!(mark, Some(Mark { revision: Revision(5), index: 0 }));
+}
+
+#[test]
+fn who_comes_back_from_before_the_start_is_told_of_it_once_and_nobody_else() {
+    let feed = Arc::new(Feed::new(0xb));
+    let come_back =
+        |kinds: &[&str], id: &str| feed.listen(wanted(kinds), &Since::from_id(id).unwrap()).unwrap();
+    let mut early = come_back(&["A", "ServerStarted"], "a-7-0.0");
+    feed.add(Entry { kind: "ServerStarted", volume: None, mark: None, data: "{}".to_owned() });
+    feed.add(event("A", "main", None));
+    assert_eq!(next(&mut early), ["ServerStarted b-0", "A b-1"], "it hears of the start as it happens");
+    let mut late = come_back(&["A", "ServerStarted"], "a-7-0.0");
+    assert_eq!(next(&mut late), ["ServerStarted -"]);
+    feed.add(event("A", "main", None));
+    assert_eq!(next(&mut late), ["A b-2"]);
+    let mut unmarked = come_back(&["ServerStarted"], "a-7");
+    assert_eq!([next(&mut unmarked), next(&mut unmarked)].concat(), ["gap -", "ServerStarted -"]);
+    let mut picky = come_back(&["A"], "a-7-0.0");
+    let mut from_here = come_back(&["A", "ServerStarted"], "b-2-0.0");
+    feed.add(event("A", "main", None));
+    assert_eq!(next(&mut picky), ["A b-3"]);
+    assert_eq!(next(&mut from_here), ["A b-3"]);
+}
+
+#[test]
+fn a_listener_leaves_behind_the_servers_end_whatever_it_wants() {
+    let feed = Arc::new(Feed::new(0xb));
+    let mut all = feed.listen(wanted(&[]), &Since::Now).unwrap();
+    let mut picky = feed.listen(wanted(&["B"]), &Since::Now).unwrap();
+    feed.add(event("A", "main", None));
+    feed.add(Entry { kind: "ServerShuttingDown", volume: None, mark: None, data: "{}".to_owned() });
+    assert_eq!(next(&mut all), ["A b-0", "ServerShuttingDown b-1"]);
+    assert_eq!(block_on(all.next()), None);
+    assert_eq!(block_on(picky.next()), None);
+}
+
+#[tokio::test]
+async fn a_farewell_waits_for_all_listeners_but_not_longer_than_it_may() {
+    let feed = Arc::new(Feed::new(0xb));
+    assert!(feed.farewell(Duration::MAX).await, "nobody listens");
+    let (slow, slower) = (feed.listen(wanted(&[]), &Since::Now), feed.listen(wanted(&[]), &Since::Now));
+    assert!(!feed.farewell(Duration::ZERO).await);
+    let waiting = Arc::clone(&feed);
+    let farewell = tokio::spawn(async move { waiting.farewell(Duration::MAX).await });
+    drop(slow);
+    tokio::task::yield_now().await;
+    assert!(!farewell.is_finished());
+    drop(slower);
+    assert!(farewell.await.unwrap());
 }

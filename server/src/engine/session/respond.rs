@@ -73,17 +73,23 @@ impl<S: Socket> Session<'_, S> {
             }
             self.io.flush(&mut self.output).await?;
             if kind == Kind::Events && self.io.is_stopped().await {
-                self.machine.close_after_response();
-                return Ok(());
+                return self.cut_events(&mut items).await;
             }
             match self.next_item(&mut items, kind).await? {
                 Ok(item) => self.send_item(item).await?,
                 Err(Pause::Finished) => return Ok(()),
-                Err(Pause::Cut) => {
-                    self.machine.close_after_response();
-                    return Ok(());
-                }
+                Err(Pause::Cut) => return self.cut_events(&mut items).await,
             }
+        }
+        Ok(())
+    }
+
+    /// Ends a stream with what was handed over before the reason to stop was seen.
+    async fn cut_events(&mut self, items: &mut Receiver<StreamItem>) -> Result<(), Gone> {
+        self.machine.close_after_response();
+        for _ in 0..items.len() {
+            let Ok(item) = items.try_recv() else { break };
+            self.send_item(item).await?;
         }
         Ok(())
     }

@@ -223,7 +223,7 @@ pub struct ServerStarted {
     pub address: SocketAddr,
 }
 
-/// The server takes no new connections and will end.
+/// The server was told to end: it takes no more connections soon, finishes what is in flight and goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerShuttingDown;
 
