@@ -307,6 +307,20 @@ fn bad_requests_are_told_which_field_is_wrong() {
             let refused = post(cluster, 400, route, &body)?;
             ensure!(text(&refused["error"], "message")?.contains(&field), "{field}: {refused}");
         }
+        let file = json!(["f", null, 1, null, "modified"]);
+        for (route, body) in [
+            ("register", json!(["laptop1"])),
+            ("sync/start", json!(["laptop1-1"])),
+            ("sync/diff", json!([id, []])),
+            ("sync/diff", json!({ "session_id": id, "snapshot": [file] })),
+            ("file/upload_chunk", json!([id, "f", 0, 1, "78", sha256(b"x")])),
+            ("file/upload_complete", json!([id, "f", sha256(b"x")])),
+            ("metadata/add", json!(["f", null, 0])),
+        ] {
+            let refused = post(cluster, 400, route, &body)?;
+            let (code, message) = (text(&refused["error"], "code")?, text(&refused["error"], "message")?);
+            ensure!(code == "bad_json" && message.contains("JSON object"), "{route}: {refused}");
+        }
         let unknown = "0".repeat(32);
         let refused = get(cluster, 404, &format!("sync/status?session_id={unknown}"))?;
         ensure!(refused["error"]["code"] == "session_not_found", "{refused}");

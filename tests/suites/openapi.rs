@@ -8,6 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use dfs_shared::wire::messages::{RegisterReply, RegisterRequest};
+use dfs_shared::wire::{CONTENT_TYPE, decode, encode};
 use dfs_tests::engine::on_every_engine;
 use dfs_tests::http::{self, Reply};
 use dfs_tests::schema::Description;
@@ -86,6 +88,13 @@ impl<'s> Checked<'s> {
     fn check(&self, ask: &Ask<'_>, reply: &Reply) -> Result<()> {
         let operation = self.operation(ask.method, ask.path)?;
         self.check_query(ask, operation)?;
+        if reply.status < 300
+            && let Some((_, label)) = ask.headers.iter().find(|(name, _)| *name == "Content-Type")
+        {
+            let media_type = label.split(';').next().unwrap_or_default().to_ascii_lowercase();
+            let body = self.description.resolve(&operation["requestBody"])?;
+            ensure!(body["content"][media_type].is_object(), "a body of the type {label} is not described");
+        }
         if reply.status < 300 && ask.body.starts_with(b"{") {
             let body = self.description.resolve(&operation["requestBody"])?;
             let schema = &body["content"]["application/json"]["schema"];
@@ -214,6 +223,26 @@ fn start(api: &mut Checked<'_>, client: &str) -> Result<String> {
     text(&started, "session_id")
 }
 
+/// Registers with the message that mounts send; the id is as good as one that was given in JSON.
+fn register_as_mounts_do(api: &mut Checked<'_>) -> Result<()> {
+    let request = RegisterRequest { client_name: "laptop2".to_owned(), client: None, uid: 0, gid: 0 };
+    let labels = [CONTENT_TYPE, "Application/X-DFS; charset=binary"];
+    for label in labels {
+        let headers = [("Content-Type", label)];
+        let message = |body| Ask { headers: &headers, body, ..ask("POST", REGISTER, "") };
+        let reply = api.wants(200, message(encode(&request)))?;
+        ensure!(header(&reply, "content-type") == CONTENT_TYPE, "{}", reply.head);
+        let registered: RegisterReply = decode(&reply.body)?;
+        start(api, registered.client.as_str())?;
+        let refused = api.json(400, message(br#"{"client_name": "laptop2"}"#.to_vec()))?;
+        ensure!(refused["error"]["code"] == "not_a_message", "{refused}");
+    }
+    // Without the label it is meant to be JSON.
+    let refused = api.json(400, Ask { body: encode(&request), ..ask("POST", REGISTER, "") })?;
+    ensure!(refused["error"]["code"] == "bad_json", "{refused}");
+    Ok(())
+}
+
 /// Uploads `dir/file` in two chunks.
 fn sessions(api: &mut Checked<'_>) -> Result<()> {
     let post = |path| ask("POST", path, "");
@@ -227,6 +256,7 @@ fn sessions(api: &mut Checked<'_>) -> Result<()> {
         api.json(200, post(REGISTER).json(&json!({"client_name": "laptop1", "platform": "linux"})))?;
     let client = text(&client, "client_id")?;
     let session = start(api, &client)?;
+    register_as_mounts_do(api)?;
 
     let gone = json!({"session_id": NO_SESSION, "local_snapshot": []});
     api.wants(400, post(DIFF).json(&none))?;

@@ -6,16 +6,44 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use dfs_shared::hash::ChunkHash;
-use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::status::ApiError;
 use crate::metadata::sessions::SessionId;
 use crate::router::Call;
 
-/// Takes a JSON body apart. Fields that have to be there are `Option`s for [`need`], so that a missing one is named.
+/// Takes a JSON body apart, which has to be an object. Fields that have to be there are `Option`s for [`need`], so that a missing one
+/// is named.
 pub(super) fn from_json<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| ApiError::Json { why: error.to_string() })
+    let read: Result<JsonObject<T>, _> = serde_json::from_slice(body);
+    read.map(|object| object.0).map_err(|error| ApiError::Json { why: error.to_string() })
+}
+
+/// A JSON object whose fields are those of `T`. By itself serde also takes an array for a struct and gives each field the item at its
+/// place, so every struct inside a body stands in one of these as well.
+#[derive(Debug)]
+pub(super) struct JsonObject<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = JsonObject<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(fields)).map(JsonObject)
+    }
 }
 
 /// A list of which only the first `MAX` items are kept: one of two bytes takes a hundred in memory.
@@ -85,4 +113,52 @@ pub(super) fn sha256(name: &'static str, text: &str) -> Result<ChunkHash, ApiErr
 /// Says what is wrong with a field.
 pub(super) fn field(name: &'static str, why: impl Into<String>) -> ApiError {
     ApiError::BadField { name, why: why.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Body<'a> {
+        text: Option<Cow<'a, str>>,
+        #[serde(default)]
+        inner: Vec<JsonObject<Inner>>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Inner {
+        number: Option<u64>,
+    }
+
+    #[test]
+    fn a_body_is_an_object_and_so_is_every_struct_in_it() {
+        let body: Body<'_> =
+            from_json(br#" {"text": "a", "inner": [{"number": 1}, {}], "more": [2]}"#).unwrap();
+        assert!(matches!(body.text, Some(Cow::Borrowed("a") | Cow::Owned(_))));
+        assert_eq!(body.inner.iter().map(|inner| inner.0.number).collect::<Vec<_>>(), [Some(1), None]);
+        let bad: [&[u8]; 8] = [
+            b"[]",
+            br#"["a"]"#,
+            br#" [{"text": "a"}]"#,
+            br#""a""#,
+            b"1",
+            b"null",
+            b"true",
+            br#"{"inner": [[1]]}"#,
+        ];
+        for body in bad {
+            let refused = from_json::<Body<'_>>(body).unwrap_err().to_string();
+            assert!(refused.contains("expected a JSON object"), "{}: {refused}", body.escape_ascii());
+        }
+        for cut in [&b""[..], b"{", br#"{"text""#, b"{} {}"] {
+            assert!(
+                matches!(from_json::<Body<'_>>(cut), Err(ApiError::Json { .. })),
+                "{}",
+                cut.escape_ascii()
+            );
+        }
+    }
 }

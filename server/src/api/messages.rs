@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::status::{ApiError, answer};
 use super::{Api, volume_of};
 use crate::blocking::offload;
-use crate::http::{Response, Status};
+use crate::http::{Request, Response, Status};
 use crate::limits::{QUERY_LEN_MAX, SMALL_BODY_LEN_MAX};
 use crate::router::Call;
 use crate::sync::{CheckedRequest, SyncError, SyncService};
@@ -133,7 +133,14 @@ where
     offload(move || reply(&work(&sync, &volume, &request)?)).await
 }
 
+/// Tells whether a request's body is labelled as a message, on routes that take JSON as well.
+pub(super) fn is_message(request: &Request) -> bool {
+    let label = request.header("Content-Type").unwrap_or_default();
+    let media_type = label.split(';').next().unwrap_or_default();
+    media_type.trim().eq_ignore_ascii_case(CONTENT_TYPE)
+}
+
 /// Encodes an answer.
-fn reply<R: Serialize>(message: &R) -> Result<Response, ApiError> {
+pub(super) fn reply<R: Serialize>(message: &R) -> Result<Response, ApiError> {
     Ok(Response::full(Status::OK, CONTENT_TYPE, encode(message)))
 }

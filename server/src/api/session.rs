@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::fields::{AtMost, field, from_json, need, query, session_id};
+use super::fields::{AtMost, JsonObject, field, from_json, need, query, session_id};
 use super::json::{Told, file};
 use super::status::{ApiError, answer};
 use super::{Api, volume_asked};
@@ -125,7 +125,7 @@ fn send_snapshot(
 struct Diff<'a, const FILES_MAX: usize> {
     session_id: Option<Cow<'a, str>>,
     #[serde(alias = "snapshot")]
-    local_snapshot: Option<AtMost<LocalJson, FILES_MAX>>,
+    local_snapshot: Option<AtMost<JsonObject<LocalJson>, FILES_MAX>>,
     merkle_root: Option<Cow<'a, str>>,
 }
 
@@ -141,10 +141,15 @@ struct LocalJson {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "`sync_state` is a word, or a JSON object with a `status`")]
 enum StateJson {
     Word(String),
-    Object { status: String },
+    Object(JsonObject<StatusJson>),
+}
+
+#[derive(Debug, Deserialize)]
+struct StatusJson {
+    status: String,
 }
 
 /// `POST /api/sync/diff`
@@ -190,7 +195,7 @@ fn read_diff<const FILES_MAX: usize>(body: &[u8]) -> Result<DiffRequest, ApiErro
         (None, None) => return Err(ApiError::FieldMissing { name: "local_snapshot" }),
     };
     let mut local = BTreeMap::new();
-    for file in files {
+    for JsonObject(file) in files {
         let text = need(file.file_path.as_deref(), "file_path")?;
         let path = FilePath::from_text(text)
             .map_err(|error| field("file_path", format!("`{text}` is a {error}")))?;
@@ -212,7 +217,7 @@ fn local_file(file: &LocalJson, path: &str) -> Result<LocalFile, ApiError> {
     };
     let status = match &file.sync_state {
         None => None,
-        Some(StateJson::Word(word) | StateJson::Object { status: word }) => {
+        Some(StateJson::Word(word) | StateJson::Object(JsonObject(StatusJson { status: word }))) => {
             let status = SyncStatus::from_word(word);
             Some(status.ok_or_else(|| {
                 let why = "must be one of synced, modified, syncing, conflict, deleted";
