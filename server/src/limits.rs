@@ -135,6 +135,9 @@ pub const FILE_TRIES_MAX: usize = 16;
 pub const FILE_PAGE_LEN_DEFAULT: usize = 1000;
 /// Bytes read for hashes that nobody told, after which a page of a list ends: a fraction of a second.
 pub const FILE_PAGE_HASHED_LEN_MAX: u64 = 256 << 20;
+/// Bytes that one request for a file's history reads for hashes that nobody told: some seconds. Each version may be of
+/// [`FILE_HASH_LEN_MAX`] bytes, and there may be [`FILE_VERSIONS_MAX`] of them.
+pub const FILE_HISTORY_HASHED_LEN_MAX: u64 = 1 << 30;
 /// Longest text of an import in bytes: some 100,000 records, which the metadata language has as its own limit.
 pub const IMPORT_LEN_MAX: usize = 32 << 20;
 /// Largest body with metadata of files in bytes: [`METADATA_RECORDS_MAX`] records of 4 KiB.

@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use dfs_shared::ddl::SyncStatus;
 use dfs_shared::event::EventBus;
 use dfs_shared::hash::{ChunkHash, MerkleHash};
 use dfs_shared::ids::{ClientId, VolumeName};
@@ -27,7 +28,7 @@ use crate::files::{FileInfo, FilePath, FileService, FilesError};
 use crate::limits::{
     CLIENT_SESSIONS_MAX, FILE_PAGE_LEN_DEFAULT, PLAN_FILES_MAX, SESSION_SILENCE_S_MAX, SESSIONS_MAX,
 };
-use crate::metadata::sessions::{SessionId, SessionRow};
+use crate::metadata::sessions::{PathUnderWay, SessionId, SessionRow, WhichSessions};
 use crate::metadata::{MetadataError, MetadataStore, Volume, WriteMetadata};
 use crate::sync::SyncError;
 
@@ -187,6 +188,29 @@ impl SessionService {
     pub fn status(&self, id: &SessionId) -> Result<SessionRow, SessionError> {
         let row = self.metadata.read(|snapshot| snapshot.session(id))?;
         row.filter(|row| !state::is_expired(row.heard, now())).ok_or_else(|| not_found(id))
+    }
+
+    /// Tells what sessions have under way at each of these paths of a volume: [`SyncStatus::Conflict`] where a plan waits for its
+    /// client to decide, otherwise [`SyncStatus::Syncing`] where an upload has begun and is not published. Blocks.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn under_way(
+        &self,
+        volume: &VolumeName,
+        paths: &[&[u8]],
+    ) -> Result<Vec<Option<SyncStatus>>, SessionError> {
+        let heard_from = state::expired_before(now());
+        let which = WhichSessions { volume, states: State::bits_of_open(), heard_from };
+        let found = self.metadata.read(|snapshot| {
+            paths.iter().map(|path| snapshot.path_under_way(which, path)).collect::<Result<Vec<_>, _>>()
+        })?;
+        let status = |found: PathUnderWay| match found {
+            PathUnderWay { is_in_conflict: true, .. } => Some(SyncStatus::Conflict),
+            PathUnderWay { is_staged: true, .. } => Some(SyncStatus::Syncing),
+            PathUnderWay { .. } => None,
+        };
+        Ok(found.into_iter().map(status).collect())
     }
 
     /// Checks that a call fits a session. Blocks.

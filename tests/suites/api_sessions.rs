@@ -458,6 +458,64 @@ fn a_listener_sees_a_session() {
     });
 }
 
+/// What the metadata routes say of a file's state, which they agree on.
+fn sync_state(cluster: &Cluster, path: &str) -> Result<String> {
+    let one = get(cluster, 200, &format!("metadata/get/{path}"))?;
+    let listed = get(cluster, 200, &format!("metadata/list?prefix={path}"))?;
+    let history = get(cluster, 200, &format!("metadata/history/{path}"))?;
+    let exported = curl(cluster, &[], &format!("metadata/export?prefix={path}"))?;
+    let state = text(&one, "sync_state")?;
+    let same = [&listed["files"][0], &history["versions"][0]].iter().all(|file| file["sync_state"] == *state);
+    let exported = String::from_utf8(exported.body)?;
+    let same = same && exported.contains(&format!("status: \"{state}\""));
+    ensure!(same, "{one} {listed} {history} {exported}");
+    let old = history["versions"].as_array().into_iter().flatten().skip(1);
+    ensure!(old.into_iter().all(|version| version["sync_state"] == "synced"), "{history}");
+    Ok(state)
+}
+
+#[test]
+fn a_file_is_syncing_while_an_upload_of_it_is_under_way_and_in_conflict_until_the_client_decides() {
+    with_mount(|cluster| {
+        let is = |cluster: &Cluster, path: &str, wanted: &str| {
+            let found = sync_state(cluster, path)?;
+            ensure!(found == wanted, "{path}: {found} is not {wanted}");
+            Ok(())
+        };
+        for name in ["edited", "disputed"] {
+            fs::write(cluster.a().join(name), b"one")?;
+        }
+        cluster.settle()?;
+        let hash = sha256(b"new");
+        post(cluster, 202, "metadata/add", &json!({ "file_path": "announced", "hash": hash, "size": 3 }))?;
+        is(cluster, "edited", "synced")?;
+        is(cluster, "announced", "modified")?;
+
+        let client = Client::start(cluster)?;
+        let local: [(&str, &[u8], Option<u64>); 3] =
+            [("edited", b"two", Some(1)), ("disputed", b"two", None), ("announced", b"new", None)];
+        let plan = client.diff(cluster, &local)?;
+        ensure!(plan["conflicts"] == json!(["disputed"]), "{plan}");
+        is(cluster, "edited", "synced")?;
+        is(cluster, "disputed", "conflict")?;
+        for (path, bytes) in [("edited", b"two"), ("announced", b"new"), ("disputed", b"two")] {
+            client.put(cluster, path, 0, 1, bytes)?;
+        }
+        for (path, state) in [("edited", "syncing"), ("announced", "syncing"), ("disputed", "conflict")] {
+            is(cluster, path, state)?;
+        }
+        // Also where nobody was told: the state is the server's, not the session's.
+        cluster.server.kill();
+        cluster.server.start()?;
+        is(cluster, "edited", "syncing")?;
+        for (path, bytes) in [("edited", b"two"), ("announced", b"new"), ("disputed", b"two")] {
+            client.complete(cluster, 200, path, &sha256(bytes))?;
+            is(cluster, path, "synced")?;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn a_conflict_between_a_session_and_a_mount_loses_neither_side() {
     with_mount(|cluster| {

@@ -2,11 +2,12 @@
 //!
 //! Leaves every rule to `files`. The volume is the query parameter `volume`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use dfs_shared::ddl::{FileHash, FileMetadata, ModifiedAt, SyncStatus};
-use dfs_shared::hash::ChunkHash;
+use dfs_shared::hash::{ChunkHash, ContentId};
 use dfs_shared::ids::{ClientId, VolumeName};
 use serde_json::{Value, json};
 
@@ -17,10 +18,11 @@ use crate::blocking::offload;
 use crate::files::{Added, FileInfo, FilePath, FileService, FilesError, MetadataChange, NewFile, Page};
 use crate::http::{Response, Status};
 use crate::limits::{
-    FILE_PAGE_HASHED_LEN_MAX, FILE_PAGE_LEN_DEFAULT, FILE_PAGE_LEN_MAX, METADATA_BODY_LEN_MAX,
-    METADATA_RECORDS_MAX,
+    FILE_HISTORY_HASHED_LEN_MAX, FILE_PAGE_HASHED_LEN_MAX, FILE_PAGE_LEN_DEFAULT, FILE_PAGE_LEN_MAX,
+    METADATA_BODY_LEN_MAX, METADATA_RECORDS_MAX,
 };
 use crate::router::Call;
+use crate::sessions::{SessionError, SessionService};
 
 mod tree;
 
@@ -156,13 +158,17 @@ pub(super) async fn get(api: Arc<Api>, call: Call) -> Response {
 
 async fn try_get(api: &Api, call: &Call) -> Result<Response, ApiError> {
     let (volume, path) = (volume_asked(call)?, path_of(call)?);
-    let files = Arc::clone(&api.files);
-    let told = offload(move || match files.find(&volume, &path) {
-        Ok(info) => Ok(describe(&files, info)),
-        Err(FilesError::NotFound { .. }) => {
-            files.announced(&volume, &path).map(|metadata| Told { metadata, is_hashed: true })
-        }
-        Err(error) => Err(error),
+    let (files, sessions) = (Arc::clone(&api.files), Arc::clone(&api.sessions));
+    let told = offload(move || {
+        let mut told = match files.find(&volume, &path) {
+            Ok(info) => describe(&files, info),
+            Err(FilesError::NotFound { .. }) => {
+                Told { metadata: files.announced(&volume, &path)?, is_hashed: true }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        mark(&sessions, &volume, std::slice::from_mut(&mut told))?;
+        Ok::<_, ApiError>(told)
     });
     let told = told.await?;
     match wants_ddl(&call.request) {
@@ -188,10 +194,12 @@ async fn try_list(api: &Api, call: &Call) -> Result<Response, ApiError> {
         None => FILE_PAGE_LEN_DEFAULT,
     };
     let cursor = call.request.query("cursor").filter(|cursor| !cursor.is_empty()).map(ToOwned::to_owned);
-    let files = Arc::clone(&api.files);
+    let (files, sessions) = (Arc::clone(&api.files), Arc::clone(&api.sessions));
     let listed = offload(move || {
         let page = files.list(&volume, &prefix, limit, cursor.as_deref())?;
-        Ok::<_, FilesError>(tell_page(&files, page, FILE_PAGE_HASHED_LEN_MAX))
+        let (mut told, cursor) = tell_page(&files, page, FILE_PAGE_HASHED_LEN_MAX);
+        mark(&sessions, &volume, &mut told)?;
+        Ok::<_, ApiError>((told, cursor))
     });
     let (told, cursor) = listed.await?;
     if wants_ddl(&call.request) {
@@ -259,13 +267,18 @@ pub(super) async fn history(api: Arc<Api>, call: Call) -> Response {
 
 async fn try_history(api: &Api, call: &Call) -> Result<Response, ApiError> {
     let (volume, path) = (volume_asked(call)?, path_of(call)?);
-    let (files, name, at) = (Arc::clone(&api.files), volume, path.clone());
-    let told = offload(move || match files.history(&name, &at) {
-        Ok(versions) => Ok(versions.into_iter().map(|info| describe(&files, info)).collect::<Vec<_>>()),
-        Err(FilesError::NotFound { .. }) => {
-            files.announced(&name, &at).map(|metadata| vec![Told { metadata, is_hashed: true }])
-        }
-        Err(error) => Err(error),
+    let (files, sessions, at) = (Arc::clone(&api.files), Arc::clone(&api.sessions), path.clone());
+    let told = offload(move || {
+        let mut told = match files.history(&volume, &at) {
+            Ok(versions) => tell_versions(&files, versions, FILE_HISTORY_HASHED_LEN_MAX),
+            Err(FilesError::NotFound { .. }) => {
+                vec![Told { metadata: files.announced(&volume, &at)?, is_hashed: true }]
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // Only the first one is of now.
+        mark(&sessions, &volume, told.get_mut(..1).unwrap_or_default())?;
+        Ok::<_, ApiError>(told)
     });
     let told = told.await?;
     if wants_ddl(&call.request) {
@@ -274,6 +287,41 @@ async fn try_history(api: &Api, call: &Call) -> Result<Response, ApiError> {
     let versions: Vec<Value> = told.iter().map(file).collect();
     let json = json!({ "file_path": path.to_string(), "versions": versions });
     Ok(Response::json(Status::OK, format!("{json}\n")))
+}
+
+/// Says of files as they are now what sync sessions have under way at their paths. Blocks.
+fn mark(sessions: &SessionService, volume: &VolumeName, told: &mut [Told]) -> Result<(), SessionError> {
+    let paths: Vec<&[u8]> = told.iter().map(|told| &*told.metadata.name).collect();
+    let under_way = sessions.under_way(volume, &paths)?;
+    for (told, status) in told.iter_mut().zip(under_way) {
+        let shown = &mut told.metadata.sync_state.status;
+        *shown = match (*shown, status) {
+            (SyncStatus::Deleted, _) | (_, None) => *shown,
+            (_, Some(status)) => status,
+        };
+    }
+    Ok(())
+}
+
+/// Describes versions in order. Reads at most `hashed_len_max` bytes for hashes: a version that would go beyond has none this time.
+/// What was read is kept, so the next request gets further. Blocks.
+fn tell_versions(files: &FileService, versions: Vec<FileInfo>, hashed_len_max: u64) -> Vec<Told> {
+    let mut left = hashed_len_max;
+    let mut read = HashMap::<ContentId, Option<ChunkHash>>::new();
+    let describe_one = |info: FileInfo| {
+        let Some(id) = info.content().filter(|_| info.file_hash.is_none()) else {
+            return describe(files, info);
+        };
+        if let Some(hash) = read.get(&id) {
+            return Told::new(info, *hash);
+        }
+        let Some(rest) = left.checked_sub(info.size()) else { return Told::new(info, None) };
+        left = rest;
+        let hash = hash_of(files, &info);
+        read.insert(id, hash);
+        Told::new(info, hash)
+    };
+    versions.into_iter().map(describe_one).collect()
 }
 
 /// Reads what a request says of files.
@@ -297,10 +345,15 @@ async fn tell(api: &Api, info: FileInfo) -> Told {
 
 /// Describes a version, with the hash of its bytes if that can be had. Blocks, perhaps for reading the file.
 pub(super) fn describe(files: &FileService, info: FileInfo) -> Told {
-    let hash = files.file_hash(&info).inspect_err(|error| {
+    let hash = hash_of(files, &info);
+    Told::new(info, hash)
+}
+
+fn hash_of(files: &FileService, info: &FileInfo) -> Option<ChunkHash> {
+    let hash = files.file_hash(info).inspect_err(|error| {
         tracing::warn!(path = %info.path, error = %crate::report::chain(error), "a file's hash is not known");
     });
-    Told::new(info, hash.ok())
+    hash.ok()
 }
 
 /// One file as it is, several as a list.
@@ -317,60 +370,4 @@ fn ddl(text: String) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
-    use dfs_shared::event::EventBus;
-    use dfs_shared::manifest::{ChunkRef, Manifest};
-    use dfs_shared::wire::messages::SmallChunk;
-
-    use super::*;
-    use crate::blocking::block_on;
-    use crate::chunk_store::DiskStore;
-    use crate::files::{NewContent, Publish};
-    use crate::metadata::MetadataStore;
-    use crate::metadata::memory::MemoryStore;
-    use crate::sync::SyncService;
-
-    /// A file of two chunks with three bytes, whose hash nobody has told.
-    fn file_of_three_bytes(name: &str) -> Publish {
-        let chunks: [&[u8]; 2] = [name.as_bytes(), b"23"];
-        let chunk = |bytes: &[u8]| ChunkRef { hash: ChunkHash::of(bytes), len: bytes.len() as u64 };
-        let small = |bytes: &[u8]| SmallChunk { hash: ChunkHash::of(bytes), bytes: bytes.to_vec() };
-        let manifest = Manifest { chunk_log2: 14, chunks: chunks.map(chunk).to_vec() };
-        Publish {
-            path: FilePath::from_bytes(name.as_bytes()).unwrap(),
-            content: NewContent { manifest, file_hash: None, small_chunks: chunks.map(small).to_vec() },
-            mtime: None,
-            owner: None,
-            author: ClientId::new(AUTHOR).unwrap(),
-            expected_version: None,
-        }
-    }
-
-    #[test]
-    fn a_page_for_which_too_much_was_read_ends_early_and_goes_on_behind_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let store: Arc<dyn MetadataStore> = Arc::new(MemoryStore::new());
-        let chunks = Arc::new(DiskStore::open(dir.path()).unwrap());
-        let sync = Arc::new(SyncService::new(Arc::clone(&store), chunks, EventBus::new()));
-        let volume = VolumeName::new("main").unwrap();
-        block_on(sync.ensure_volume(&volume)).unwrap();
-        let files = Arc::new(FileService::new(sync, store));
-        let told = |cursor: Option<&str>, hashed_len_max| {
-            let page = files.list(&volume, b"", 10, cursor).unwrap();
-            let (told, cursor) = tell_page(&files, page, hashed_len_max);
-            assert!(told.iter().all(|told| told.is_hashed));
-            (told.len(), cursor)
-        };
-        // A hash that was read once is known from then on, so each attempt has files of its own.
-        for name in ["a", "b", "c"] {
-            block_on(files.publish(&volume, file_of_three_bytes(name))).unwrap();
-        }
-        let (count, cursor) = told(None, 5);
-        assert_eq!((count, cursor.is_some()), (2, true));
-        assert_eq!(told(cursor.as_deref(), 5), (1, None));
-        for name in ["d", "e", "f"] {
-            block_on(files.publish(&volume, file_of_three_bytes(name))).unwrap();
-        }
-        assert_eq!(told(None, 6), (6, None), "only the last one is past the limit");
-    }
-}
+mod tests;

@@ -91,7 +91,9 @@ pub enum ApiError {
         max: usize,
     },
     /// The metadata language has no way to say that a hash is not known.
-    #[error("the hash of `{name}` is not known: its content is damaged or too long; ask for JSON")]
+    #[error(
+        "the hash of `{name}` is not known: its content is damaged, too long, or not read yet; ask again, or for JSON"
+    )]
     HashUnknown {
         /// The file.
         name: String,

@@ -124,6 +124,26 @@ pub struct StagedChunk {
     pub len: u64,
 }
 
+/// Which sessions are asked for what they have under way.
+#[derive(Debug, Clone, Copy)]
+pub struct WhichSessions<'a> {
+    /// Those of this volume,
+    pub volume: &'a VolumeName,
+    /// in a state of which the bit is set: bit N stands for the state number N,
+    pub states: u32,
+    /// whose clients were heard then or later.
+    pub heard_from: Timestamp,
+}
+
+/// What sessions have under way at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PathUnderWay {
+    /// An upload has begun and is not published.
+    pub is_staged: bool,
+    /// A plan has the path in conflict.
+    pub is_in_conflict: bool,
+}
+
 /// What can be read of sessions.
 pub trait ReadSessions {
     /// Reads a session's row.
@@ -155,6 +175,12 @@ pub trait ReadSessions {
     /// # Errors
     /// [`MetadataError`] when the database fails or the row is damaged.
     fn session_file(&self, id: &SessionId, path: &[u8]) -> Result<Option<SessionFile>, MetadataError>;
+
+    /// Tells what the sessions that are meant have under way at a path.
+    ///
+    /// # Errors
+    /// [`MetadataError`] when the database fails.
+    fn path_under_way(&self, which: WhichSessions<'_>, path: &[u8]) -> Result<PathUnderWay, MetadataError>;
 
     /// Reads an upload under way.
     ///

@@ -42,6 +42,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sql/05-replicas.sql"),
     include_str!("sql/06-history.sql"),
     include_str!("sql/07-lineage.sql"),
+    include_str!("sql/08-session-paths.sql"),
 ];
 
 /// The metadata store on SQLite.

@@ -122,6 +122,13 @@ impl State {
         Self::ALL.get(usize::from(number)).copied()
     }
 
+    /// Returns the states in which uploads are under way, as bits of their stored numbers.
+    #[must_use]
+    pub fn bits_of_open() -> u32 {
+        let open = Self::ALL.into_iter().filter(|state| state.begin(Call::UploadChunk).is_ok());
+        open.fold(0, |bits, state| bits | 1 << state.number())
+    }
+
     /// Takes a call; returns the state while it is being answered.
     ///
     /// # Errors

@@ -12,16 +12,17 @@ use dfs_shared::ids::VolumeName;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{new_file, tell_page};
+use super::{mark, new_file, tell_page};
 use crate::api::json::{DDL_TYPE, Told, read};
 use crate::api::status::{self, ApiError, answer};
 use crate::api::{Api, volume_asked};
 use crate::blocking::{beside, offload};
-use crate::files::{Added, FileService, FilesError, NewFile, Page};
+use crate::files::{Added, FileService, NewFile, Page};
 use crate::http::{Body, Response, Status, StreamError, StreamItem};
 use crate::limits::{CHUNK_PIECES_MAX, FILE_PAGE_HASHED_LEN_MAX, FILE_PAGE_LEN_DEFAULT, IMPORT_LEN_MAX};
 use crate::report::chain;
 use crate::router::Call;
+use crate::sessions::{SessionError, SessionService};
 
 /// `GET /api/metadata/export?prefix=`
 pub(in crate::api) async fn export(api: Arc<Api>, call: Call) -> Response {
@@ -35,9 +36,9 @@ async fn try_export(api: &Api, call: &Call) -> Result<Response, ApiError> {
     // The first page before the head: what is wrong with the request is an answer of its own.
     let first = offload(move || files.list(&name, &begin, FILE_PAGE_LEN_DEFAULT, None)).await?;
     let (pieces, body) = mpsc::channel(CHUNK_PIECES_MAX);
-    let files = Arc::clone(&api.files);
+    let (files, sessions) = (Arc::clone(&api.files), Arc::clone(&api.sessions));
     beside(move || {
-        if let Err(error) = send_all(&files, &volume, &prefix, first, &pieces) {
+        if let Err(error) = send_all(&files, &sessions, (&volume, &prefix), first, &pieces) {
             let reason = chain(&error);
             tracing::error!(%volume, error = %reason, "an export was broken off");
             let _ = pieces.blocking_send(Err(StreamError { reason }));
@@ -49,14 +50,15 @@ async fn try_export(api: &Api, call: &Call) -> Result<Response, ApiError> {
 /// Sends page after page, ahead of the peer by [`CHUNK_PIECES_MAX`] pages. Blocks.
 fn send_all(
     files: &FileService,
-    volume: &VolumeName,
-    prefix: &[u8],
+    sessions: &SessionService,
+    (volume, prefix): (&VolumeName, &[u8]),
     first: Page,
     pieces: &mpsc::Sender<StreamItem>,
-) -> Result<(), FilesError> {
+) -> Result<(), SessionError> {
     let mut page = first;
     loop {
-        let (told, cursor) = tell_page(files, page, FILE_PAGE_HASHED_LEN_MAX);
+        let (mut told, cursor) = tell_page(files, page, FILE_PAGE_HASHED_LEN_MAX);
+        mark(sessions, volume, &mut told)?;
         let text: String = told.iter().map(record).collect();
         // A failed send means that the peer is gone.
         if !text.is_empty() && pieces.blocking_send(Ok(Bytes::from(text).into())).is_err() {
@@ -157,6 +159,7 @@ fn refusal(error: ApiError) -> (Value, bool) {
 mod tests {
     use super::*;
     use crate::api::json;
+    use crate::files::FilesError;
 
     #[test]
     fn a_file_without_a_known_hash_is_a_comment_of_the_export() {

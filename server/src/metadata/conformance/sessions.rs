@@ -4,7 +4,9 @@ use dfs_shared::hash::ChunkHash;
 use dfs_shared::ids::ClientId;
 
 use super::*;
-use crate::metadata::sessions::{FileAction, SessionFile, SessionId, SessionRow, StagedChunk, StagedFile};
+use crate::metadata::sessions::{
+    FileAction, PathUnderWay, SessionFile, SessionId, SessionRow, StagedChunk, StagedFile, WhichSessions,
+};
 
 on_every_store!(
     a_session_comes_back_as_it_was_written,
@@ -12,6 +14,7 @@ on_every_store!(
     silent_sessions_are_found_oldest_first_and_leave_nothing_behind,
     missing_chunks_are_the_gaps_between_those_that_have_arrived,
     a_plan_is_replaced_whole_and_changed_file_by_file,
+    what_is_under_way_at_a_path_is_found_in_the_sessions_that_are_meant,
 );
 
 pub(in crate::metadata) fn row(heard: i64) -> SessionRow {
@@ -152,4 +155,52 @@ fn an_upload_is_marked_unmarked_and_removed_with_its_chunks(opened: Opened) {
     write(store, move |tx| tx.remove_staged_file(&id, b"a"));
     assert_eq!((file(b"a"), file(b"b")), (None, Some(unmarked)));
     assert_eq!((chunks(b"a"), chunks(b"b")), (0, 1));
+}
+
+fn what_is_under_way_at_a_path_is_found_in_the_sessions_that_are_meant(opened: Opened) {
+    let store = opened.store();
+    let session = row(9);
+    let (id, heard) = (session.id, session.heard);
+    let file = |path: &[u8], action| SessionFile { path: path.to_vec(), action, bytes: 7, base: None };
+    let plan = [
+        file(b"conflict", FileAction::Conflict),
+        file(b"up", FileAction::Upload),
+        file(b"down", FileAction::Download),
+        file(b"both", FileAction::Conflict),
+    ];
+    write(store, move |tx| {
+        tx.put_session(&session)?;
+        tx.put_session(&SessionRow { volume: VolumeName::new("other").unwrap(), ..row(10) })?;
+        tx.put_session_files(&id, &plan)?;
+        let staged = StagedFile { total: 2, prefix: 0, applying: false };
+        [&b"staged"[..], b"both"].into_iter().try_for_each(|path| tx.put_staged_file(&id, path, &staged))
+    });
+    let main = VolumeName::new("main").unwrap();
+    let other = VolumeName::new("other").unwrap();
+    let which = WhichSessions { volume: &main, states: 1 << 2, heard_from: heard };
+    let found = |which, path: &[u8]| {
+        let PathUnderWay { is_staged, is_in_conflict } =
+            store.read(|snapshot| snapshot.path_under_way(which, path)).unwrap();
+        (is_staged, is_in_conflict)
+    };
+    for (path, wanted) in [
+        (&b"staged"[..], (true, false)),
+        (b"conflict", (false, true)),
+        (b"both", (true, true)),
+        (b"up", (false, false)),
+        (b"down", (false, false)),
+        (b"bot", (false, false)),
+    ] {
+        assert_eq!(found(which, path), wanted, "{}", path.escape_ascii());
+    }
+    let later = Timestamp { nanos: heard.nanos + 1000, ..heard };
+    for not_meant in [
+        WhichSessions { volume: &other, ..which },
+        WhichSessions { states: !(1 << 2), ..which },
+        WhichSessions { heard_from: later, ..which },
+    ] {
+        assert_eq!(found(not_meant, b"both"), (false, false), "{not_meant:?}");
+    }
+    write(store, move |tx| tx.remove_session(&id));
+    assert_eq!(found(which, b"both"), (false, false));
 }

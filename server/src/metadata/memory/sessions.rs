@@ -10,7 +10,8 @@ use rpds::RedBlackTreeMapSync;
 
 use super::tables::{Tables, whole_micros};
 use crate::metadata::sessions::{
-    ReadSessions, SessionFile, SessionId, SessionRow, StagedChunk, StagedFile, WriteSessions,
+    FileAction, PathUnderWay, ReadSessions, SessionFile, SessionId, SessionRow, StagedChunk, StagedFile,
+    WhichSessions, WriteSessions,
 };
 use crate::metadata::{MetadataError, VolumeKey};
 
@@ -50,6 +51,20 @@ impl ReadSessions for Tables {
 
     fn session_file(&self, id: &SessionId, path: &[u8]) -> Result<Option<SessionFile>, MetadataError> {
         Ok(self.sessions.get(id).and_then(|session| session.plan.get(path)).cloned())
+    }
+
+    fn path_under_way(&self, which: WhichSessions<'_>, path: &[u8]) -> Result<PathUnderWay, MetadataError> {
+        let heard_from = whole_micros(which.heard_from);
+        let is_meant = |row: &SessionRow| {
+            row.volume == *which.volume && 1 << row.state & which.states != 0 && row.heard >= heard_from
+        };
+        let mut found = PathUnderWay::default();
+        for session in self.sessions.values().filter(|session| session.row.as_deref().is_some_and(is_meant)) {
+            found.is_staged |= session.files.contains_key(path);
+            found.is_in_conflict |=
+                session.plan.get(path).is_some_and(|file| file.action == FileAction::Conflict);
+        }
+        Ok(found)
     }
 
     fn staged_file(&self, id: &SessionId, path: &[u8]) -> Result<Option<StagedFile>, MetadataError> {

@@ -10,9 +10,17 @@ use rusqlite::Row;
 use super::failed;
 use super::read::{Tables, from_micros, micros, signed, unsigned};
 use crate::metadata::sessions::{
-    FileAction, ReadSessions, SessionFile, SessionId, SessionRow, StagedChunk, StagedFile, WriteSessions,
+    FileAction, PathUnderWay, ReadSessions, SessionFile, SessionId, SessionRow, StagedChunk, StagedFile,
+    WhichSessions, WriteSessions,
 };
 use crate::metadata::{MetadataError, VolumeKey};
+
+/// Whether an upload, and whether a conflict, is under way at path ?1 in a session of volume ?2 with a state in ?3, heard from ?4 on.
+pub(super) const UNDER_WAY: &str = "\
+    SELECT EXISTS (SELECT 1 FROM staged_file JOIN session ON id = session WHERE path = ?1 \
+               AND volume = ?2 AND (1 << state) & ?3 <> 0 AND heard >= ?4), \
+           EXISTS (SELECT 1 FROM session_file JOIN session ON id = session WHERE path = ?1 AND action = 3 \
+               AND volume = ?2 AND (1 << state) & ?3 <> 0 AND heard >= ?4)";
 
 const UPLOAD: i64 = 1;
 const DOWNLOAD: i64 = 2;
@@ -112,6 +120,14 @@ impl ReadSessions for Tables<'_> {
             Ok(SessionFile { path: path.to_vec(), action, bytes, base })
         };
         found.map(file).transpose()
+    }
+
+    fn path_under_way(&self, which: WhichSessions<'_>, path: &[u8]) -> Result<PathUnderWay, MetadataError> {
+        let params = (path, which.volume.as_str(), which.states, micros(which.heard_from));
+        let found = self.one("look for sessions at a path", UNDER_WAY, params, |row| {
+            Ok(PathUnderWay { is_staged: row.get(0)?, is_in_conflict: row.get(1)? })
+        })?;
+        Ok(found.unwrap_or_default())
     }
 
     fn staged_file(&self, id: &SessionId, path: &[u8]) -> Result<Option<StagedFile>, MetadataError> {
