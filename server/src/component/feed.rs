@@ -135,8 +135,8 @@ impl Feed {
         self.next.send_replace(next);
     }
 
-    /// Waits until every listener has been handed the server's end, which makes it leave; `longest` bounds the wait for those that do not
-    /// take what they are sent. Tells whether all have left.
+    /// Waits until the connection of every listener has taken the server's end, which makes it leave; `longest` bounds the wait for those
+    /// that do not take what they are sent. Tells whether all have left.
     pub async fn farewell(&self, longest: Duration) -> bool {
         let all_left = async {
             loop {

@@ -80,6 +80,7 @@ impl Wanted {
 #[derive(Debug)]
 pub struct Listener {
     feed: Arc<Feed>,
+    place: Arc<Place>,
     wanted: Wanted,
     at: u64,
     /// What is told before anything else.
@@ -96,12 +97,18 @@ impl Listener {
     pub(super) fn new(feed: Arc<Feed>, wanted: Wanted, start: Start, next: watch::Receiver<u64>) -> Self {
         let Start { at, gap, begun, past, mark } = start;
         let first = gap.into_iter().chain(begun).collect();
-        Self { feed, wanted, at, first, past, mark, told: Mark::end_of(Revision::ZERO), next }
+        let place = Arc::new(Place(Arc::clone(&feed)));
+        Self { feed, place, wanted, at, first, past, mark, told: Mark::end_of(Revision::ZERO), next }
     }
 
     /// Waits for the next events that are wanted; returns them as the stream has them, `None` once the server's end was told. Nothing is
     /// lost if it is not waited for to the end.
     pub async fn next(&mut self) -> Option<Bytes> {
+        let events = self.next_events().await?;
+        Some(Bytes::from_owner(Held { events, _place: Arc::clone(&self.place) }))
+    }
+
+    async fn next_events(&mut self) -> Option<Bytes> {
         if let Some(first) = self.first.pop_front() {
             let mut text = String::new();
             write_event(&mut text, None, &first);
@@ -130,9 +137,25 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+/// A place among the listeners, left when the listener and all that it was handed are gone.
+#[derive(Debug)]
+struct Place(Arc<Feed>);
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.feed.listeners.fetch_sub(1, Ordering::AcqRel);
-        self.feed.left.notify_waiters();
+        self.0.listeners.fetch_sub(1, Ordering::AcqRel);
+        self.0.left.notify_waiters();
+    }
+}
+
+/// Events on their way to the peer, which count as a listener until the connection has taken them: others may stand in between.
+struct Held {
+    events: Bytes,
+    _place: Arc<Place>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.events
     }
 }

@@ -202,4 +202,11 @@ async fn a_farewell_waits_for_all_listeners_but_not_longer_than_it_may() {
     assert!(!farewell.is_finished());
     drop(slower);
     assert!(farewell.await.unwrap());
+    let mut last = feed.listen(wanted(&[]), &Since::Now).unwrap();
+    feed.add(event("A", "main", None));
+    let events = last.next().await.unwrap();
+    drop(last);
+    assert!(!feed.farewell(Duration::ZERO).await, "the events are still on their way");
+    drop(events);
+    assert!(feed.farewell(Duration::ZERO).await);
 }
