@@ -187,7 +187,16 @@ impl Cache {
     /// [`CacheError::Io`] when a directory cannot be made.
     pub fn open(tree: Arc<Tree>, options: CacheOptions) -> Result<Arc<Self>, CacheError> {
         let dirs = Arc::new(Dirs::open(&options.state_dir, &options.cache_dir)?);
-        let garbage = files::start_remover(Arc::clone(&dirs), &options.state_dir)?;
+        let journal = Arc::downgrade(&tree);
+        let make_durable = move || {
+            let Some(tree) = journal.upgrade() else { return false };
+            if let Err(error) = tree.persist() {
+                // A full disk needs the room that they take.
+                tracing::warn!(%error, "files go whose end may be forgotten if the power fails");
+            }
+            true
+        };
+        let garbage = files::start_remover(Arc::clone(&dirs), &options.state_dir, make_durable)?;
         let first_number = tree.next_number()?;
         Ok(Arc::new(Self {
             tree,

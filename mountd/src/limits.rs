@@ -152,6 +152,8 @@ pub const ANSWERED_DIRECTORIES_MAX: usize = 4096;
 /// Seconds before the last change that is known at a power loss within which a file is compared with its hashes: far more than the
 /// kernel takes to write changed pages to the disk.
 pub const POWER_LOSS_SECS: i64 = 3600;
+/// Milliseconds for which backing files that are to be removed gather: their end is made durable by one fsync of the journal.
+pub const REMOVE_GATHER_MS: u64 = 50;
 /// Most open marks whose removal is put off: each costs one look at a file after a crash.
 pub const STALE_MARKS_MAX: usize = 4096;
 /// Files closed after they could be mapped that wait for a look before it is taken early: each may hold a descriptor.

@@ -10,11 +10,12 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
 
 use dfs_shared::time::Timestamp;
 
 use super::CacheError;
-use crate::limits::{BACKING_DIR_FILES_LOG2, CLOCK_TICK_NS_MAX};
+use crate::limits::{BACKING_DIR_FILES_LOG2, CLOCK_TICK_NS_MAX, REMOVE_GATHER_MS};
 use crate::tree::content::{FileId, Place, Stamp};
 
 /// The two directories of backing files.
@@ -159,15 +160,25 @@ fn in_directory<T>(path: &Path, work: impl Fn(&Path) -> io::Result<T>) -> io::Re
     }
 }
 
-/// Starts the thread that removes files. It ends when the sending end is dropped and everything is removed.
+/// Starts the thread that removes files, each only once `make_durable` has made the journal durable that says so: otherwise a power
+/// loss could bring a name back whose bytes are gone. What cannot be removed now is removed at the next start. The thread ends when
+/// the sending end is dropped.
 pub(super) fn start_remover(
     dirs: Arc<Dirs>,
     state_dir: &Path,
+    mut make_durable: impl FnMut() -> bool + Send + 'static,
 ) -> Result<Sender<(Place, FileId)>, CacheError> {
     let (sender, files) = channel();
     let remover = move || {
-        for (place, file) in files {
-            dirs.remove(place, file);
+        while let Ok(first) = files.recv() {
+            let mut batch = vec![first];
+            let gathered = Instant::now() + Duration::from_millis(REMOVE_GATHER_MS);
+            while let Ok(file) = files.recv_timeout(gathered.saturating_duration_since(Instant::now())) {
+                batch.push(file);
+            }
+            if make_durable() {
+                batch.into_iter().for_each(|(place, file)| dirs.remove(place, file));
+            }
         }
     };
     match std::thread::Builder::new().name("dfs-remove".to_owned()).spawn(remover) {
@@ -248,4 +259,34 @@ pub(super) fn can_others_write(read_only: &File) -> bool {
         return false;
     }
     std::io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_goes_only_after_the_journal_that_says_so_is_durable() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dirs = Arc::new(Dirs::open(dir.path(), &dir.path().join("cache")).expect("directories"));
+        let (asked, asking) = channel();
+        let (answer, answers) = channel();
+        let make_durable = move || {
+            asked.send(()).expect("the test listens");
+            answers.recv().unwrap_or(false)
+        };
+        let remover = start_remover(Arc::clone(&dirs), dir.path(), make_durable).expect("a thread");
+        let path = |file| dirs.path(Place::State, FileId(file));
+        for (file, is_durable) in [(1, false), (2, true)] {
+            drop(dirs.create(Place::State, FileId(file)).expect("a file"));
+            remover.send((Place::State, FileId(file))).expect("the thread listens");
+            asking.recv().expect("it asks");
+            assert!(path(file).exists(), "it goes before its end is durable");
+            answer.send(is_durable).expect("the thread listens");
+        }
+        // A third question comes after the second batch is done with.
+        remover.send((Place::State, FileId(3))).expect("the thread listens");
+        asking.recv().expect("it asks");
+        assert!(path(1).exists() && !path(2).exists());
+    }
 }

@@ -119,6 +119,7 @@ fn a_new_version_whose_file_has_the_old_length_after_a_kill_is_whole_when_it_is_
     }
 }
 
+// S44
 #[test]
 fn bytes_whose_mark_did_not_reach_the_disk_are_noticed_after_a_power_loss() {
     let Some(mount) = Local::new() else { return };
@@ -147,6 +148,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
+// S44
 #[test]
 fn bytes_of_the_servers_that_did_not_reach_the_disk_are_fetched_again_after_a_power_loss() {
     let bytes = pattern(20 * CHUNK, 0);
