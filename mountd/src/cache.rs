@@ -6,7 +6,7 @@
 //! Invariants:
 //! - At most one [`Backing`] per node is attached; whoever wants a node's bytes gets that one.
 //! - A backing file that no row and no living [`Backing`] names is garbage; the start-up check removes it.
-//! - Bytes that the server does not have are never evicted.
+//! - Bytes that the server does not have, and bytes that are pinned, are never evicted.
 
 mod backing;
 mod check;
@@ -477,6 +477,12 @@ impl Cache {
     #[must_use]
     pub fn bytes_used(&self) -> u64 {
         self.blocks.load(Ordering::Relaxed).saturating_mul(512)
+    }
+
+    /// Returns how many bytes the backing files may take.
+    #[must_use]
+    pub fn size_max(&self) -> u64 {
+        self.size_max
     }
 
     fn account(&self, old: u64, new: u64) {

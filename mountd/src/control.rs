@@ -13,6 +13,8 @@
 //! | `{"command":"merge","copy":node id}` | `{}`: the two versions of that conflict are one file |
 //! | `{"command":"resolve","copies":[node ids]}` | `{}`: those conflicts are forgotten |
 //! | `{"command":"verify","path":[bytes],"repair":bool}` | lines of [`VerifyLine`], the last one `verified` or `error` |
+//! | `{"command":"pin","path":[bytes],"wait":bool}` | lines of [`PinLine`], the last one `pinned` or `error` |
+//! | `{"command":"unpin","path":[bytes]}` | [`Unpinned`] |
 //! | `{"command":"unmount","flush":bool}` | `{}`, then the mount ends and the socket closes |
 //!
 //! A failure is `{"error":{"code":…,"message":…}}`; the codes are those of [`Code`].
@@ -27,6 +29,7 @@ use crate::engine::verify::{Finding, Verified};
 
 pub mod client;
 mod history;
+mod pin;
 pub mod server;
 mod verify;
 
@@ -92,6 +95,18 @@ pub enum Request {
         /// Put right what can be.
         repair: bool,
     },
+    /// Keep a file, or all that is below a directory, on this machine.
+    Pin {
+        /// Its path under the mount point.
+        path: Vec<u8>,
+        /// First wait until all of it is here.
+        wait: bool,
+    },
+    /// Remove a pin.
+    Unpin {
+        /// The path under the mount point that was pinned.
+        path: Vec<u8>,
+    },
     /// End the mount.
     Unmount {
         /// First wait until the server has everything.
@@ -154,6 +169,8 @@ pub struct Explanation {
     pub size: u64,
     /// Tells whether all its bytes are on this machine.
     pub here: bool,
+    /// The path under the mount point that was pinned and covers it; empty for the mount point.
+    pub pinned_by: Option<String>,
 }
 
 /// Names a version of a path: its number, or `r` and the revision that made it.
@@ -250,6 +267,32 @@ pub enum VerifyLine {
     Verified(Verified),
     /// It ended early.
     Error(Failure),
+}
+
+/// One line of the answer to [`Request::Pin`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PinLine {
+    /// How far it is.
+    Progress {
+        /// Files that are not here.
+        files: u64,
+        /// Bytes that are not here.
+        bytes: u64,
+        /// Tells that there are more than were counted.
+        is_at_least: bool,
+    },
+    /// It is pinned, and all of it is here if that was waited for.
+    Pinned {},
+    /// It is not pinned, or not all of it can be fetched: see the message.
+    Error(Failure),
+}
+
+/// The answer to [`Request::Unpin`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unpinned {
+    /// The path under the mount point of a directory whose pin covers it still.
+    pub still_by: Option<String>,
 }
 
 /// Why a request was not done.

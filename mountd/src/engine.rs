@@ -31,6 +31,7 @@ mod manifests;
 mod merge;
 mod outcome;
 mod pending;
+mod pin;
 pub mod plan;
 mod reconcile;
 mod report;
@@ -59,6 +60,7 @@ use crate::limits::SETTLE_MS_MAX;
 use crate::remote::Remote;
 use crate::tree::{EffectSink, Tree, TreeError};
 pub use conflict::MergeError;
+pub use pin::{PinError, PinProgress};
 pub use shared::Connection;
 use shared::Shared;
 pub use status::Status;
@@ -177,6 +179,7 @@ impl Engine {
         let shared = Arc::clone(&self.shared);
         self.shared.tasks.spawn(connection::run(Arc::clone(&shared)));
         self.shared.tasks.spawn(report::run(Arc::clone(&shared)));
+        self.shared.tasks.spawn(pin::run(Arc::clone(&shared)));
         self.shared.tasks.spawn(commit::run(shared));
     }
 
@@ -254,6 +257,26 @@ impl Engine {
         conflict::merge_asked(&self.shared, copy).await?;
         self.settle_effects().await;
         Ok(())
+    }
+
+    /// Pins a file or directory, durably: what of it is not here is fetched in the background. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`TreeError`], as of [`Tree::pin`].
+    pub fn pin(&self, node: NodeId) -> Result<(), TreeError> {
+        pin::pin(&self.shared, node)
+    }
+
+    /// Waits until everything that is pinned at or below a node is here. Ends early when the receiver of `progress` is dropped.
+    ///
+    /// # Errors
+    /// [`PinError`].
+    pub async fn wait_pinned(
+        &self,
+        node: NodeId,
+        progress: mpsc::Sender<PinProgress>,
+    ) -> Result<(), PinError> {
+        pin::wait(&self.shared, node, progress).await
     }
 
     /// Stops all tasks and waits for them for a moment.

@@ -6,7 +6,7 @@ use dfs_shared::limits::{
 
 /// Bytes of table blocks that the embedded store keeps in memory.
 pub const STORE_CACHE_BYTES: u64 = 32 << 20;
-/// Bytes of one table's newest rows in memory before they go to disk: twelve tables share 150 MiB at worst.
+/// Bytes of one table's newest rows in memory before they go to disk: fourteen tables share 150 MiB at worst.
 pub const STORE_MEMTABLE_BYTES: u64 = 8 << 20;
 /// Room in bytes on the state directory's file system below which the tree takes no growth.
 pub const STORE_FREE_MIN: u64 = 16 << 20;
@@ -204,3 +204,17 @@ pub const RATE_MIN: u64 = 16 << 10;
 /// Bytes that may be on their way before those that a reader waits for: read-ahead, and the requests in flight. With a bandwidth
 /// limit a read waits longer by the time that they take.
 pub const AHEAD_OF_READER_LEN: u64 = 48 << 20;
+/// Most files and directories that are pinned themselves: all are held in memory, and looked at whenever one more is pinned.
+pub const PINS_MAX: usize = 16_384;
+/// Nodes of which it is remembered that a pin may cover them now; past it everything that is pinned is looked at once.
+pub const PIN_NEWS_MAX: usize = 1 << 16;
+/// Pinned files that are not here and are remembered until they are; what is pinned is looked at again for the others.
+pub const PINNED_WAITING_MAX: usize = 1 << 16;
+/// Pinned files that are fetched at the same time.
+pub const PIN_FILES_AT_ONCE: usize = 4;
+/// Bytes of one pinned file that are asked for at once: little enough that readers are served in between.
+pub const PIN_PIECE_LEN: u64 = 8 << 20;
+/// Milliseconds between two words about how far `dfs pin` is.
+pub const PIN_TELL_MS: u64 = 500;
+/// Files that `dfs pin` names because they cannot be fetched.
+pub const PIN_FAILURES_SHOWN: usize = 16;

@@ -31,6 +31,7 @@ pub mod journal;
 mod keys;
 pub mod namespace;
 pub mod node;
+pub mod pins;
 pub mod policy;
 pub mod resolve;
 pub mod store;
@@ -56,6 +57,7 @@ pub use effect::{Effect, EffectSink};
 pub use error::TreeError;
 pub use node::{Cookie, DirEntry, Ino, LocalNode, SyncState};
 use node::{EntryTarget, LocalEntry};
+use pins::Pins;
 use store::{Space, Store, Write, decode};
 use txn::Txn;
 
@@ -100,6 +102,8 @@ pub struct Tree {
     on_journal: Box<dyn Fn() + Send + Sync>,
     /// Conflicts that nobody has decided. Taken after the writer's lock, never before it.
     conflicts: Mutex<Conflicts>,
+    /// What is to stay here. Taken after the writer's lock, never before it.
+    pins: Pins,
     policies: OnceLock<policy::Policies>,
     /// Host name as conflict copies show it.
     host: String,
@@ -131,9 +135,11 @@ impl Tree {
             None => 0,
         };
         let conflicts = Mutex::new(Conflicts::load(&store)?);
+        let pins = Pins::load(&store)?;
         let tree = Self {
             store,
             conflicts,
+            pins,
             policies: OnceLock::new(),
             writer: Mutex::new(()),
             seq: AtomicU64::new(last),
@@ -201,12 +207,14 @@ impl Tree {
 
     /// Writes a change as one batch and wakes whoever sends the journal. The writer's lock is held.
     fn finish(&self, txn: Txn<'_>, at: Timestamp, growth: bool) -> Result<(), TreeError> {
+        let arrivals = self.pins.arrivals(&txn);
         let writes = txn.finish(at, || self.next_seq());
         if growth {
             self.store.commit_growth(writes)?
         } else {
             self.store.commit(writes)?
         }
+        self.pins.note(arrivals);
         (self.on_journal)();
         Ok(())
     }
@@ -215,12 +223,14 @@ impl Tree {
     /// earlier, and who waits for those waits for it.
     fn finish_carried(&self, txn: Txn<'_>, at: Timestamp) -> Result<(), TreeError> {
         let before = self.last_seq();
+        let arrivals = self.pins.arrivals(&txn);
         let writes = txn.finish(at, || self.next_seq());
         if self.last_seq() > before {
             // Before the batch: nobody may see the old groups gone and not know of the new ones.
             self.seq_carried.store(self.last_seq(), Ordering::Release);
         }
         self.store.commit(writes)?;
+        self.pins.note(arrivals);
         (self.on_journal)();
         Ok(())
     }

@@ -293,6 +293,80 @@ fn a_file_held_open_for_writing_reaches_the_other_mount() {
     });
 }
 
+/// Runs `dfs COMMAND PATH…` and wants an exit code; returns what it printed.
+fn dfs(mount: &Mount, command: &[&str], path: &Path, code: i32) -> Result<String> {
+    let path = path.display().to_string();
+    let output = mount.dfs(&[command, &[&path]].concat())?;
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.code() == Some(code), "dfs {command:?} {path}: {}: {said}", output.status);
+    Ok(said)
+}
+
+// S45, S46
+#[test]
+fn a_pinned_directory_can_be_read_without_the_server_and_the_cache_stays_bounded() {
+    run(&Setup::mounts(2).unstarted(), |cluster| {
+        cluster.mounts[1].arguments.extend(["--cache-size".into(), "24MiB".into()]);
+        for mount in &mut cluster.mounts {
+            mount.start()?;
+        }
+        let (a, b) = (cluster.a().to_owned(), cluster.b().to_owned());
+        let bytes = |index: u64| Random::new(index).bytes(4 * MIB);
+        fs::create_dir_all(a.join("kept/below"))?;
+        fs::write(a.join("kept/one"), bytes(1))?;
+        fs::write(a.join("kept/below/two"), bytes(2))?;
+        for index in 10..18 {
+            fs::write(a.join(format!("other {index}")), bytes(index))?;
+        }
+        cluster.settle()?;
+        let mount = &cluster.mounts[1];
+        dfs(mount, &["pin"], &b.join("kept"), 0)?;
+        let status = mount.status()?;
+        ensure!(status["pins"] == 1 && status["pinned_missing_bytes"] == 0, "{status}");
+        // What is moved and written there elsewhere comes by itself; only asking makes it certain that it has come.
+        fs::rename(a.join("other 10"), a.join("kept/moved"))?;
+        fs::write(a.join("kept/one"), bytes(3))?;
+        cluster.settle()?;
+        dfs(mount, &["pin"], &b.join("kept"), 0)?;
+        for index in 11..18 {
+            ensure!(fs::read(b.join(format!("other {index}")))? == bytes(index), "other {index}");
+        }
+        let kept = |mount: &Mount| -> Result<u64> {
+            Ok(ops::disk_usage(&mount.cache_dir())? + ops::disk_usage(&mount.state_dir().join("files"))?)
+        };
+        eventually("the cache is within its bound", || Ok(kept(mount)? <= (24 + 4) * MIB as u64))?;
+
+        let said = dfs(mount, &["evict"], &b.join("kept/one"), 1)?;
+        ensure!(said.contains("dfs unpin") && said.contains("kept"), "{said}");
+        let said = dfs(mount, &["unpin"], &b.join("kept/below/two"), 1)?;
+        ensure!(said.contains("kept is pinned above it"), "{said}");
+        let said = dfs(mount, &["explain"], &b.join("kept/below/two"), 0)?;
+        ensure!(said.contains("pinned by kept"), "{said}");
+
+        cluster.server.kill();
+        cluster.mounts[1].restart()?;
+        let mount = &cluster.mounts[1];
+        for (name, index) in [("one", 3), ("below/two", 2), ("moved", 10)] {
+            ensure!(fs::read(b.join("kept").join(name))? == bytes(index), "{name} without the server");
+        }
+        let gone = (11..18)
+            .filter(|index| ops::state(&b.join(format!("other {index}"))).is_ok_and(|s| s == "remote"));
+        let gone: Vec<u64> = gone.collect();
+        ensure!(!gone.is_empty(), "everything is here");
+        let said = dfs(mount, &["pin"], &b.join(format!("other {}", gone[0])), 5)?;
+        ensure!(said.contains("when the server is back"), "{said}");
+        cluster.server.start()?;
+        eventually("b is online", || Ok(cluster.mounts[1].status()?["state"] == "online"))?;
+        dfs(&cluster.mounts[1], &["pin"], &b.join(format!("other {}", gone[0])), 0)?;
+        let said = dfs(&cluster.mounts[1], &["unpin"], &b.join("kept"), 0)?;
+        ensure!(said.contains("not pinned any more"), "{said}");
+        dfs(&cluster.mounts[1], &["unpin"], &b.join("kept"), 1)?;
+        dfs(&cluster.mounts[1], &["evict"], &b.join("kept/below/two"), 0)?;
+        Ok(())
+    });
+}
+
 #[test]
 fn content_is_fetched_when_it_is_read_and_the_cache_stays_bounded() {
     run(&Setup::mounts(2).unstarted(), |cluster| {

@@ -13,6 +13,8 @@ use dfs_mountd::control::{Code, Explanation, MountStatus, Request};
 mod conflicts;
 #[path = "dfs/history.rs"]
 mod history;
+#[path = "dfs/pin.rs"]
+mod pin;
 #[path = "dfs/umount.rs"]
 mod umount;
 #[path = "dfs/verify.rs"]
@@ -94,20 +96,12 @@ enum Command {
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
-    /// Keeps a file's bytes on this machine (not built yet)
-    Pin(Rest),
-    /// Lets a file's bytes be evicted again (not built yet)
-    Unpin(Rest),
+    /// Keeps files on this machine: fetches them, also later versions, and never evicts them
+    Pin(pin::PinArguments),
+    /// Removes a pin, so that bytes may be evicted again
+    Unpin(pin::UnpinArguments),
     /// Compares mount, cache and server, names what is damaged and repairs what has a good copy
     Verify(verify::VerifyArguments),
-}
-
-/// Whatever follows.
-#[derive(Debug, clap::Args)]
-struct Rest {
-    /// What the command would take
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    _rest: Vec<String>,
 }
 
 /// Why a command failed.
@@ -165,14 +159,10 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Restore(arguments) => history::restore(&arguments),
         Command::Conflicts(command) => conflicts::run(command),
         Command::Resolve { paths } => conflicts::resolve(&paths),
-        Command::Pin(_) => not_built("pin"),
-        Command::Unpin(_) => not_built("unpin"),
+        Command::Pin(arguments) => pin::pin(&arguments),
+        Command::Unpin(arguments) => pin::unpin(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
     }
-}
-
-fn not_built(command: &str) -> Result<(), Failure> {
-    Err(Failure::Other(FAILED, format!("`dfs {command}` is not built yet")))
 }
 
 fn print(text: &str) -> Result<(), Failure> {
@@ -251,6 +241,13 @@ fn describe(status: &MountStatus) -> String {
         limit(sync.limit_down)
     ));
     lines.push(format!("  cache      {} on disk", bytes(sync.cache_bytes)));
+    if sync.pins > 0 {
+        let missing = match sync.pinned_missing_bytes {
+            0 => "all of it is here".to_owned(),
+            missing => format!("{} not here yet", bytes(missing)),
+        };
+        lines.push(format!("  pinned     {} files and directories, {missing}", sync.pins));
+    }
     lines.push(format!("  revision   {}", sync.revision));
     lines.join("\n")
 }
@@ -284,5 +281,12 @@ fn explain(path: &Path, json: bool) -> Result<(), Failure> {
         return print_json(&answer);
     }
     let here = if answer.here { "all of it is here" } else { "not all of it is here" };
-    print(&format!("{}: {}: {} ({}, {here})", path.display(), answer.state, answer.text, bytes(answer.size)))
+    let pinned = match answer.pinned_by.as_deref() {
+        None => String::new(),
+        Some("") => ", pinned by the mount point".to_owned(),
+        Some(by) if by.as_bytes() == found.relative => ", pinned".to_owned(),
+        Some(by) => format!(", pinned by {by}"),
+    };
+    let size = bytes(answer.size);
+    print(&format!("{}: {}: {} ({size}, {here}{pinned})", path.display(), answer.state, answer.text))
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use dfs_shared::hash::ChunkHash;
+use dfs_shared::ids::NodeId;
 
 use crate::tree::TreeError;
 
@@ -36,6 +37,12 @@ pub enum CacheError {
     /// The file has bytes that the server does not have, or is in use.
     #[error("the file is in use or not yet on the server")]
     Busy,
+    /// The file is to stay here.
+    #[error("the file is pinned; `dfs unpin` lets it go")]
+    Pinned {
+        /// The pin that covers it.
+        by: NodeId,
+    },
     /// The file has changed and what was asked for is about an older state of it.
     #[error("the file has changed")]
     Changed,

@@ -1,7 +1,7 @@
 //! Which files' bytes go when the cache is full, and what is left over from the last run.
 //!
-//! Invariant: only bytes whose content the server has go, and only while nobody uses them; both are checked
-//! under the locks under which they change.
+//! Invariant: only bytes whose content the server has go, only while nobody uses them, and none that are pinned; all three are
+//! checked under the locks under which they change.
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
@@ -60,7 +60,7 @@ impl Cache {
     /// Removes a file's bytes from this mount; they are fetched again when they are read. Blocks on the disk.
     ///
     /// # Errors
-    /// [`CacheError`]: `Busy` when the file is open or the server does not have its content, `NotFound`, or a failing disk or tree.
+    /// [`CacheError`]: `Busy` when the file is open or the server does not have its content, `Pinned`, `NotFound`, or a failing disk or tree.
     pub fn evict(self: &Arc<Self>, node: NodeId) -> Result<(), CacheError> {
         let found = self.tree.node_by_id(node)?.ok_or(CacheError::NotFound)?;
         let backing = self.backing(&found)?;
@@ -68,17 +68,21 @@ impl Cache {
         if inner.users > 0 || inner.touched {
             return Err(CacheError::Busy);
         }
-        let (mut refused, mut gone) = (false, None);
+        let (mut refused, mut gone, mut pinned) = (false, None, Ok(None));
         self.tree.update_content_state(node, |row| {
             let row = row?;
             // Readers of the tree take no lock, and its writers wait for this closure: what is clean here stays so.
             refused = !may_go(&self.tree, node, &row).unwrap_or(false);
-            if refused {
+            pinned = self.tree.pinned_by(node);
+            if refused || !matches!(pinned, Ok(None)) {
                 return Some(row);
             }
             gone = Some((row.place, row.file, row.stamp.blocks));
             None
         })?;
+        if let Some(by) = pinned? {
+            return Err(CacheError::Pinned { by });
+        }
         if refused {
             return Err(CacheError::Busy);
         }
@@ -118,7 +122,7 @@ impl Cache {
                 break;
             }
             match self.evict(node) {
-                Ok(()) | Err(CacheError::Busy | CacheError::NotFound) => {}
+                Ok(()) | Err(CacheError::Busy | CacheError::Pinned { .. } | CacheError::NotFound) => {}
                 Err(error) => tracing::warn!(%node, %error, "a file cannot be evicted"),
             }
         }

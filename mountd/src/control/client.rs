@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use super::{Answer, CONTROL_XATTR, Failure, Request, VerifyLine, Version};
+use super::{Answer, CONTROL_XATTR, Failure, PinLine, Request, VerifyLine, Version};
 use crate::engine::verify::Verified;
 
 /// Why a mount could not be asked.
@@ -252,6 +252,30 @@ pub fn verify(
             VerifyLine::Verified(verified) => return Ok(verified),
             VerifyLine::Error(failure) => return Err(failure.into()),
             line => sink(line).map_err(failed)?,
+        }
+    }
+}
+
+/// Asks a mount to pin something ([`Request::Pin`]) and hands every line but the last to `sink`.
+///
+/// # Errors
+/// [`ClientError`].
+pub fn pin(found: &Found, request: &Request, sink: &mut dyn FnMut(PinLine)) -> Result<(), ClientError> {
+    let failed = |source| ClientError::Socket { point: found.point.clone(), source };
+    let mut stream = BufReader::new(connect(found)?);
+    let mut line = serde_json::to_vec(request).map_err(|error| failed(error.into()))?;
+    line.push(b'\n');
+    stream.get_mut().write_all(&line).map_err(failed)?;
+    let mut text = String::new();
+    loop {
+        text.clear();
+        if stream.read_line(&mut text).map_err(failed)? == 0 {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        match serde_json::from_str(&text).map_err(|error| failed(error.into()))? {
+            PinLine::Pinned {} => return Ok(()),
+            PinLine::Error(failure) => return Err(failure.into()),
+            line @ PinLine::Progress { .. } => sink(line),
         }
     }
 }

@@ -97,6 +97,12 @@ async fn serve(control: Arc<Control>, stream: UnixStream) {
             }
             continue;
         }
+        if let Ok(Request::Pin { path, wait }) = &request {
+            if control.send_pinned(path, *wait, &mut write).await.is_err() {
+                return;
+            }
+            continue;
+        }
         let ends = matches!(request, Ok(Request::Unmount { .. }));
         let answer = match request {
             Ok(request) => control.answer(request).await,
@@ -147,7 +153,8 @@ impl Control {
             Request::Removed { path, after } => {
                 value(&self.history(HistoryRequest::Removed { path, after }).await?)
             }
-            Request::Version { .. } | Request::Verify { .. } => {
+            Request::Unpin { path } => value(&self.unpin(&path)?),
+            Request::Version { .. } | Request::Verify { .. } | Request::Pin { .. } => {
                 Err(Failure::new(Code::BadRequest, "it does not fit into an answer of one line"))
             }
             Request::Conflicts => value(&self.conflicts()?),
@@ -197,7 +204,7 @@ impl Control {
         })
     }
 
-    fn find(&self, path: &[u8]) -> Result<LocalNode, Failure> {
+    pub(super) fn find(&self, path: &[u8]) -> Result<LocalNode, Failure> {
         let missing = |_: TreeError| {
             Failure::new(Code::NotFound, format!("{}: no such file here", String::from_utf8_lossy(path)))
         };
@@ -217,7 +224,8 @@ impl Control {
             None => ("synced", "the server has this version".to_owned()),
         };
         let size = node.live().map_or(0, |record| record.size);
-        Ok(Explanation { node: node.id.to_string(), state: state.to_owned(), text, size, here })
+        let pinned_by = self.tree.pinned_by(node.id)?.map(|pin| self.path_of_pin(pin)).transpose()?;
+        Ok(Explanation { node: node.id.to_string(), state: state.to_owned(), text, size, here, pinned_by })
     }
 
     fn conflicts(&self) -> Result<ConflictList, Failure> {
@@ -261,6 +269,7 @@ impl Control {
         let node = self.find(path)?;
         match self.cache.evict(node.id) {
             Ok(()) => Ok(serde_json::json!({})),
+            Err(CacheError::Pinned { by }) => Err(self.refuse_to_evict(path, by)),
             Err(error @ CacheError::NotFound) => Err(Failure::new(Code::NotFound, error.to_string())),
             Err(error) => Err(Failure::new(Code::Failed, error.to_string())),
         }

@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use super::conflict::Merges;
 use super::download::Downloads;
 use super::manifests::Manifests;
+use super::pin::Pinned;
 use super::report::Reports;
 use super::tasks::Tasks;
 pub(super) use super::tasks::blocking;
@@ -118,6 +119,7 @@ pub(super) struct Shared {
     pub(super) downloads: Downloads,
     pub(super) manifests: Manifests,
     pub(super) reports: Reports,
+    pub(super) pinned: Pinned,
     /// By the first journal group of the change.
     pub(super) refused: parking_lot::Mutex<BTreeMap<u64, Refused>>,
     /// Why the server does not accept the access token, while it does not.
@@ -164,6 +166,7 @@ impl Shared {
             downloads: Downloads::default(),
             manifests: Manifests::new(MANIFEST_CHUNKS_KEPT),
             reports: Reports::default(),
+            pinned: Pinned::default(),
             refused: parking_lot::Mutex::default(),
             token_refused: parking_lot::Mutex::default(),
             conflict_count: AtomicU64::new(0),

@@ -59,6 +59,10 @@ pub struct Status {
     pub notices: Vec<String>,
     /// Bytes that backing files take on the disk.
     pub cache_bytes: u64,
+    /// Files and directories that are pinned themselves.
+    pub pins: u64,
+    /// Bytes of pinned files that are not here yet.
+    pub pinned_missing_bytes: u64,
 }
 
 /// An upload that is going on.
@@ -120,6 +124,8 @@ pub(super) fn snapshot(shared: &Shared) -> Result<Status, TreeError> {
         stuck: stuck(shared),
         notices: shared.notices.lock().iter().cloned().collect(),
         cache_bytes: shared.cache.bytes_used(),
+        pins: shared.tree.pins()?.len() as u64,
+        pinned_missing_bytes: shared.pinned.missing_bytes(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! The engine with a real tree and cache against the server in memory.
 
 mod last_write;
+mod pin;
 mod report;
 mod rig;
 mod verify;
@@ -212,9 +213,10 @@ fn a_merge_that_was_asked_for_is_told_when_the_kernel_has_forgotten_both_version
     let server = MemoryRemote::new();
     let (one, mut two) = (Rig::new(&server), Rig::new(&server));
     one.online();
+    // Small contents come with the event: whoever connects later reads the record only.
+    two.online();
     one.write("f", b"a\nb\nc\n");
     one.flush();
-    two.online();
     two.until("the file is there", || two.here("f").is_some());
     two.kill();
     two.write_while_alone("f", b"a\nb\nC\n");

@@ -48,7 +48,7 @@ fn of_tree(error: &TreeError) -> Errno {
         TreeError::NotPermitted => Errno::EPERM,
         TreeError::TooManyLinks => Errno::EMLINK,
         TreeError::NoAttribute => Errno::ENODATA,
-        TreeError::AttributesTooLarge | TreeError::NoSpace => Errno::ENOSPC,
+        TreeError::AttributesTooLarge | TreeError::NoSpace | TreeError::TooManyPins => Errno::ENOSPC,
         TreeError::Store { .. }
         | TreeError::Closed
         | TreeError::Damaged { .. }
@@ -70,7 +70,7 @@ fn of_cache(error: &CacheError) -> Errno {
         }
         CacheError::Tree { source } => of_tree(source),
         CacheError::NotFound => Errno::ENOENT,
-        CacheError::Busy => Errno::EBUSY,
+        CacheError::Busy | CacheError::Pinned { .. } => Errno::EBUSY,
         CacheError::Partial | CacheError::Changed => Errno::EIO,
         CacheError::Lost { .. } => {
             tracing::error!(%error, "bytes are lost");

@@ -35,6 +35,12 @@ pub enum TreeError {
     /// An extended attribute, or all of a node together, is too large.
     #[error("attributes too large")]
     AttributesTooLarge,
+    /// As many files and directories are pinned as can be.
+    #[error(
+        "{} files and directories are pinned, which is the most (PINS_MAX): pin a directory above them",
+        crate::limits::PINS_MAX
+    )]
+    TooManyPins,
     /// The disk under the state directory is full.
     #[error("no space left under the state directory")]
     NoSpace,

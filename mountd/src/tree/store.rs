@@ -61,9 +61,11 @@ pub(crate) enum Space {
     Conflicts,
     /// Node id → content that the server was told is here.
     Reported,
+    /// Node id → nothing: to stay here.
+    Pins,
 }
 
-const SPACES: [(Space, &str); 13] = [
+const SPACES: [(Space, &str); 14] = [
     (Space::Nodes, "nodes"),
     (Space::Inodes, "inodes"),
     (Space::Entries, "entries"),
@@ -77,6 +79,7 @@ const SPACES: [(Space, &str); 13] = [
     (Space::Opens, "opens"),
     (Space::Conflicts, "conflicts"),
     (Space::Reported, "reported"),
+    (Space::Pins, "pins"),
 ];
 
 /// Is called with key and value of a row; `false` ends the walk.

@@ -1,6 +1,7 @@
 //! The tree by itself: local changes, the journal, and the conflict table against a server that is a plain map.
 
 mod last_write;
+mod pins;
 mod table;
 
 use std::collections::BTreeMap;

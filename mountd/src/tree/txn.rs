@@ -347,8 +347,6 @@ impl<'a> Txn<'a> {
     fn was_dirty(&self, key: &RecordKey) -> bool {
         match key {
             RecordKey::Node(id) => self.nodes.get(id).is_some_and(|slot| {
-                let is_new =
-                    |node: &Option<LocalNode>| node.as_ref().is_some_and(|node| node.sync == SyncState::New);
                 // A root that the server does not know is in no group: it is first sent when it has met the server's.
                 let met = *id == NodeId::ROOT && is_new(&slot.before) && !is_new(&slot.now);
                 !met && slot.before.as_ref().is_some_and(|node| node.sync.is_dirty())
@@ -380,6 +378,19 @@ impl<'a> Txn<'a> {
             effects.extend(node_effect(slot));
         }
         Ok(effects)
+    }
+
+    /// Returns the nodes of which a name is new and that are not made by this change, and the files with another content.
+    pub(super) fn arrivals(&self) -> Vec<NodeId> {
+        let content = |node: &Option<LocalNode>| node.as_ref()?.live()?.content;
+        let is_made = |slot: &Slot<LocalNode>| slot.before.is_none() && is_new(&slot.now);
+        let is_ours = |id: &NodeId| self.nodes.get(id).is_some_and(is_made);
+        let named = self.entries.values().filter_map(|slot| {
+            let target = |entry: &Option<LocalEntry>| entry.as_ref()?.target.map(|target| target.node);
+            target(&slot.now).filter(|id| target(&slot.before) != Some(*id) && !is_ours(id))
+        });
+        let filled = self.nodes.iter().filter(|(_, slot)| content(&slot.now) != content(&slot.before));
+        named.chain(filled.map(|(id, _)| *id)).collect()
     }
 
     /// Returns the keys of all records that this change touches and that have something to send.
@@ -424,6 +435,10 @@ impl<'a> Txn<'a> {
         }
         writes
     }
+}
+
+fn is_new(node: &Option<LocalNode>) -> bool {
+    node.as_ref().is_some_and(|node| node.sync == SyncState::New)
 }
 
 fn read<T: serde::de::DeserializeOwned>(

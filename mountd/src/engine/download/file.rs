@@ -102,7 +102,7 @@ pub(super) async fn run(shared: Arc<Shared>, node: NodeId, mut incoming: mpsc::R
     // Those who came between the last look and the removal get a new task.
     while let Ok(waiter) = incoming.try_recv() {
         if waiter.background {
-            super::prefetch(&shared, node);
+            super::send(&shared, node, waiter);
         } else {
             fetch(&shared, node, waiter.range, waiter.done);
         }

@@ -13,15 +13,15 @@ use dfs_shared::record::{NodeKind, Record};
 use dfs_shared::time::Timestamp;
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::cache::{Backing, Cache, CacheOptions, Fetch, FetchError, HoldGuard, OpenFiles};
+use crate::cache::{Backing, Cache, CacheError, CacheOptions, Fetch, FetchError, HoldGuard, OpenFiles};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::hash::small_manifest;
 use crate::engine::verify::{Finding, Scope, Verified, VerifyEvent};
-use crate::engine::{Connection, Engine, Parts, Status, Wake};
+use crate::engine::{Connection, Engine, Parts, PinError, Status, Wake};
 use crate::remote::memory::MemoryRemote;
 use crate::tree::content::{ContentState, Place};
 use crate::tree::journal::NamedContent;
-use crate::tree::namespace::{AttributeChange, NewNode};
+use crate::tree::namespace::{AttributeChange, NewNode, RenameMode};
 use crate::tree::node::{Cookie, Ino};
 use crate::tree::policy::{Policies, Policy};
 use crate::tree::store::Store;
@@ -112,6 +112,8 @@ pub(super) struct Rig {
     sink: Arc<Sink>,
     live: Option<Live>,
     policies: Option<Policies>,
+    /// What the cache may take.
+    size_max: u64,
 }
 
 struct Live {
@@ -120,7 +122,7 @@ struct Live {
     engine: Arc<Engine>,
 }
 
-fn open(dir: &std::path::Path, server: &MemoryRemote) -> Live {
+fn open(dir: &std::path::Path, size_max: u64, server: &MemoryRemote) -> Live {
     let wake = Wake::default();
     // Whoever let go of the last one last may still be closing it.
     let mut opened = None;
@@ -130,8 +132,7 @@ fn open(dir: &std::path::Path, server: &MemoryRemote) -> Live {
     });
     let store = Arc::new(opened.expect("it was waited for"));
     let tree = Arc::new(Tree::open(store, "host".to_owned(), wake.callback()).expect("a tree"));
-    let options =
-        CacheOptions { state_dir: dir.to_owned(), cache_dir: dir.join("cache"), size_max: u64::MAX };
+    let options = CacheOptions { state_dir: dir.to_owned(), cache_dir: dir.join("cache"), size_max };
     let cache = Cache::open(Arc::clone(&tree), options).expect("a cache");
     let engine = Engine::new(Parts {
         tree: Arc::clone(&tree),
@@ -148,8 +149,13 @@ fn open(dir: &std::path::Path, server: &MemoryRemote) -> Live {
 
 impl Rig {
     pub(super) fn new(server: &MemoryRemote) -> Self {
+        Self::bounded(server, u64::MAX)
+    }
+
+    /// As [`Self::new`], with a bounded cache.
+    pub(super) fn bounded(server: &MemoryRemote, size_max: u64) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut rig = Self { dir, sink: Arc::default(), live: None, policies: None };
+        let mut rig = Self { dir, sink: Arc::default(), live: None, policies: None, size_max };
         rig.start(server);
         rig
     }
@@ -166,7 +172,7 @@ impl Rig {
     /// Opens everything in the same directory.
     pub(super) fn start(&mut self, server: &MemoryRemote) {
         assert!(self.live.is_none());
-        let live = open(self.dir.path(), server);
+        let live = open(self.dir.path(), self.size_max, server);
         *self.sink.cache.lock() = Some((Arc::clone(&live.tree), Arc::clone(&live.cache)));
         if let Some(policies) = &self.policies {
             live.tree.set_policies(policies.clone());
@@ -250,7 +256,43 @@ impl Rig {
     }
 
     fn find(&self, name: &str) -> Option<LocalNode> {
-        self.live().tree.lookup(Ino::ROOT, &Name::new(name.as_bytes()).expect("a name")).expect("a store")
+        self.live().tree.resolve_path(name.as_bytes()).ok()
+    }
+
+    pub(super) fn exists(&self, path: &str) -> bool {
+        self.find(path).is_some()
+    }
+
+    /// Returns the directory and the name of a path.
+    fn place(&self, path: &str) -> (Ino, Name) {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        (self.find(parent).expect("a directory").ino, Name::new(name.as_bytes()).expect("a name"))
+    }
+
+    pub(super) fn rename(&self, from: &str, to: &str) {
+        let (from, to) = (self.place(from), self.place(to));
+        let (from, to) = ((from.0, &from.1), (to.0, &to.1));
+        self.live().tree.rename(from, to, RenameMode::Replace, SystemClock.now()).expect("renamed");
+    }
+
+    pub(super) fn pin(&self, path: &str) {
+        self.engine().pin(self.id(path)).expect("pinned");
+    }
+
+    /// Waits until all that is pinned below a path is here.
+    pub(super) fn wait_pinned(&self, path: &str) -> Result<(), PinError> {
+        let (progress, _news) = tokio::sync::mpsc::channel(1);
+        let waiting = self.engine().wait_pinned(self.id(path), progress);
+        let waiting = async { tokio::time::timeout(PATIENCE, waiting).await };
+        self.engine().runtime().block_on(waiting).expect("waited in vain for what is pinned")
+    }
+
+    pub(super) fn make_room(&self) {
+        self.live().cache.make_room().expect("a store");
+    }
+
+    pub(super) fn try_evict(&self, path: &str) -> Result<(), CacheError> {
+        self.live().cache.evict(self.id(path))
     }
 
     pub(super) fn content(&self, name: &str) -> Option<ContentId> {
@@ -273,11 +315,11 @@ impl Rig {
     fn make(&self, name: &str, kind: NodeKind, content: Option<ContentState>) -> LocalNode {
         let at = SystemClock.now();
         let new = NewNode { content, ..NewNode::plain(kind, 0o644, (0, 0), at) };
-        let name = Name::new(name.as_bytes()).expect("a name");
-        match self.live().tree.create(Ino::ROOT, &name, new) {
+        let (parent, name) = self.place(name);
+        match self.live().tree.create(parent, &name, new) {
             Ok(node) => node,
             Err(crate::tree::TreeError::Exists) => {
-                self.live().tree.lookup(Ino::ROOT, &name).expect("a store").expect("it exists")
+                self.live().tree.lookup(parent, &name).expect("a store").expect("it exists")
             }
             Err(error) => panic!("{error}"),
         }
