@@ -193,7 +193,7 @@ impl Cache {
     ) -> Result<(), CacheError> {
         let found = self.tree.node_by_id(node)?.ok_or(CacheError::NotFound)?;
         let is_old = found.live().is_none_or(|record| record.content != row.content);
-        let Some(ranges) = ranges.filter(|_| !is_old) else { return self.evict(node) };
+        let Some(ranges) = ranges.filter(|_| !is_old) else { return self.forget_all(node) };
         let backing = self.backing(&found)?;
         let mut inner = backing.inner.lock();
         if inner.users > 0 || inner.touched {

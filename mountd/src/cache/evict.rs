@@ -13,7 +13,7 @@ use dfs_shared::ids::NodeId;
 use super::{Cache, CacheError, Place};
 use crate::limits::{CACHE_LOW_PERCENT, RECENT_FILES_MAX};
 use crate::tree::content::{ContentState, FileId};
-use crate::tree::{LocalNode, SyncState, Tree};
+use crate::tree::{LocalNode, SyncState, Tree, TreeError};
 
 /// When files were used last, in seconds since 1970; as many as fit.
 #[derive(Debug, Default)]
@@ -62,6 +62,22 @@ impl Cache {
     /// # Errors
     /// [`CacheError`]: `Busy` when the file is open or the server does not have its content, `Pinned`, `NotFound`, or a failing disk or tree.
     pub fn evict(self: &Arc<Self>, node: NodeId) -> Result<(), CacheError> {
+        self.let_go(node, |tree| tree.pinned_by(node))
+    }
+
+    /// As [`Self::evict`], of bytes that are not what they should be: a pin keeps good ones.
+    ///
+    /// # Errors
+    /// As [`Self::evict`], but never `Pinned`.
+    pub fn forget_all(self: &Arc<Self>, node: NodeId) -> Result<(), CacheError> {
+        self.let_go(node, |_| Ok(None))
+    }
+
+    fn let_go(
+        self: &Arc<Self>,
+        node: NodeId,
+        pinned_by: impl FnOnce(&Tree) -> Result<Option<NodeId>, TreeError>,
+    ) -> Result<(), CacheError> {
         let found = self.tree.node_by_id(node)?.ok_or(CacheError::NotFound)?;
         let backing = self.backing(&found)?;
         let mut inner = backing.inner.lock();
@@ -73,7 +89,7 @@ impl Cache {
             let row = row?;
             // Readers of the tree take no lock, and its writers wait for this closure: what is clean here stays so.
             refused = !may_go(&self.tree, node, &row).unwrap_or(false);
-            pinned = self.tree.pinned_by(node);
+            pinned = pinned_by(&self.tree);
             if refused || !matches!(pinned, Ok(None)) {
                 return Some(row);
             }

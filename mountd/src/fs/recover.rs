@@ -134,7 +134,7 @@ impl Fs {
     }
 
     fn forget_bytes(&self, node: NodeId) -> Result<(), FsError> {
-        match self.cache.evict(node) {
+        match self.cache.forget_all(node) {
             Ok(()) | Err(CacheError::Busy | CacheError::NotFound) => Ok(()),
             Err(error) => Err(error.into()),
         }

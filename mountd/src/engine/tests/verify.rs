@@ -114,6 +114,17 @@ fn a_lost_or_cut_backing_file_is_fetched_anew_as_a_whole() {
 }
 
 #[test]
+fn a_pin_keeps_no_damage() {
+    let server = MemoryRemote::new();
+    let (_one, other, content) = two(&server);
+    other.pin("large");
+    other.rot("large", |file| file.set_len(1000).expect("a disk"));
+    let (verified, found) = other.verify(Scope::All, true);
+    assert_eq!((verified.damaged, verified.repaired), (1, 1), "{found:?}");
+    assert_eq!(other.here("large"), Some(content));
+}
+
+#[test]
 fn bytes_in_a_hole_are_damage() {
     let server = MemoryRemote::new();
     let one = Rig::new(&server);
