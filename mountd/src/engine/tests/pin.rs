@@ -62,9 +62,14 @@ fn what_is_moved_under_a_pinned_directory_here_or_elsewhere_is_fetched_and_what_
     let (one, other) = pair(&server, &["f", "g", "h"], Rig::new(&server));
     one.make_dir("dir");
     one.make_dir("dir/below");
+    one.write("dir/first", &bytes_of(MIB, 3));
     one.flush();
-    other.until("the directories are there", || other.exists("dir/below"));
+    other.until("the directories are there", || {
+        other.exists("dir/below") && other.content("dir/first").is_some()
+    });
     other.pin("dir");
+    // Once this is here, all that was there has been looked at.
+    other.wait_pinned("dir").expect("the server is there");
     other.rename("f", "dir/below/f");
     arrives(&other, "dir/below/f", &bytes_of(2 * MIB, 0));
     one.rename("g", "dir/g");
