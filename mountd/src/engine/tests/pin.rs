@@ -44,9 +44,10 @@ fn a_new_version_and_a_new_file_are_fetched_by_themselves() {
     let one = Rig::new(&server);
     one.online();
     one.make_dir("dir");
-    let (one, other) = (one, Rig::new(&server));
+    let other = Rig::new(&server);
     one.flush();
     other.online();
+    other.until("the directory is there", || other.exists("dir"));
     other.pin("dir");
     one.write("dir/f", &bytes_of(2 * MIB, 1));
     arrives(&other, "dir/f", &bytes_of(2 * MIB, 1));
