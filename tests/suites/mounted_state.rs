@@ -223,6 +223,13 @@ fn dfs_umount_force_frees_programs_from_a_mount_that_does_not_answer() {
     run(&Setup::mounts(1).needs(&[Need::Root]), |cluster| {
         let root = cluster.a().to_string_lossy().into_owned();
         cluster.mounts[0].signal(Signal::STOP)?;
+        let tasks = format!("/proc/{}/task", cluster.mounts[0].id().context("it runs")?);
+        // Its threads stop one after the other, and one that has not yet could still answer.
+        eventually("all its threads have stopped", || {
+            let stats: Vec<_> =
+                fs::read_dir(&tasks)?.flatten().map(|task| task.path().join("stat")).collect();
+            Ok(stats.iter().all(|stat| fs::read_to_string(stat).is_ok_and(|stat| stat.contains(") T "))))
+        })?;
         let stuck = cluster.a().join("file");
         let program = std::thread::spawn(move || fs::write(stuck, b"x"));
         let umount = cluster.mounts[0].dfs(&["umount", &root, "--force"])?;
