@@ -363,11 +363,13 @@ impl Mount {
 
 /// Writes everything through to the disk; if nobody writes any more, so that the next start need not look at it.
 fn make_durable(cache: &Cache, tree: &Tree, is_over: bool) -> anyhow::Result<()> {
+    // First, so that bytes that cannot be written do not keep it back.
+    tree.persist()?;
     if is_over {
         cache.sync()?;
         tree.end_boot()?;
     }
-    Ok(tree.persist()?)
+    Ok(())
 }
 
 /// Names the machine's run since it was switched on.

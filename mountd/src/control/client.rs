@@ -237,23 +237,14 @@ pub fn verify(
     request: &Request,
     sink: &mut dyn FnMut(VerifyLine) -> io::Result<()>,
 ) -> Result<Verified, ClientError> {
-    let failed = |source| ClientError::Socket { point: found.point.clone(), source };
-    let mut stream = BufReader::new(connect(found)?);
-    let mut line = serde_json::to_vec(request).map_err(|error| failed(error.into()))?;
-    line.push(b'\n');
-    stream.get_mut().write_all(&line).map_err(failed)?;
-    let mut text = String::new();
-    loop {
-        text.clear();
-        if stream.read_line(&mut text).map_err(failed)? == 0 {
-            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+    each_line(found, request, |line| match line {
+        VerifyLine::Verified(verified) => Ok(Some(verified)),
+        VerifyLine::Error(failure) => Err(failure.into()),
+        line => {
+            sink(line).map_err(|source| ClientError::Socket { point: found.point.clone(), source })?;
+            Ok(None)
         }
-        match serde_json::from_str(&text).map_err(|error| failed(error.into()))? {
-            VerifyLine::Verified(verified) => return Ok(verified),
-            VerifyLine::Error(failure) => return Err(failure.into()),
-            line => sink(line).map_err(failed)?,
-        }
-    }
+    })
 }
 
 /// Asks a mount to pin something ([`Request::Pin`]) and hands every line but the last to `sink`.
@@ -261,6 +252,22 @@ pub fn verify(
 /// # Errors
 /// [`ClientError`].
 pub fn pin(found: &Found, request: &Request, sink: &mut dyn FnMut(PinLine)) -> Result<(), ClientError> {
+    each_line(found, request, |line| match line {
+        PinLine::Pinned {} => Ok(Some(())),
+        PinLine::Error(failure) => Err(failure.into()),
+        line @ PinLine::Progress { .. } => {
+            sink(line);
+            Ok(None)
+        }
+    })
+}
+
+/// Sends a request that is answered by several lines and hands each to `take`, until that has what was asked for.
+fn each_line<L: DeserializeOwned, T>(
+    found: &Found,
+    request: &Request,
+    mut take: impl FnMut(L) -> Result<Option<T>, ClientError>,
+) -> Result<T, ClientError> {
     let failed = |source| ClientError::Socket { point: found.point.clone(), source };
     let mut stream = BufReader::new(connect(found)?);
     let mut line = serde_json::to_vec(request).map_err(|error| failed(error.into()))?;
@@ -272,10 +279,9 @@ pub fn pin(found: &Found, request: &Request, sink: &mut dyn FnMut(PinLine)) -> R
         if stream.read_line(&mut text).map_err(failed)? == 0 {
             return Err(failed(io::ErrorKind::UnexpectedEof.into()));
         }
-        match serde_json::from_str(&text).map_err(|error| failed(error.into()))? {
-            PinLine::Pinned {} => return Ok(()),
-            PinLine::Error(failure) => return Err(failure.into()),
-            line @ PinLine::Progress { .. } => sink(line),
+        let line = serde_json::from_str(&text).map_err(|error| failed(error.into()))?;
+        if let Some(done) = take(line)? {
+            return Ok(done);
         }
     }
 }
