@@ -76,7 +76,7 @@ pub(super) struct Pinned {
 struct State {
     /// Files to be fetched, with how many bytes are not here.
     waiting: BTreeMap<NodeId, u64>,
-    fetching: BTreeMap<NodeId, u64>,
+    fetching: BTreeMap<NodeId, Fetching>,
     /// Files that are left alone until the next connection, and why.
     failed: BTreeMap<NodeId, (u64, String)>,
     /// Bytes of files that found no room in `waiting`.
@@ -86,6 +86,13 @@ struct State {
     stalled: Option<String>,
     /// It was told that what is pinned does not fit into the cache.
     is_too_much: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Fetching {
+    bytes: u64,
+    /// There is news of the file since it is being fetched: a failure may be one of what it was before.
+    has_news: bool,
 }
 
 impl Default for Pinned {
@@ -98,7 +105,7 @@ impl Pinned {
     /// Returns how many bytes are pinned and not here, as far as was looked.
     pub(super) fn missing_bytes(&self) -> u64 {
         let state = self.state.lock();
-        let files = state.waiting.values().chain(state.fetching.values());
+        let files = state.waiting.values().chain(state.fetching.values().map(|fetching| &fetching.bytes));
         files.chain(state.failed.values().map(|(bytes, _)| bytes)).sum::<u64>() + state.beyond
     }
 
@@ -109,32 +116,58 @@ impl Pinned {
         state.waiting.extend(failed.into_iter().map(|(node, (bytes, _))| (node, bytes)));
     }
 
-    fn add(&self, node: NodeId, bytes: u64) {
+    /// Looks whether a file is to be fetched. Under the lock: what is here by now is not taken for missing, and no news of a
+    /// file is lost.
+    fn look_at(&self, shared: &Shared, node: NodeId) -> Result<(), TreeError> {
         let mut state = self.state.lock();
-        if state.fetching.contains_key(&node) {
-            return;
+        if let Some(fetching) = state.fetching.get_mut(&node) {
+            fetching.has_news = true;
+            return Ok(());
         }
         state.failed.remove(&node);
+        let Some(bytes) = missing_of(shared, node)? else {
+            state.waiting.remove(&node);
+            return Ok(());
+        };
         if state.waiting.len() < PINNED_WAITING_MAX || state.waiting.contains_key(&node) {
             state.waiting.insert(node, bytes);
         } else {
             state.beyond += bytes;
             state.has_beyond = true;
         }
+        Ok(())
+    }
+
+    /// Returns how many bytes of a file are not here; `Some(0)` if all are and that is still to be noted, `None` if it is.
+    fn left_of(&self, shared: &Shared, node: NodeId) -> Result<Option<u64>, TreeError> {
+        let mut state = self.state.lock();
+        let missing = missing_of(shared, node)?;
+        if missing.is_none() && state.fetching.contains_key(&node) {
+            return Ok(Some(0));
+        }
+        if missing.is_none() {
+            state.waiting.remove(&node);
+            state.failed.remove(&node);
+        }
+        Ok(missing)
     }
 
     fn next(&self) -> Option<NodeId> {
         let mut state = self.state.lock();
         let (node, bytes) = state.waiting.pop_first()?;
-        state.fetching.insert(node, bytes);
+        state.fetching.insert(node, Fetching { bytes, has_news: false });
         Some(node)
     }
 
     fn give_back(&self, node: NodeId) {
         let mut state = self.state.lock();
-        if let Some(bytes) = state.fetching.remove(&node) {
-            state.waiting.insert(node, bytes);
+        if let Some(fetching) = state.fetching.remove(&node) {
+            state.waiting.insert(node, fetching.bytes);
         }
+    }
+
+    fn has_news_of(&self, node: NodeId) -> bool {
+        self.state.lock().fetching.get(&node).is_some_and(|fetching| fetching.has_news)
     }
 
     /// Tells whether files found no room in `waiting`, now that there is some.
@@ -212,10 +245,7 @@ fn look_at_all(shared: &Shared) -> Result<(), TreeError> {
         each_file(&shared.tree, pin, &mut |node| {
             let found = shared.tree.node_by_id(node)?;
             all += found.and_then(|found| found.live().map(|record| record.size)).unwrap_or(0);
-            if let Some(bytes) = missing_of(shared, node)? {
-                shared.pinned.add(node, bytes);
-            }
-            Ok(())
+            shared.pinned.look_at(shared, node)
         })?;
     }
     let is_too_much = all > shared.cache.size_max();
@@ -237,12 +267,7 @@ fn look(shared: &Shared, news: PinNews) -> Result<(), TreeError> {
     };
     for top in nodes {
         if shared.tree.pinned_by(top)?.is_some() {
-            each_file(&shared.tree, top, &mut |node| {
-                if let Some(bytes) = missing_of(shared, node)? {
-                    shared.pinned.add(node, bytes);
-                }
-                Ok(())
-            })?;
+            each_file(&shared.tree, top, &mut |node| shared.pinned.look_at(shared, node))?;
         }
     }
     Ok(())
@@ -335,8 +360,8 @@ fn settle(shared: &Shared, node: NodeId, ended: Result<(), FetchError>) -> Settl
     let is_wanted = || shared.tree.pinned_by(node).is_ok_and(|by| by.is_some());
     let settled = match ended {
         Ok(()) => {
-            let left = missing_of(shared, node).ok().flatten().filter(|_| is_wanted());
             let mut state = pinned.state.lock();
+            let left = missing_of(shared, node).ok().flatten().filter(|_| is_wanted());
             state.fetching.remove(&node);
             state.stalled = None;
             match left {
@@ -359,11 +384,15 @@ fn settle(shared: &Shared, node: NodeId, ended: Result<(), FetchError>) -> Settl
             pinned.state.lock().stalled = Some(why);
             Settled::Again
         }
+        Err(_) if pinned.has_news_of(node) => {
+            pinned.give_back(node);
+            Settled::Again
+        }
         Err(error) => {
             let why = error.to_string();
             shared.notice(format!("{} is pinned and cannot be fetched: {why}", path_of(shared, node)));
             let mut state = pinned.state.lock();
-            let bytes = state.fetching.remove(&node).unwrap_or(0);
+            let bytes = state.fetching.remove(&node).map_or(0, |fetching| fetching.bytes);
             state.failed.insert(node, (bytes, why));
             Settled::Done
         }
@@ -394,7 +423,7 @@ impl Wanted {
         let mut found = BTreeMap::new();
         let mut is_part = false;
         each_file(&shared.tree, top, &mut |node| {
-            if let Some(bytes) = missing_of(shared, node)? {
+            if let Some(bytes) = shared.pinned.left_of(shared, node)? {
                 if found.len() < PINNED_WAITING_MAX {
                     found.insert(node, bytes);
                 } else {
@@ -411,7 +440,7 @@ impl Wanted {
     fn advance(&mut self, shared: &Shared) -> Result<PinProgress, TreeError> {
         let mut of_first = 0;
         while let Some((node, bytes)) = self.files.front().copied() {
-            let missing = missing_of(shared, node)?;
+            let missing = shared.pinned.left_of(shared, node)?;
             let failed = shared.pinned.state.lock().failed.get(&node).map(|(_, why)| why.clone());
             match (missing, failed) {
                 (Some(left), None) if shared.tree.pinned_by(node)?.is_some() => {

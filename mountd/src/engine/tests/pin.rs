@@ -37,6 +37,21 @@ fn a_pinned_file_is_fetched_in_the_background_and_others_are_not() {
     assert_eq!((status.pins, status.pinned_missing_bytes, status.downloaded_bytes), (1, 0, 2 * MIB as u64));
 }
 
+#[test]
+fn whoever_waited_finds_nothing_missing_in_the_status() {
+    let server = MemoryRemote::new();
+    let (_one, other) = pair(&server, &["f"], Rig::new(&server));
+    for _ in 0..200 {
+        other.pin("f");
+        // The bytes are here for a moment before that is noted.
+        while other.here("f").is_none() {}
+        other.wait_pinned("f").expect("the server is there");
+        assert_eq!(other.status().pinned_missing_bytes, 0);
+        other.unpin("f");
+        until("nobody uses it", || other.try_evict("f").is_ok());
+    }
+}
+
 // S45
 #[test]
 fn a_new_version_and_a_new_file_are_fetched_by_themselves() {

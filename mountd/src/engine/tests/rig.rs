@@ -279,6 +279,10 @@ impl Rig {
         self.engine().pin(self.id(path)).expect("pinned");
     }
 
+    pub(super) fn unpin(&self, path: &str) {
+        assert!(self.live().tree.unpin(self.id(path)).expect("unpinned"));
+    }
+
     /// Waits until all that is pinned below a path is here.
     pub(super) fn wait_pinned(&self, path: &str) -> Result<(), PinError> {
         let (progress, _news) = tokio::sync::mpsc::channel(1);
