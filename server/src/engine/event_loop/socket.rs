@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -19,11 +19,13 @@ pub(super) struct LoopSocket {
     stream: TcpStream,
     timer: Pin<Box<Sleep>>,
     armed: Option<Instant>,
+    /// Whom the timer wakes.
+    waker: Option<Waker>,
 }
 
 impl LoopSocket {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, timer: Box::pin(tokio::time::sleep(Duration::ZERO)), armed: None }
+        Self { stream, timer: Box::pin(tokio::time::sleep(Duration::ZERO)), armed: None, waker: None }
     }
 
     fn arm(&mut self, deadline: Instant) {
@@ -44,7 +46,11 @@ impl Socket for LoopSocket {
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        // One slice is the usual case, and its system call the cheaper one.
+        match slices {
+            [slice] => Pin::new(&mut self.stream).poll_write(context, slice),
+            slices => Pin::new(&mut self.stream).poll_write_vectored(context, slices),
+        }
     }
 
     fn poll_send_file(
@@ -68,6 +74,10 @@ impl Socket for LoopSocket {
         // A timer that rings too early is set again then: deadlines move later with every request, and few are reached.
         if self.armed.is_none_or(|armed| armed > deadline) {
             self.arm(deadline);
+        } else if !self.timer.is_elapsed()
+            && self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()))
+        {
+            return Poll::Pending;
         }
         while self.timer.as_mut().poll(context).is_ready() {
             if Instant::now() >= deadline {
@@ -75,6 +85,7 @@ impl Socket for LoopSocket {
             }
             self.arm(deadline);
         }
+        self.waker = Some(context.waker().clone());
         Poll::Pending
     }
 

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::BytesMut;
+use rustix::net::{RecvFlags, SendFlags};
 
 use super::{Direction, Reactor, Source};
 use crate::engine::executor::Busy;
@@ -99,7 +100,8 @@ impl PoolSocket {
 impl Socket for PoolSocket {
     fn poll_read(&mut self, context: &mut Context<'_>, slice: &mut [u8]) -> Poll<io::Result<usize>> {
         let len = slice.len();
-        self.poll_io(context, Direction::Read, |stream| rustix::io::read(stream, &mut *slice), len)
+        let read = |stream: &TcpStream| Ok(rustix::net::recv(stream, &mut *slice, RecvFlags::empty())?.0);
+        self.poll_io(context, Direction::Read, read, len)
     }
 
     fn poll_read_buf(&mut self, context: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
@@ -115,7 +117,12 @@ impl Socket for PoolSocket {
 
     fn poll_write(&mut self, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let len = slices.iter().map(|slice| slice.len()).sum();
-        self.poll_io(context, Direction::Write, |stream| rustix::io::writev(stream, slices), len)
+        // One slice is the usual case, and its system call the cheaper one.
+        let write = |stream: &TcpStream| match slices {
+            [slice] => rustix::net::send(stream, slice, SendFlags::NOSIGNAL),
+            slices => rustix::io::writev(stream, slices),
+        };
+        self.poll_io(context, Direction::Write, write, len)
     }
 
     fn poll_send_file(

@@ -8,7 +8,7 @@ use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -55,6 +55,8 @@ pub(super) struct Io<S> {
     stop: Stop,
     told_to_stop: watch::Receiver<bool>,
     stopped: bool,
+    /// Whom a stop wakes.
+    waker: Option<Waker>,
     write_timeout: Duration,
 }
 
@@ -73,7 +75,15 @@ impl<S: Socket> Io<S> {
             // A dropped sender is a stop too.
             let _ = stop.wait_for(|stopped| *stopped).await;
         });
-        Self { socket, tls: tls.map(Box::new), stop, told_to_stop, stopped: false, write_timeout }
+        Self {
+            socket,
+            tls: tls.map(Box::new),
+            stop,
+            told_to_stop,
+            stopped: false,
+            waker: None,
+            write_timeout,
+        }
     }
 
     /// Reads once into `buffer`, or only waits for the rest without one; with `stoppable` the stop signal ends the
@@ -109,7 +119,12 @@ impl<S: Socket> Io<S> {
     }
 
     fn poll_stopped(&mut self, context: &mut Context<'_>) -> bool {
-        self.stopped = self.stopped || self.stop.as_mut().poll(context).is_ready();
+        let is_registered = self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
+        if self.stopped || (is_registered && !self.is_told_to_stop()) {
+            return self.stopped;
+        }
+        self.stopped = self.stop.as_mut().poll(context).is_ready();
+        self.waker = Some(context.waker().clone());
         self.stopped
     }
 
