@@ -126,14 +126,7 @@ impl Tree {
         host: String,
         on_journal: Box<dyn Fn() + Send + Sync>,
     ) -> Result<Self, TreeError> {
-        let last = match store.last_key(Space::Journal)? {
-            Some(key) => {
-                let key =
-                    key.as_slice().try_into().map_err(|_| TreeError::Damaged { what: "journal key" })?;
-                u64::from_be_bytes(key)
-            }
-            None => 0,
-        };
+        let last = journal::last_seq(&store)?;
         let conflicts = Mutex::new(Conflicts::load(&store)?);
         let pins = Pins::load(&store)?;
         let tree = Self {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::content::ContentState;
 use super::node::{Ino, LocalNode, SyncState};
-use super::store::{Snapshot, Space, Write, decode};
+use super::store::{Snapshot, Space, Store, Write, decode};
 use super::txn::Txn;
 use super::{Tree, TreeError};
 
@@ -59,6 +59,16 @@ pub enum KeyState {
 }
 
 const IN_FLIGHT_KEY: &[u8] = b"in-flight";
+const SEQ_KEY: &[u8] = b"journal-seq";
+
+/// Returns the highest sequence number that a request in flight may name: none of them is given away again, as settling such a
+/// request takes its groups out of the journal, if need be a second time.
+pub(super) fn last_seq(store: &Store) -> Result<u64, TreeError> {
+    let last = store.last_key(Space::Journal)?.map(|key| <[u8; 8]>::try_from(key.as_slice()));
+    let last = last.transpose().map_err(|_| TreeError::Damaged { what: "journal key" })?;
+    let acknowledged: Option<u64> = store.read(Space::Meta, SEQ_KEY)?;
+    Ok(last.map_or(0, u64::from_be_bytes).max(acknowledged.unwrap_or(0)))
+}
 
 /// The journal and the records at one moment: what is read from it fits together, whatever is changed meanwhile.
 pub struct View<'t> {
@@ -274,7 +284,8 @@ impl Tree {
             let row = JournalRow { keys, at };
             txn.extra.push(Write::put(Space::Journal, &self.next_seq().to_be_bytes(), &row));
         }
-        let writes = txn.finish(at, || self.next_seq());
+        let mut writes = txn.finish(at, || self.next_seq());
+        writes.push(Write::put(Space::Meta, SEQ_KEY, &self.last_seq()));
         self.store.commit(writes)?;
         self.seq_written.store(self.last_seq(), Ordering::Release);
         Ok(())

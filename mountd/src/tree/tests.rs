@@ -1,5 +1,6 @@
 //! The tree by itself: local changes, the journal, and the conflict table against a server that is a plain map.
 
+mod journal;
 mod last_write;
 mod pins;
 mod table;
