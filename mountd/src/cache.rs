@@ -24,7 +24,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 
 use dfs_shared::hash::ContentId;
@@ -104,6 +104,18 @@ pub struct CacheOptions {
     pub cache_dir: PathBuf,
     /// Most bytes of files whose content is on the server.
     pub size_max: u64,
+    /// Whether files go only when [`Cache::remove_thrown_away`] is called, and not in the background: for runs that come to the
+    /// same every time.
+    pub removes_when_asked: bool,
+}
+
+/// Makes the journal durable before files go whose end it tells.
+fn make_durable(tree: &Tree) -> bool {
+    if let Err(error) = tree.persist() {
+        // A full disk needs the room that they take.
+        tracing::warn!(%error, "files go whose end may be forgotten if the power fails");
+    }
+    true
 }
 
 /// An empty backing file without a node. Removed when dropped before it has got one.
@@ -178,6 +190,8 @@ pub struct Cache {
     recent: Mutex<Recent>,
     /// Takes files to be removed: removing a large one takes a while.
     garbage: Sender<(Place, FileId)>,
+    /// What is to be removed when somebody asks for it.
+    thrown_away: Option<Mutex<Receiver<(Place, FileId)>>>,
 }
 
 impl Cache {
@@ -187,16 +201,15 @@ impl Cache {
     /// [`CacheError::Io`] when a directory cannot be made.
     pub fn open(tree: Arc<Tree>, options: CacheOptions) -> Result<Arc<Self>, CacheError> {
         let dirs = Arc::new(Dirs::open(&options.state_dir, &options.cache_dir)?);
-        let journal = Arc::downgrade(&tree);
-        let make_durable = move || {
-            let Some(tree) = journal.upgrade() else { return false };
-            if let Err(error) = tree.persist() {
-                // A full disk needs the room that they take.
-                tracing::warn!(%error, "files go whose end may be forgotten if the power fails");
-            }
-            true
+        let (garbage, files) = channel();
+        let thrown_away = if options.removes_when_asked {
+            Some(Mutex::new(files))
+        } else {
+            let journal = Arc::downgrade(&tree);
+            let make_durable = move || journal.upgrade().is_some_and(|tree| make_durable(&tree));
+            files::start_remover(Arc::clone(&dirs), &options.state_dir, files, make_durable)?;
+            None
         };
-        let garbage = files::start_remover(Arc::clone(&dirs), &options.state_dir, make_durable)?;
         let first_number = tree.next_number()?;
         Ok(Arc::new(Self {
             tree,
@@ -210,7 +223,18 @@ impl Cache {
             blocks: AtomicU64::new(0),
             recent: Mutex::default(),
             garbage,
+            thrown_away,
         }))
+    }
+
+    /// Removes the files that nothing needs any more, where that is not done in the background.
+    pub fn remove_thrown_away(&self) {
+        if let Some(files) = &self.thrown_away {
+            let batch: Vec<_> = files.lock().try_iter().collect();
+            if !batch.is_empty() {
+                files::remove_batch(&self.dirs, batch, &|| make_durable(&self.tree));
+            }
+        }
     }
 
     /// Writes all bytes through to the disk. Blocks on it.

@@ -248,8 +248,8 @@ impl Mount {
         let tree = Arc::new(Tree::open(store, host.clone(), wake.callback())?);
         tree.set_policies(policies);
         let (state_dir, cache_dir) = (places.state_dir.clone(), places.cache_dir.clone());
-        let cache =
-            Cache::open(Arc::clone(&tree), CacheOptions { state_dir, cache_dir, size_max: cache_size })?;
+        let options = CacheOptions { state_dir, cache_dir, size_max: cache_size, removes_when_asked: false };
+        let cache = Cache::open(Arc::clone(&tree), options)?;
         let read_only = arguments.read_only || arguments.options.iter().any(|option| option == "ro");
         let engine = Engine::new(Parts {
             tree: Arc::clone(&tree),

@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use dfs_shared::time::Timestamp;
@@ -160,15 +160,14 @@ fn in_directory<T>(path: &Path, work: impl Fn(&Path) -> io::Result<T>) -> io::Re
     }
 }
 
-/// Starts the thread that removes files, each only once `make_durable` has made the journal durable that says so: otherwise a power
-/// loss could bring a name back whose bytes are gone. What cannot be removed now is removed at the next start. The thread ends when
-/// the sending end is dropped.
+/// Starts the thread that removes files that come in. What cannot be removed now is removed at the next start. The thread ends
+/// when the sending end is dropped.
 pub(super) fn start_remover(
     dirs: Arc<Dirs>,
     state_dir: &Path,
-    mut make_durable: impl FnMut() -> bool + Send + 'static,
-) -> Result<Sender<(Place, FileId)>, CacheError> {
-    let (sender, files) = channel();
+    files: Receiver<(Place, FileId)>,
+    make_durable: impl Fn() -> bool + Send + 'static,
+) -> Result<(), CacheError> {
     let remover = move || {
         while let Ok(first) = files.recv() {
             let mut batch = vec![first];
@@ -176,16 +175,22 @@ pub(super) fn start_remover(
             while let Ok(file) = files.recv_timeout(gathered.saturating_duration_since(Instant::now())) {
                 batch.push(file);
             }
-            if make_durable() {
-                batch.into_iter().for_each(|(place, file)| dirs.remove(place, file));
-            }
+            remove_batch(&dirs, batch, &make_durable);
         }
     };
     match std::thread::Builder::new().name("dfs-remove".to_owned()).spawn(remover) {
-        Ok(_) => Ok(sender),
+        Ok(_) => Ok(()),
         Err(source) => {
             Err(CacheError::Io { action: "start a thread to clean", path: state_dir.to_owned(), source })
         }
+    }
+}
+
+/// Removes files once `make_durable` has made the journal durable that says so: otherwise a power loss could bring a name back
+/// whose bytes are gone.
+pub(super) fn remove_batch(dirs: &Dirs, batch: Vec<(Place, FileId)>, make_durable: &impl Fn() -> bool) {
+    if make_durable() {
+        batch.into_iter().for_each(|(place, file)| dirs.remove(place, file));
     }
 }
 
@@ -263,6 +268,8 @@ pub(super) fn can_others_write(read_only: &File) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
     use super::*;
 
     #[test]
@@ -275,7 +282,8 @@ mod tests {
             asked.send(()).expect("the test listens");
             answers.recv().unwrap_or(false)
         };
-        let remover = start_remover(Arc::clone(&dirs), dir.path(), make_durable).expect("a thread");
+        let (remover, files) = channel();
+        start_remover(Arc::clone(&dirs), dir.path(), files, make_durable).expect("a thread");
         let path = |file| dirs.path(Place::State, FileId(file));
         for (file, is_durable) in [(1, false), (2, true)] {
             drop(dirs.create(Place::State, FileId(file)).expect("a file"));

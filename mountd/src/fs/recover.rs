@@ -7,6 +7,7 @@
 //!                            └─► compared with its manifest ─► good
 //!                                   └─► differs ─► written later ─► a change
 //!                                             └─► not written ───► forgotten, fetched when it is read
+//!                      └─► no file, content not sent ────────► as the server has it, or empty
 //! ```
 //!
 //! A killed process leaves every byte and every row that it wrote. A machine without power leaves of both what had reached the
@@ -29,23 +30,23 @@ impl Fs {
     /// Looks at every file that was open for writing when the last run ended; at all if the machine may have lost its power, as
     /// `boot` tells, which names its run since it was switched on.
     pub(super) fn recover(self: &Arc<Self>, boot: Option<&str>) -> Result<(), FsError> {
+        let has_lost_power = boot.map(|boot| self.tree.lost_power(boot)).transpose()?.unwrap_or(false);
+        if has_lost_power {
+            // Marks tell little then: a stamp also differs of bytes that did not reach the disk.
+            self.recover_from_power_loss()?;
+        }
         for id in self.tree.open_marks()? {
-            if let Some(node) = self.tree.node_by_id(id)?.filter(|node| node.live().is_some()) {
-                match self.recover_file(&node, false) {
-                    // A machine that stopped may have lost the file. Whoever reads it is told; everything else goes on.
-                    Err(error @ FsError::Cache(CacheError::Lost { .. })) => {
-                        tracing::error!(node = %id, %error, "bytes that were written here are lost");
-                    }
-                    done => done?,
+            let node = self.tree.node_by_id(id)?.filter(|node| node.live().is_some() && !has_lost_power);
+            match node.map_or(Ok(()), |node| self.recover_file(&node, false)) {
+                // Whoever reads it is told; everything else goes on.
+                Err(error @ FsError::Cache(CacheError::Lost { .. })) => {
+                    tracing::error!(node = %id, %error, "bytes that were written here are lost");
                 }
+                done => done?,
             }
             self.tree.unmark_open(id)?;
         }
-        let Some(boot) = boot else { return Ok(()) };
-        if self.tree.lost_power(boot)? {
-            self.recover_from_power_loss()?;
-        }
-        Ok(self.tree.begin_boot(boot)?)
+        Ok(boot.map_or(Ok(()), |boot| self.tree.begin_boot(boot))?)
     }
 
     fn recover_file(&self, node: &LocalNode, is_changed: bool) -> Result<(), FsError> {
@@ -81,7 +82,8 @@ impl Fs {
     /// Looks at one file after a power loss. What was last changed before `since` is on the disk as its row says.
     fn recover_bytes(&self, id: NodeId, since: Timestamp) -> Result<(), FsError> {
         let Some(node) = self.tree.node_by_id(id)? else { return Ok(()) };
-        let (Some(record), Some(standing)) = (node.live(), self.cache.standing(id)?) else { return Ok(()) };
+        let Some(record) = node.live() else { return Ok(()) };
+        let Some(standing) = self.cache.standing(id)? else { return self.give_up(&node) };
         let Standing { row, now, .. } = &standing;
         let is_same = same_bytes(&row.stamp, now);
         if is_same && row.stamp.ctime < since {
@@ -96,6 +98,22 @@ impl Fs {
             return if is_empty && is_same { Ok(()) } else { self.recover_file(&node, true) };
         }
         self.recover_named(&node, &standing)
+    }
+
+    /// The file is gone that held a node's bytes.
+    fn give_up(&self, node: &LocalNode) -> Result<(), FsError> {
+        let Some(row) = self.tree.content_state(node.id)? else { return Ok(()) };
+        if self.cache.may_forget(node.id, &row)? {
+            return self.forget_bytes(node.id);
+        }
+        if node.dirty_content.is_none() && row.content.is_none() {
+            // An empty one.
+            return Ok(());
+        }
+        let is_theirs = self.tree.give_up_content(node.id, self.now())?;
+        let left = if is_theirs { "it is as the server has it" } else { "it is empty" };
+        tracing::error!(node = %node.id, "bytes that were written here had not reached the disk: {left}");
+        Ok(())
     }
 
     /// Looks at a file whose content the server has.

@@ -11,10 +11,13 @@ use std::ops::Range;
 use dfs_shared::hash::ContentId;
 use dfs_shared::ids::NodeId;
 use dfs_shared::manifest::Manifest;
+use dfs_shared::record::RecordKey;
 use dfs_shared::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::node::SyncState;
 use super::store::{Space, Write};
+use super::txn::Txn;
 use super::{Tree, TreeError};
 
 /// Names a backing file for ever; from [`Tree::next_number`].
@@ -119,6 +122,30 @@ impl Tree {
             Write::put(Space::Manifests, node.as_bytes(), &(manifest.id(), manifest)),
         ])?;
         Ok(true)
+    }
+
+    /// The bytes that were written to a file here are gone: it has the content again that the server has, or none. Returns whether
+    /// the server has any.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn give_up_content(&self, id: NodeId, at: Timestamp) -> Result<bool, TreeError> {
+        let _writer = self.writer.lock();
+        let mut txn = Txn::new(&self.store);
+        let base = match txn.live(id)?.map(|node| node.sync.clone()) {
+            Some(SyncState::Changed { base, .. }) => Some(base),
+            Some(SyncState::Clean(_) | SyncState::New) | None => None,
+        };
+        let content = base.as_ref().and_then(|base| base.content);
+        txn.change_node(id, |record| {
+            record.content = content;
+            (record.size, record.mtime) = base.map_or((0, at), |base| (base.size, base.mtime));
+        })?;
+        txn.edit_node(id, |node| node.dirty_content = None)?;
+        txn.journal(vec![RecordKey::Node(id)]);
+        txn.extra.push(Write::remove(Space::Content, id.as_bytes()));
+        self.finish(txn, at, false)?;
+        Ok(content.is_some())
     }
 
     /// Returns every row, for start-up checks and eviction. Reads the whole table.

@@ -162,7 +162,8 @@ impl Local {
         std::fs::create_dir_all(&state_dir).expect("a directory");
         let store = Arc::new(Store::open(&state_dir).expect("a store"));
         let tree = Arc::new(Tree::open(store, "host".to_owned(), Box::new(|| {})).expect("a tree"));
-        let options = CacheOptions { state_dir, cache_dir: root.path().join("cache"), size_max: 64 << 20 };
+        let cache_dir = root.path().join("cache");
+        let options = CacheOptions { state_dir, cache_dir, size_max: 64 << 20, removes_when_asked: false };
         let cache = Cache::open(Arc::clone(&tree), options).expect("a cache");
         let contents = Arc::new(Contents::default());
         contents.cache.set(Arc::downgrade(&cache)).expect("set once");

@@ -164,6 +164,8 @@ fn bytes_of_the_servers_that_did_not_reach_the_disk_are_fetched_again_after_a_po
         wait_for(|| mount.at("f").exists());
         assert!(std::fs::read(mount.at("f")).unwrap() == bytes);
         let contents = Arc::clone(&mount.contents);
+        // Somebody may have it open for writing, who wrote nothing.
+        mount.tree.mark_open(id).unwrap();
         let mount = mount.restart_after_power_loss(|root| {
             for path in files(&root.join("cache/files")) {
                 let file = File::options().write(true).open(path).unwrap();
@@ -199,4 +201,30 @@ fn a_file_of_the_servers_that_was_written_before_a_power_loss_is_as_it_was_writt
     let mount = mount.restart_after_power_loss(|_| {});
     assert!(mount.node("f").dirty_content.is_some(), "nobody would send it");
     assert_eq!(std::fs::read(mount.at("f")).unwrap()[..5], *b"hello");
+}
+
+// S44
+#[test]
+fn a_file_whose_bytes_are_gone_after_a_power_loss_is_as_the_server_has_it_or_empty() {
+    let Some(mount) = Local::new() else { return };
+    let (id, bytes) = (NodeId::generate(), pattern(20 * CHUNK, 0));
+    let manifest = push_file(&mount, 1, "theirs", id, &bytes);
+    wait_for(|| mount.at("theirs").exists());
+    for name in ["theirs", "ours"] {
+        std::fs::write(mount.at(name), b"written here").unwrap();
+        mount.wait_released(name);
+    }
+    mount.fs.sweep();
+    let contents = Arc::clone(&mount.contents);
+    let mount = mount.restart_after_power_loss(|root| {
+        files(&root.join("state/files")).iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    });
+    mount.contents.take(&contents);
+    mount.contents.set(id, &manifest);
+    assert!(std::fs::read(mount.at("theirs")).unwrap() == bytes);
+    assert_eq!(std::fs::read(mount.at("ours")).unwrap(), b"");
+    assert_eq!(mount.node("ours").dirty_content, None, "there is nothing to wait for");
+    assert_eq!(mount.tree.audit().unwrap(), Vec::<String>::new());
+    std::fs::write(mount.at("ours"), b"again").unwrap();
+    assert_eq!(std::fs::read(mount.at("ours")).unwrap(), b"again");
 }

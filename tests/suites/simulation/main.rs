@@ -228,6 +228,25 @@ fn a_file_whose_last_two_names_go_on_two_mounts_keeps_one() -> Result<()> {
     run(&script.parse()?).map(drop)
 }
 
+/// Found at seed 20000662: a conflict copy was to be sent whose bytes a power loss had taken.
+#[test]
+fn a_file_whose_bytes_the_power_took_keeps_nobody_waiting() -> Result<()> {
+    let script = "seed 20000662 mounts 2 delay 20 loss 30
+        0 0 mkdir a a/b/a 1 1
+        18 1 edit b/a/b a/a 1 1
+        12 1 put b/b b 1 1
+        16 1 mkdir b a 1 1
+        13 1 edit a/b b/a 1 1
+        25 1 mkdir b b/b 1 1
+        17 1 rename b a/b/b 1 1
+        6 0 write a/a a/b 1 1
+        28 1 write a a 1 1
+        19 0 rmdir b b/a 1 1
+        27 1 write a/a b 1 1
+        29 1 power b/b/a a 146 248";
+    run(&script.parse()?).map(drop)
+}
+
 #[test]
 fn the_patch_with_broken_rules_applies() -> Result<()> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

@@ -1,9 +1,10 @@
 //! A simulated mount: the real tree, cache, engine and file system, without a kernel, on a disk that outlives them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -91,6 +92,8 @@ pub(crate) struct Mount {
     live: Option<Live>,
     /// How often the machine was switched on.
     boots: u64,
+    /// The bytes of backing files, by name, that had reached the disk when somebody last asked for it.
+    synced: BTreeMap<String, Vec<u8>>,
     /// The file that a program has open for writing.
     pub(crate) open: Option<Handle>,
 }
@@ -126,9 +129,9 @@ impl Mount {
         policy: Policy,
     ) -> Result<Self> {
         std::fs::create_dir_all(&dir)?;
-        let disk = MemoryDisk::default();
+        let (disk, synced) = (MemoryDisk::default(), BTreeMap::new());
         let mut mount =
-            Self { index, disk, dir, network, clock, ids, policy, live: None, boots: 1, open: None };
+            Self { index, disk, dir, network, clock, ids, policy, live: None, boots: 1, synced, open: None };
         mount.start()?;
         Ok(mount)
     }
@@ -148,6 +151,7 @@ impl Mount {
             state_dir: self.dir.clone(),
             cache_dir: self.dir.join("cache"),
             size_max: u64::MAX,
+            removes_when_asked: true,
         };
         let cache = Cache::open(Arc::clone(&tree), options)?;
         let parts = Parts {
@@ -181,15 +185,33 @@ impl Mount {
         Ok(())
     }
 
-    /// Kills the mount. With `kept` the power goes too, and as many of the batches that were not synced stay.
-    pub(crate) async fn kill(&mut self, kept: Option<usize>) {
-        match kept {
-            None => self.disk.kill(),
-            Some(kept) => {
-                self.disk.lose_power(kept);
-                self.boots += 1;
+    /// Kills the mount: what was acknowledged stays.
+    pub(crate) async fn kill(&mut self) {
+        self.disk.kill();
+        self.end().await;
+    }
+
+    /// Cuts the power. `chance` of 200 tells how many of the journal's batches that were not synced stay, and what
+    /// becomes of the bytes of files.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) async fn cut_power(&mut self, chance: u64) -> Result<()> {
+        let kept = usize::try_from(chance)? * self.disk.unsynced() / 200;
+        self.disk.lose_power(kept);
+        self.boots += 1;
+        self.end().await;
+        for place in [&self.dir, &self.dir.join("cache")] {
+            for slot in sorted(&place.join("files"))? {
+                for file in sorted(&slot)? {
+                    self.lose_bytes(&file, chance)?;
+                }
             }
         }
+        Ok(())
+    }
+
+    async fn end(&mut self) {
         self.open = None;
         if let Some(live) = self.live.take() {
             let tree = Arc::downgrade(&live.tree);
@@ -204,18 +226,64 @@ impl Mount {
         }
     }
 
+    /// Leaves of a backing file what may have reached the disk.
+    fn lose_bytes(&self, path: &Path, chance: u64) -> Result<()> {
+        let name = name_of(path);
+        let bytes = std::fs::read(path)?;
+        let synced = self.synced.get(&name);
+        if synced == Some(&bytes) {
+            return Ok(());
+        }
+        let number = u64::from_str_radix(&name, 16).context("the name of a backing file")?;
+        let left = match (number ^ chance) % 5 {
+            0 | 1 => return Ok(()),
+            // Its directory had not been written.
+            2 if synced.is_none() => return Ok(std::fs::remove_file(path)?),
+            // Neither had its blocks been, but the length.
+            3 => {
+                let mut left = synced.cloned().unwrap_or_default();
+                left.resize(bytes.len(), 0);
+                left
+            }
+            _ => synced.cloned().unwrap_or_default(),
+        };
+        let modified = std::fs::metadata(path)?.modified()?;
+        let file = std::fs::OpenOptions::new().write(true).open(path)?;
+        file.set_len(left.len() as u64)?;
+        file.write_all_at(&left, 0)?;
+        Ok(file.set_modified(modified)?)
+    }
+
+    /// Everything that a file holds has reached the disk.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn synced(&mut self, ino: Ino) -> Result<()> {
+        let Some(node) = self.tree().node(ino)? else { return Ok(()) };
+        let Some(row) = self.tree().content_state(node.id)? else { return Ok(()) };
+        let name = format!("{:016x}", row.file.0);
+        for place in [&self.dir, &self.dir.join("cache")] {
+            for slot in sorted(&place.join("files"))? {
+                let path = slot.join(&name);
+                if path.exists() {
+                    self.synced.insert(name.clone(), std::fs::read(path)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what the mount has thrown away.
+    pub(crate) fn remove_thrown_away(&self) {
+        self.live().cache.remove_thrown_away();
+    }
+
     /// Starts it again.
     ///
     /// # Errors
     /// When it does not start.
     pub(crate) fn restart(&mut self) -> Result<()> {
         self.start().with_context(|| format!("mount {} does not start again", self.index))
-    }
-
-    /// Returns how many batches a power loss could take.
-    #[must_use]
-    pub(crate) fn unsynced(&self) -> usize {
-        self.disk.unsynced()
     }
 
     /// Fills the disk or makes room.
@@ -372,4 +440,19 @@ impl Mount {
         let read = backing.read_at(&mut bytes, 0).ok()?;
         (read == bytes.len()).then(|| ChunkHash::of(&bytes))
     }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// What is in a directory, by name; nothing where there is none.
+fn sorted(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
 }

@@ -25,6 +25,8 @@ pub(crate) struct Oracle {
     bytes: BTreeMap<ContentId, ChunkHash>,
     /// Bytes that were dismissed before their writer closed the file: an open file's are sent, too.
     dismissed_open: BTreeSet<ChunkHash>,
+    /// Versions that no power loss may take.
+    synced: BTreeSet<ChunkHash>,
     /// Contents that were dismissed by somebody who did not have their bytes.
     pub(crate) dismissed: BTreeSet<ContentId>,
     /// What each mount showed of each inode, without repetitions.
@@ -52,6 +54,11 @@ impl Oracle {
         let dismissed = self.dismissed_open.remove(&digest);
         // Who closes a file that others wrote meanwhile finishes nothing anew: no two writes are of the same bytes.
         self.versions.entry(digest).or_insert(Version { made, dismissed });
+    }
+
+    /// A program was told that these bytes are on the disk.
+    pub(crate) fn synced(&mut self, bytes: &[u8]) {
+        self.synced.insert(ChunkHash::of(bytes));
     }
 
     /// A program has overwritten or removed what it could see.
@@ -132,8 +139,7 @@ impl Oracle {
 
     /// Forgets a version that a power loss may have taken.
     pub(crate) fn excuse(&mut self, lost: &BTreeSet<ChunkHash>) {
-        for digest in lost {
-            self.dismiss_bytes(*digest);
-        }
+        let lost: Vec<_> = lost.difference(&self.synced).copied().collect();
+        lost.into_iter().for_each(|digest| self.dismiss_bytes(digest));
     }
 }

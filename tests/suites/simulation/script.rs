@@ -168,6 +168,11 @@ impl Script {
                 numbers: [random.below(200), 1 + random.below(300)],
             });
         }
+        // Of some seeds, drawn from nothing: machines lose their power, more often than otherwise a process is killed.
+        if seed % 8 == 6 {
+            let faults = steps.iter_mut().filter(|step| step.verb.ends_something());
+            faults.for_each(|step| step.verb = Verb::Power);
+        }
         // A policy of some seeds, drawn from nothing: the others stay what they were.
         let last_write_wins = seed % 4 == 3;
         Self { seed, mounts, delay_ms_max, loss_permille, last_write_wins, steps }
@@ -178,6 +183,10 @@ impl Verb {
     fn is_fault(self) -> bool {
         use Verb::{Brim, Cut, Full, Kill, Power, Restart};
         matches!(self, Kill | Power | Cut | Full | Restart | Brim)
+    }
+
+    fn ends_something(self) -> bool {
+        matches!(self, Self::Kill | Self::Restart | Self::Brim)
     }
 
     fn text(self) -> &'static str {

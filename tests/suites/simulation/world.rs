@@ -14,6 +14,7 @@ use dfs_mountd::tree::{Cookie, Ino, LocalNode};
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::ids::NodeId;
 use dfs_shared::record::{NodeKind, NodeRecord};
+use parking_lot::Mutex;
 use tokio::time::sleep;
 
 use super::mount::{CALLER, Ids, Mount, SimClock};
@@ -33,7 +34,9 @@ pub(crate) struct World {
     network: Arc<Network>,
     server: Arc<SimServer>,
     oracle: Oracle,
-    last_write_wins: bool,
+    /// A version may also be found in the server's history of its file: the later write wins, or a power loss took what a mount
+    /// knew of the server's acceptance, and then some of the bytes.
+    counts_history: bool,
     /// What the programs were told, for comparing two runs of one script.
     trace: Vec<String>,
     step: usize,
@@ -55,9 +58,10 @@ impl World {
             Mount::new(index, dir, Arc::clone(&network), clock, Arc::clone(&ids), policy)
         };
         let mounts = (0..mounts).map(make).collect::<Result<_>>()?;
-        let last_write_wins = script.last_write_wins;
+        let counts_history =
+            script.last_write_wins || script.steps.iter().any(|step| step.verb == Verb::Power);
         let oracle = Oracle::default();
-        Ok(Self { mounts, network, server, oracle, last_write_wins, trace: Vec::new(), step: 0 })
+        Ok(Self { mounts, network, server, oracle, counts_history, trace: Vec::new(), step: 0 })
     }
 
     /// Runs the script, lets everything come to rest and checks what has to hold. Returns the trace.
@@ -70,6 +74,9 @@ impl World {
             sleep(Duration::from_millis(step.wait_ms)).await;
             let outcome = self.take(step).await.with_context(|| format!("step {}", self.step))?;
             self.trace.push(format!("{} {:?} {outcome}", self.step, step.verb));
+            if step.numbers[1].is_multiple_of(3) {
+                self.mounts[step.mount % self.mounts.len()].remove_thrown_away();
+            }
             self.look().with_context(|| format!("after step {}: {:?}", self.step, step.verb))?;
         }
         self.rest().await?;
@@ -80,12 +87,11 @@ impl World {
     async fn take(&mut self, step: &Step) -> Result<String> {
         let index = step.mount % self.mounts.len();
         match step.verb {
-            Verb::Kill => self.kill(index, None).await?,
-            Verb::Power => {
-                let unsynced = self.mounts[index].unsynced();
-                let kept = usize::try_from(step.numbers[0])? * unsynced / 200;
-                self.kill(index, Some(kept)).await?;
+            Verb::Kill => {
+                self.mounts[index].kill().await;
+                self.mounts[index].restart()?;
             }
+            Verb::Power => self.cut_power(index, step.numbers[0]).await?,
             Verb::Cut => self.network.cut(index, true),
             Verb::Heal => self.network.cut(index, false),
             Verb::Full => self.mounts[index].set_full(true),
@@ -105,15 +111,14 @@ impl World {
         Ok(String::new())
     }
 
-    async fn kill(&mut self, index: usize, kept: Option<usize>) -> Result<()> {
-        if kept.is_some() {
-            // What a power loss takes is not looked for: the mount had not said that it is durable.
-            let here = self.files(index)?;
-            let digests = here.iter().filter_map(|node| self.mounts[index].digest_here(node)).collect();
-            self.oracle.excuse(&digests);
-            self.oracle.forget(index);
-        }
-        self.mounts[index].kill(kept).await;
+    async fn cut_power(&mut self, index: usize, chance: u64) -> Result<()> {
+        // What the server has and what was synced is looked for, the rest of what was written here may be lost.
+        let here = self.files(index)?;
+        let here = here.iter().filter(|node| node.dirty_content.is_some());
+        let digests = here.filter_map(|node| self.mounts[index].digest_here(node)).collect();
+        self.oracle.excuse(&digests);
+        self.oracle.forget(index);
+        self.mounts[index].cut_power(chance).await?;
         self.mounts[index].restart()
     }
 
@@ -305,8 +310,18 @@ impl World {
 
     fn fsync(&mut self, index: usize) -> Result<(), FsError> {
         let mount = &self.mounts[index];
-        if let Some(handle) = &mount.open {
-            mount.fs().fsync(handle.ino, false, Box::new(|_| {}));
+        let Some(handle) = &mount.open else { return Ok(()) };
+        let (whole, ino) = (mount.peek(handle), handle.ino);
+        // A file without a name goes with its last handle, and with the power.
+        let named = handle.written && mount.tree().node(ino)?.is_some();
+        let outcome = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&outcome);
+        mount.fs().fsync(ino, false, Box::new(move |done| *told.lock() = Some(done)));
+        outcome.lock().take().expect("who does not wait for the server is answered at once")?;
+        self.mounts[index].synced(ino).expect("a directory in memory");
+        if let Some(whole) = whole.filter(|_| named) {
+            self.oracle.finished(&whole, format!("step {} (fsync on {index})", self.step));
+            self.oracle.synced(&whole);
         }
         Ok(())
     }
@@ -435,8 +450,7 @@ impl World {
                 self.oracle.dismiss_bytes(ChunkHash::of(&bytes));
             }
         }
-        if self.last_write_wins {
-            // The earlier one is in the server's history of the file.
+        if self.counts_history {
             there.extend(self.server.past_versions()?.iter().map(|bytes| ChunkHash::of(bytes)));
         }
         let missing = self.oracle.missing(&there);

@@ -132,7 +132,8 @@ fn open(dir: &std::path::Path, size_max: u64, server: &MemoryRemote) -> Live {
     });
     let store = Arc::new(opened.expect("it was waited for"));
     let tree = Arc::new(Tree::open(store, "host".to_owned(), wake.callback()).expect("a tree"));
-    let options = CacheOptions { state_dir: dir.to_owned(), cache_dir: dir.join("cache"), size_max };
+    let (state_dir, cache_dir) = (dir.to_owned(), dir.join("cache"));
+    let options = CacheOptions { state_dir, cache_dir, size_max, removes_when_asked: false };
     let cache = Cache::open(Arc::clone(&tree), options).expect("a cache");
     let engine = Engine::new(Parts {
         tree: Arc::clone(&tree),
