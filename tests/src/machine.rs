@@ -6,6 +6,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Something a test can't do without.
@@ -24,7 +25,7 @@ pub enum Need {
 }
 
 /// Every need that some suite has, for the summary.
-pub const ALL: [Need; 15] = [
+pub const ALL: [Need; 17] = [
     Need::Fuse,
     Need::Root,
     Need::Program("fusermount3"),
@@ -37,6 +38,8 @@ pub const ALL: [Need; 15] = [
     Need::Program("openssl"),
     Need::Program("python3"),
     Need::Program("wrk"),
+    Need::Program("pjdfstest"),
+    Need::Program("fsx"),
     Need::Program("mount"),
     Need::PythonSqlite,
     Need::FreePort(8080),
@@ -106,9 +109,15 @@ pub fn scale(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// Where `PATH` has a program.
+#[must_use]
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|program| program.is_file())
+}
+
 fn has_program(name: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join(name).is_file()))
+    find_program(name).is_some()
 }
 
 fn runs(program: &str, arguments: &[&str]) -> bool {

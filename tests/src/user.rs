@@ -16,6 +16,9 @@ use crate::{binaries, machine, mount, process};
 /// The user and group id of `nobody` on Linux.
 pub const NOBODY: u32 = 65_534;
 
+/// Programs that `cargo install` puts where only their owner may read.
+const SHARED_TOOLS: [&str; 2] = ["pjdfstest", "fsx"];
+
 const SUITE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Runs tests of this executable as an ordinary user: all that `arguments` (of the test harness) select.
@@ -30,6 +33,12 @@ pub fn rerun_as_ordinary_user(arguments: &[&str]) -> Result<usize> {
     for name in binaries::PROGRAMS {
         share(&binaries::program(name)?, &directory.path().join(name))?;
     }
+    // An ordinary user may not enter root's own directories of programs.
+    for name in SHARED_TOOLS {
+        if let Some(program) = machine::find_program(name) {
+            share(&program, &directory.path().join(name))?;
+        }
+    }
     let test = directory.path().join("test");
     share(&std::env::current_exe()?, &test)?;
     let home = directory.path().join("h");
@@ -40,7 +49,8 @@ pub fn rerun_as_ordinary_user(arguments: &[&str]) -> Result<usize> {
     command.env("HOME", &home).env("TMPDIR", &home).env("DFS_TESTS_BIN_DIR", directory.path());
     // What needs root has run as root already; here it is left out by name.
     command.env_remove("DFS_TESTS_REQUIRE_ALL").env_remove("DFS_TESTS_SKIP_LOG");
-    command.env_remove("XDG_RUNTIME_DIR").env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
+    let path = format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", directory.path().display());
+    command.env_remove("XDG_RUNTIME_DIR").env("PATH", path);
     let output = process::output(&mut command, SUITE_DEADLINE);
     unmount_below(&home);
     let output = output?;

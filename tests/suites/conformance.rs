@@ -1,5 +1,6 @@
-//! A short form of `tests/conformance/run`: the pjdfstest crate and fsx on a mount, where they are installed.
+//! A short form of `tests/conformance/run`: the pjdfstest crate and fsx on a mount of root and of an ordinary user.
 //!
+//! `.ci/test` installs the two programs.
 //! The script itself runs these and more on the bare disk and on mounts of every sort; docs/TESTING.md describes it.
 
 use std::collections::BTreeSet;
@@ -8,20 +9,28 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use dfs_tests::binaries::workspace;
 use dfs_tests::machine::{self, Need};
-use dfs_tests::{Setup, process, run};
+use dfs_tests::{Cluster, Setup, process, run, user};
 
 const SUITE_DEADLINE: Duration = Duration::from_secs(240);
 
-fn beside_the_script(name: &str) -> PathBuf {
-    workspace().join("tests/conformance").join(name)
+macro_rules! beside_the_script {
+    ($($name:literal),+) => { [$(($name, include_str!(concat!("../conformance/", $name)))),+] };
 }
+
+const CONFIGURATIONS: [(&str, &str); 5] = beside_the_script!(
+    "pjdfstest.toml",
+    "fsx-all.toml",
+    "fsx-calls.toml",
+    "fsx-pages.toml",
+    "fsx-unsynced.toml"
+);
+const EXCLUSIONS: &str = include_str!("../conformance/exclusions");
+const SEMANTICS: &str = include_str!("../../docs/SEMANTICS.md");
 
 /// What the run may find on a mount and not on the bare disk: suite, test and sentence of each line.
 fn exclusions() -> Result<Vec<[String; 3]>> {
-    let text = std::fs::read_to_string(beside_the_script("exclusions"))?;
-    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+    let lines = EXCLUSIONS.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
     lines
         .map(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
@@ -31,29 +40,28 @@ fn exclusions() -> Result<Vec<[String; 3]>> {
         .collect()
 }
 
-/// Tests that are no need of the run: the programs come from a registry, not from the distribution.
-fn is_missing(program: &'static str) -> bool {
-    let reason = machine::lacking(Need::Program(program));
-    if let Some(reason) = &reason {
-        machine::say(&format!("left out: {program}: {reason} (cargo install {program})"));
-    }
-    reason.is_some()
+/// Writes a configuration that lies beside the script where an ordinary user may read it.
+fn configuration(cluster: &Cluster, name: &str) -> Result<PathBuf> {
+    let (_, text) = CONFIGURATIONS.iter().find(|(known, _)| *known == name).context("a known name")?;
+    let path = cluster.scratch("configuration")?.join(name);
+    std::fs::write(&path, text)?;
+    Ok(path)
 }
 
 #[test]
 fn pjdfstest_fails_nowhere_on_a_mount_and_skips_what_is_excluded() {
-    if is_missing("pjdfstest") {
-        return;
-    }
-    run(&Setup::mounts(2).needs(&[Need::Root]), |cluster| {
+    run(&Setup::mounts(2).needs(&[Need::Program("pjdfstest")]), |cluster| {
         let directory = cluster.a().join("pjdfstest");
         std::fs::create_dir(&directory)?;
         let mut command = Command::new("pjdfstest");
-        command.arg("-c").arg(beside_the_script("pjdfstest.toml")).arg("-p").arg(&directory);
+        command.arg("-c").arg(configuration(cluster, "pjdfstest.toml")?).arg("-p").arg(&directory);
         let output = process::output(&mut command, SUITE_DEADLINE)?;
         let said = String::from_utf8_lossy(&output.stdout);
         let summary = said.lines().rfind(|line| line.starts_with("Summary:")).context("no summary")?;
         ensure!(output.status.success() && summary.starts_with("Summary: 0 failed,"), "{said}");
+        let count = |part: &str| part.strip_suffix(" passed")?.parse::<u32>().ok();
+        let passed = summary.split(", ").find_map(count).context("no count of what passed")?;
+        ensure!(passed > 200, "hardly a test ran: {summary}");
         for [suite, test, _] in exclusions()? {
             let result = said.lines().find(|line| line.split_whitespace().next() == Some(&test));
             let is_skipped = result.is_some_and(|line| line.ends_with("skipped"));
@@ -66,17 +74,14 @@ fn pjdfstest_fails_nowhere_on_a_mount_and_skips_what_is_excluded() {
 
 #[test]
 fn fsx_finds_every_byte_where_it_put_it() {
-    if is_missing("fsx") {
-        return;
-    }
     let operations = machine::scale("DFS_TESTS_FSX_OPERATIONS", 500);
     let seed = machine::scale("DFS_TESTS_SEED", 1);
-    run(&Setup::mounts(2), |cluster| {
-        for name in ["fsx-all", "fsx-calls", "fsx-pages", "fsx-unsynced"] {
+    run(&Setup::mounts(2).needs(&[Need::Program("fsx")]), |cluster| {
+        for (name, _) in CONFIGURATIONS.iter().filter(|(name, _)| name.starts_with("fsx-")) {
             let mut command = Command::new("fsx");
-            command.arg("-q").arg("-f").arg(beside_the_script(&format!("{name}.toml")));
+            command.arg("-q").arg("-f").arg(configuration(cluster, name)?);
             command.args(["-S", &seed.to_string(), "-N", &operations.to_string()]);
-            command.arg("-P").arg(cluster.directory()).arg(cluster.a().join(name));
+            command.arg("-P").arg(cluster.scratch("fsx")?).arg(cluster.a().join(name));
             let deadline = SUITE_DEADLINE + Duration::from_millis(20 * operations);
             let output = process::output(&mut command, deadline)?;
             ensure!(output.status.success(), "{name}, seed {seed}: {output:?}");
@@ -87,9 +92,13 @@ fn fsx_finds_every_byte_where_it_put_it() {
 }
 
 #[test]
+fn all_of_this_holds_for_an_ordinary_user() -> Result<()> {
+    user::rerun_suite_as_ordinary_user("all_of_this_holds_for_an_ordinary_user")
+}
+
+#[test]
 fn every_exclusion_of_the_conformance_run_has_its_sentence() -> Result<()> {
-    let text = std::fs::read_to_string(workspace().join("docs/SEMANTICS.md"))?;
-    let (_, not_promised) = text.split_once("## Not promised, and why").context("no such part")?;
+    let (_, not_promised) = SEMANTICS.split_once("## Not promised, and why").context("no such part")?;
     let numbers: Vec<u32> = not_promised
         .lines()
         .filter_map(|line| line.strip_prefix('N')?.split_once('.')?.0.parse().ok())
