@@ -20,12 +20,14 @@ pub enum Need {
     Program(&'static str),
     /// Python with its sqlite3 module.
     PythonSqlite,
+    /// Python that makes virtual environments.
+    PythonVenv,
     /// A free TCP port that the product fixes by itself.
     FreePort(u16),
 }
 
 /// Every need that some suite has, for the summary.
-pub const ALL: [Need; 17] = [
+pub const ALL: [Need; 21] = [
     Need::Fuse,
     Need::Root,
     Need::Program("fusermount3"),
@@ -41,7 +43,11 @@ pub const ALL: [Need; 17] = [
     Need::Program("pjdfstest"),
     Need::Program("fsx"),
     Need::Program("mount"),
+    Need::Program("cc"),
+    Need::Program("make"),
+    Need::Program("inotifywait"),
     Need::PythonSqlite,
+    Need::PythonVenv,
     Need::FreePort(8080),
 ];
 
@@ -54,6 +60,9 @@ pub fn lacking(need: Need) -> Option<String> {
         Need::Program(name) => (!has_program(name)).then(|| format!("no program {name}")),
         Need::PythonSqlite => {
             (!runs("python3", &["-c", "import sqlite3"])).then(|| "no python3 with sqlite3".into())
+        }
+        Need::PythonVenv => {
+            (!runs("python3", &["-c", "import venv, ensurepip"])).then(|| "no python3 with venv".into())
         }
         Need::FreePort(port) => std::net::TcpListener::bind(("127.0.0.1", port))
             .err()
@@ -77,13 +86,19 @@ pub fn skip_for(test: &str, needs: &[Need]) -> bool {
 /// # Panics
 /// Under `DFS_TESTS_REQUIRE_ALL=1`, where a skip is a failure.
 pub fn skip(test: &str, reason: &str) {
-    say(&format!("skipped: {test}: {reason}"));
+    leave_out(test, reason);
+    assert!(!requires_all(), "{test} would be skipped ({reason}), and DFS_TESTS_REQUIRE_ALL is set");
+}
+
+/// Says that `test` is skipped and why, where no run has to have what it lacks.
+pub fn leave_out(test: &str, reason: &str) {
+    let line = format!("skipped: {test}: {reason}");
+    say(&line);
     if let Some(path) = std::env::var_os("DFS_TESTS_SKIP_LOG")
         && let Ok(mut file) = OpenOptions::new().create(true).append(true).open(path)
     {
-        let _unwritable = writeln!(file, "skipped: {test}: {reason}");
+        let _unwritable = writeln!(file, "{line}");
     }
-    assert!(!requires_all(), "{test} would be skipped ({reason}), and DFS_TESTS_REQUIRE_ALL is set");
 }
 
 /// Whether a skip is a failure in this run.

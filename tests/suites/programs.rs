@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use dfs_tests::log::Log;
 use dfs_tests::machine::Need;
+use dfs_tests::process::Daemon;
 use dfs_tests::random::Random;
 use dfs_tests::snapshot::{expect_equal, tree_snapshot};
 use dfs_tests::{Cluster, Setup, eventually, fixture, process, run};
@@ -131,6 +134,93 @@ fn rsync_copies_once_and_finds_nothing_to_do_afterwards() {
         process::shell(cluster.a(), &sync.replace("-aHX", "-aHX --delete --inplace"), DEADLINE)?;
         equal(&source, &cluster.a().join("copy"))?;
         cluster.expect_equal_trees()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn rsync_keeps_everything_from_the_disk_through_both_mounts_back_to_the_disk() {
+    with(&["rsync"], |cluster| {
+        let (source, back) = (cluster.scratch("source")?, cluster.scratch("back")?);
+        let sizes = fixture::AwkwardSizes { sparse_len: 64 << 20, random_len: 3 << 20, wide_entries: 100 };
+        fixture::write_awkward_tree(&source.join("tree"), sizes)?;
+        // Archive, hard links, ACLs, extended attributes, holes; owners by number; access times where they are kept.
+        let copy = |from: &Path, to: &Path, more: &str| {
+            let flags = format!("-aHAXS{more} --numeric-ids --delete --itemize-changes");
+            let script = format!("rsync {flags} '{}/' '{}/'", from.display(), to.display());
+            process::shell(cluster.directory(), &script, DEADLINE)
+        };
+        let nothing_is_left = |from: &Path, to: &Path, more: &str| {
+            let said = copy(from, to, more)?;
+            ensure!(said.trim().is_empty(), "nothing is to be done from {}:\n{said}", from.display());
+            anyhow::Ok(())
+        };
+        let (here, there) = (cluster.a().join("copy"), cluster.b().join("copy"));
+        copy(&source, &here, "U --open-noatime")?;
+        nothing_is_left(&source, &here, "U --open-noatime")?;
+        cluster.expect_equal_trees()?;
+        copy(&there, &back, "U")?;
+        nothing_is_left(&there, &back, "U")?;
+        nothing_is_left(&here, &back, "")?;
+        nothing_is_left(&source, &here, "")?;
+        equal(&source, &here)?;
+        equal(&source, &back)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn find_newer_finds_what_changed_and_nothing_else() {
+    run(&Setup::mounts(2), |cluster| {
+        // The mark and its followers are a nanosecond apart.
+        let script = "touch -d '2020-01-02 03:04:05.000000001' older; touch -d '2020-01-02 03:04:05.000000002' mark
+            touch -d '2020-01-02 03:04:05.000000003' newer; mkdir tree; echo 1 > tree/changed; echo 1 > tree/same
+            find . -exec touch -h -d '2020-01-02 03:04:05.000000002' {} + ; touch -d '2020-01-02 03:04:05.000000001' older
+            touch -d '2020-01-02 03:04:05.000000003' newer";
+        process::shell(cluster.a(), script, DEADLINE)?;
+        let find = |mount: &Path| -> Result<Vec<String>> {
+            let said = process::shell(mount, "find . -newer mark | sort", DEADLINE)?;
+            Ok(said.lines().map(str::to_owned).collect())
+        };
+        cluster.settle()?;
+        for mount in [cluster.a(), cluster.b()] {
+            ensure!(find(mount)? == ["./newer"], "{}: {:?}", mount.display(), find(mount)?);
+        }
+        fs::write(cluster.b().join("tree/changed"), b"2")?;
+        cluster.settle()?;
+        for mount in [cluster.b(), cluster.a()] {
+            ensure!(find(mount)? == ["./newer", "./tree/changed"], "{}: {:?}", mount.display(), find(mount)?);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn inotifywait_tells_what_is_done_here() {
+    with(&["inotifywait"], |cluster| {
+        let mut command = Command::new("inotifywait");
+        command.args(["-m", "-r", "--format", "%e %f"]).arg(cluster.a());
+        let log = Log::default();
+        let _watcher = Daemon::spawn("inotifywait", &mut command, &log)?;
+        log.wait_for("its watches", DEADLINE, |line| line.contains("Watches established").then_some(()))?;
+        let script = "echo 1 > one; echo 2 >> one; mv one two; chmod 600 two; ln two link; cat two >/dev/null; rm two; mkdir three; : > last";
+        process::shell(cluster.a(), script, DEADLINE)?;
+        log.wait_for("the last file", DEADLINE, |line| {
+            line.contains("CLOSE_WRITE,CLOSE last").then_some(())
+        })?;
+        let wanted = [
+            "CREATE one",
+            "MODIFY one",
+            "CLOSE_WRITE,CLOSE one",
+            "MOVED_FROM one",
+            "MOVED_TO two",
+            "ATTRIB two",
+        ];
+        let more =
+            ["CREATE link", "ACCESS two", "CLOSE_NOWRITE,CLOSE two", "DELETE two", "CREATE,ISDIR three"];
+        for event in wanted.iter().chain(&more) {
+            ensure!(log.text().lines().any(|line| line == *event), "no '{event}' in:\n{}", log.text());
+        }
         Ok(())
     });
 }
