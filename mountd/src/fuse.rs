@@ -1,6 +1,7 @@
 //! The kernel's side: decodes requests, calls `fs`, encodes replies. The only door to `fuser`.
 //!
-//! Owns mounting and unmounting, the protocol's settings, errno numbers, and the thread that invalidates kernel caches.
+//! Owns mounting and unmounting, the protocol's settings, errno numbers, the thread that invalidates kernel caches, and the end of
+//! reads whose program is killed.
 //! Has no semantics of its own.
 //!
 //! Invariants:
@@ -15,6 +16,7 @@ mod guardian;
 mod invalidate;
 mod mount;
 mod point;
+mod waiting;
 mod warm;
 
 pub use guardian::guard;

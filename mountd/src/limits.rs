@@ -100,6 +100,8 @@ pub const READ_AHEAD_LEN: std::ops::RangeInclusive<u64> = (4 << 20)..=(16 << 20)
 pub const FETCHES_PER_READ_MAX: u32 = 8;
 /// How long a read waits for bytes from the server, in milliseconds.
 pub const FETCH_DEADLINE_MS: u64 = 30_000;
+/// How often is looked, in milliseconds, whether a program whose read waits was killed.
+pub const KILLED_LOOK_MS: u64 = 200;
 /// How long an idle download keeps its place in the file, in milliseconds.
 pub const DOWNLOAD_LINGER_MS: u64 = 2_000;
 /// Most reads of one file that wait for bytes.

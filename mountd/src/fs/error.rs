@@ -48,6 +48,9 @@ pub enum FsError {
     /// There is no data (no hole) at or after the offset.
     #[error("the offset is past the last data or hole")]
     NoSuchOffset,
+    /// The program that reads is being killed.
+    #[error("the program is being killed")]
+    Interrupted,
     /// A system call on a backing file failed.
     #[error("a system call failed")]
     System {

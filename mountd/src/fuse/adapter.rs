@@ -18,6 +18,7 @@ use fuser::{
 
 use super::convert::{self, FOR_EVER, ino};
 use super::errno::errno;
+use super::waiting::Waiting;
 use crate::fs::{Attr, Caller, Fs, FsError, NewKind, Opened, SetAttr, Token};
 use crate::limits::{FUSE_BACKGROUND_MAX, FUSE_WRITE_LEN_MAX};
 use crate::tree::namespace::{RenameMode, XattrMode};
@@ -30,6 +31,7 @@ pub(super) struct Adapter {
     pub(super) fs: Arc<Fs>,
     /// The mount has the right to give the kernel backing files.
     pub(super) may_pass_through: bool,
+    pub(super) waiting: Waiting,
 }
 
 fn caller(req: &Request) -> Caller {
@@ -246,7 +248,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         node: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -260,7 +262,7 @@ impl Filesystem for Adapter {
                 Ok(data) => reply.data(data),
                 Err(error) => reply.error(errno(&error)),
             });
-            self.fs.read(ino(node), offset, size, answer);
+            self.waiting.until_killed(req.pid(), answer, |done| self.fs.read(ino(node), offset, size, done));
         });
     }
 

@@ -23,6 +23,7 @@ pub(super) fn errno(error: &FsError) -> Errno {
         FsError::BufferTooSmall | FsError::AttributeNameTooLong => Errno::ERANGE,
         FsError::AttributeTooLong => Errno::E2BIG,
         FsError::NoSuchOffset => Errno::ENXIO,
+        FsError::Interrupted => Errno::EINTR,
         FsError::System { source } => of_io(source),
         FsError::Tree(error) => of_tree(error),
         FsError::Cache(error) => of_cache(error),

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::adapter::Adapter;
 use super::guardian::Guardian;
+use super::waiting::Waiting;
 use super::warm::{self, Warmer};
 use super::{invalidate, point};
 use crate::fs::Fs;
@@ -125,7 +126,8 @@ pub fn mount(fs: Arc<Fs>, options: &MountOptions) -> Result<Mounted, MountError>
     let mount_point = point::prepare(&options.mount_point)?;
     raise_descriptor_limit();
     check_device(&mount_point)?;
-    let adapter = Adapter { fs: Arc::clone(&fs), may_pass_through: is_root() && !options.no_passthrough };
+    let may_pass_through = is_root() && !options.no_passthrough;
+    let adapter = Adapter { fs: Arc::clone(&fs), may_pass_through, waiting: Waiting::default() };
     let session = Session::new(adapter, &mount_point, &config(options))
         .map_err(|source| explain(&mount_point, source))?;
     let notifier = session.notifier();
