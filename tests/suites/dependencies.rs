@@ -99,7 +99,8 @@ fn one(words: &[&str], at: &mut usize, allowed: &BTreeSet<String>) -> bool {
         name = format!("{name} WITH {}", words.get(*at + 1).unwrap_or(&""));
         *at += 2;
     }
-    allowed.contains(&name)
+    // `+` is "or any later version": this one will do.
+    allowed.contains(name.strip_suffix('+').unwrap_or(&name))
 }
 
 #[test]
@@ -158,10 +159,13 @@ fn licence_expressions_are_understood() {
         "Zlib/MIT",
         "(GPL-2.0 OR MIT) AND Apache-2.0",
         "Apache-2.0 WITH LLVM-exception",
+        "MIT+",
     ] {
         assert!(is_allowed(good, &allowed), "{good}");
     }
-    for bad in ["GPL-3.0", "MIT AND GPL-3.0", "(none)", "", "(MIT", "Apache-2.0 WITH Other-exception"] {
+    for bad in
+        ["GPL-3.0", "GPL-3.0+", "MIT AND GPL-3.0", "(none)", "", "(MIT", "Apache-2.0 WITH Other-exception"]
+    {
         assert!(!is_allowed(bad, &allowed), "{bad}");
     }
 }

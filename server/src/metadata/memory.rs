@@ -1,8 +1,10 @@
-//! The metadata store in memory: persistent maps, one writer thread. Nothing survives the process.
+//! The metadata store in memory: ordered persistent maps, one writer thread. Nothing survives the process.
 //!
 //! A snapshot is a handle on the maps as they were; writing copies what it changes and shares the rest. A batch copies a part
-//! of a map once, and a job of it that fails is undone row by row. Invariants: the published tables are never changed, only replaced, and only by the writer after a batch, before its jobs are
-//! told; a reader holds the lock for the copy of one handle, so that neither waits for the other's work.
+//! of a map once, and a job of it that fails is undone row by row. Ids are ordered by time, so what is written together stands
+//! together and a batch touches few leaves. Invariants: the published tables are never changed, only replaced, and only by the
+//! writer after a batch, before its jobs are told; a reader holds the lock for the copy of one handle, so that neither waits for
+//! the other's work.
 
 use std::sync::Arc;
 

@@ -15,7 +15,7 @@ use super::{ChunkPlace, MetadataError, PastRecord, ReadMetadata, VolumeKey};
 use crate::limits::UPKEEP_PAGE_LEN;
 
 /// What can be condemned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A manifest.
     Content,

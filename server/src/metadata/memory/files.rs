@@ -1,13 +1,11 @@
 //! What the public API asks of the store in memory.
 
-use std::ops::Bound;
-
 use dfs_shared::hash::{ChunkHash, ContentId};
 use dfs_shared::ids::NodeId;
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::{Record, RecordKey, Versioned};
 
-use super::tables::Tables;
+use super::tables::{Tables, Under};
 use crate::metadata::{Announced, MetadataError, PastRecord, ReadFiles, VolumeKey, WriteFiles};
 
 impl ReadFiles for Tables {
@@ -18,10 +16,9 @@ impl ReadFiles for Tables {
         first: &[u8],
         limit: usize,
     ) -> Result<Vec<Versioned>, MetadataError> {
-        let Some(names) = self.directories.get(&(volume, parent)) else { return Ok(Vec::new()) };
-        let from = (Bound::Included(first), Bound::<&[u8]>::Unbounded);
-        let entries = names.range::<[u8], _>(from).map(|(_, row)| Versioned::clone(row));
-        Ok(entries.take(limit).collect())
+        let from = self.entries.range(Under((volume, parent), first)..);
+        let of_parent = from.take_while(|((of, _), _)| *of == (volume, parent));
+        Ok(of_parent.take(limit).map(|(_, row)| Versioned::clone(row)).collect())
     }
 
     fn file_hash(&self, id: &ContentId) -> Result<Option<ChunkHash>, MetadataError> {
@@ -33,19 +30,21 @@ impl ReadFiles for Tables {
     }
 
     fn content_of_file(&self, hash: &ChunkHash) -> Result<Option<Manifest>, MetadataError> {
-        let id = self.files.get(hash).and_then(|ids| ids.first());
-        let content = id.and_then(|id| self.contents.get(id));
+        let from = self.files.range((*hash, ContentId::from_bytes([0; 32]))..).next();
+        let first = from.filter(|((of, _), ())| of == hash);
+        let content = first.and_then(|((_, id), ())| self.contents.get(id));
         Ok(content.map(|content| Manifest::clone(&content.manifest)))
     }
 
     fn past_versions(&self, volume: VolumeKey, node: NodeId) -> Result<u64, MetadataError> {
-        let past = self.history.get(&(volume, node)).into_iter().flat_map(|past| past.values());
-        let kept = past.filter(|past| matches!(past.record, Record::Node(_))).count() as u64;
+        let past = self.past_of(volume, node);
+        let kept = past.filter(|(_, past)| matches!(past.record, Record::Node(_))).count() as u64;
         Ok(kept + self.dropped.get(&(volume, node)).copied().unwrap_or(0))
     }
 
     fn removed_entry(&self, volume: VolumeKey, key: &RecordKey) -> Result<Option<PastRecord>, MetadataError> {
-        let row = self.removed.get(&(volume, key.clone()));
+        let RecordKey::Entry { parent, name } = key else { return Ok(None) };
+        let row = self.removed.get(&Under((volume, *parent), name.as_bytes()));
         Ok(row.map(|(_, past)| PastRecord::clone(past)))
     }
 
@@ -55,9 +54,9 @@ impl ReadFiles for Tables {
         first: &[u8],
         limit: usize,
     ) -> Result<Vec<Announced>, MetadataError> {
-        let from = self.announced.range((volume, first.to_vec())..);
+        let from = self.announced.range(Under(volume, first)..);
         let of_volume = from.take_while(|((of, _), _)| *of == volume);
-        Ok(of_volume.take(limit).map(|((_, path), metadata)| (path.clone(), metadata.to_vec())).collect())
+        Ok(of_volume.take(limit).map(|((_, path), metadata)| (path.to_vec(), metadata.to_vec())).collect())
     }
 }
 
@@ -68,13 +67,10 @@ impl WriteFiles for Tables {
         path: &[u8],
         metadata: Option<&[u8]>,
     ) -> Result<(), MetadataError> {
-        let key = (volume, path.to_vec());
         match metadata {
-            Some(metadata) => self.announced.insert_mut(key, metadata.into()),
-            None => {
-                self.announced.remove_mut(&key);
-            }
-        }
+            Some(metadata) => self.announced.put((volume, path.into()), metadata.into()),
+            None => self.announced.take(&Under(volume, path)),
+        };
         Ok(())
     }
 }

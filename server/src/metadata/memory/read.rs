@@ -6,9 +6,11 @@ use dfs_shared::manifest::Manifest;
 use dfs_shared::record::{RecordKey, Versioned};
 use dfs_shared::revision::Revision;
 
-use super::tables::Tables;
+use super::tables::{Tables, Under};
 use crate::metadata::token::AccessToken;
-use crate::metadata::{ChunkPlace, Client, MetadataError, PastRecord, ReadMetadata, Volume, VolumeKey};
+use crate::metadata::{
+    ChunkPlace, Client, MetadataError, PastRecord, ReadFiles, ReadMetadata, Volume, VolumeKey,
+};
 
 impl ReadMetadata for Tables {
     fn volume(&self, name: &VolumeName) -> Result<Option<Volume>, MetadataError> {
@@ -42,8 +44,9 @@ impl ReadMetadata for Tables {
         node: NodeId,
         limit: usize,
     ) -> Result<Vec<Versioned>, MetadataError> {
-        let entries = self.targets.get(&(volume, node)).into_iter().flat_map(|keys| keys.values());
-        Ok(entries.take(limit).map(|row| Versioned::clone(row)).collect())
+        let from = self.targets.range(Under((volume, node, NodeId::ROOT), b"")..);
+        let of_node = from.take_while(|(((of, to, _), _), _)| (*of, *to) == (volume, node));
+        Ok(of_node.take(limit).map(|(_, row)| Versioned::clone(row)).collect())
     }
 
     fn entries_in(
@@ -52,12 +55,11 @@ impl ReadMetadata for Tables {
         parent: NodeId,
         limit: usize,
     ) -> Result<Vec<Versioned>, MetadataError> {
-        let entries = self.directories.get(&(volume, parent)).into_iter().flat_map(|names| names.values());
-        Ok(entries.take(limit).map(|row| Versioned::clone(row)).collect())
+        self.entries_from(volume, parent, b"", limit)
     }
 
     fn merkle_node(&self, volume: VolumeKey, prefix: &[u8]) -> Result<Option<Vec<u8>>, MetadataError> {
-        Ok(self.merkle.get(&(volume, prefix.to_vec())).map(|node| node.to_vec()))
+        Ok(self.merkle.get(&Under(volume, prefix)).map(|node| node.to_vec()))
     }
 
     fn content(&self, id: &ContentId) -> Result<Option<Manifest>, MetadataError> {
@@ -81,12 +83,12 @@ impl ReadMetadata for Tables {
         node: NodeId,
         limit: usize,
     ) -> Result<Vec<PastRecord>, MetadataError> {
-        let past = self.history.get(&(volume, node)).into_iter().flat_map(|past| past.values().rev());
-        Ok(past.take(limit).map(|past| PastRecord::clone(past)).collect())
+        let newest_first = self.past_of(volume, node).rev();
+        Ok(newest_first.take(limit).map(|(_, past)| PastRecord::clone(past)).collect())
     }
 
     fn client(&self, volume: VolumeKey, id: &ClientId) -> Result<Option<Client>, MetadataError> {
-        Ok(self.clients.get(&(volume, id.clone())).cloned())
+        Ok(self.clients.get(&(volume, id.clone())).map(|client| Client::clone(client)))
     }
 
     fn commit_reply(
@@ -95,8 +97,7 @@ impl ReadMetadata for Tables {
         client: &ClientId,
         number: u64,
     ) -> Result<Option<Vec<u8>>, MetadataError> {
-        let replies = self.replies.get(&(volume, client.clone()));
-        Ok(replies.and_then(|replies| replies.get(&number)).map(|reply| reply.to_vec()))
+        Ok(self.replies.get(&(volume, client.clone(), number)).map(|reply| reply.to_vec()))
     }
 
     fn tokens(&self) -> Result<Vec<AccessToken>, MetadataError> {

@@ -1,5 +1,7 @@
 //! What the store in memory keeps of mounts and of past commits.
 
+use std::sync::Arc;
+
 use dfs_shared::ids::{ClientId, NodeId};
 use dfs_shared::revision::Revision;
 
@@ -12,9 +14,7 @@ use crate::metadata::{
 impl ReadReplicas for Tables {
     fn clients(&self, volume: VolumeKey) -> Result<Vec<Client>, MetadataError> {
         let of_volume = self.clients.iter().filter(|((of, _), _)| *of == volume);
-        let mut clients: Vec<Client> = of_volume.map(|(_, client)| client.clone()).collect();
-        clients.sort_by(|one, other| one.id.cmp(&other.id));
-        Ok(clients)
+        Ok(of_volume.map(|(_, client)| Client::clone(client)).collect())
     }
 
     fn report_number(&self, volume: VolumeKey, client: &ClientId) -> Result<u64, MetadataError> {
@@ -44,7 +44,7 @@ impl WriteReplicas for Tables {
     ) -> Result<(), MetadataError> {
         let key = (volume, client.clone());
         if self.clients.contains_key(&key) {
-            self.reports.insert_mut(key, number);
+            self.reports.put(key, number);
         }
         Ok(())
     }
@@ -58,28 +58,27 @@ impl WriteReplicas for Tables {
     ) -> Result<(), MetadataError> {
         let key = (volume, node, client.clone());
         match held {
-            Some(held) => self.replicas.insert_mut(key, *held),
-            None => {
-                self.replicas.remove_mut(&key);
-            }
-        }
+            Some(held) => self.replicas.put(key, *held),
+            None => self.replicas.take(&key),
+        };
         Ok(())
     }
 
     fn drop_replicas(&mut self, volume: VolumeKey, client: &ClientId) -> Result<(), MetadataError> {
         let held = self.replicas.keys().filter(|(of, _, by)| *of == volume && by == client);
-        for key in held.cloned().collect::<Vec<_>>() {
-            self.replicas.remove_mut(&key);
-        }
+        let held = held.cloned().collect();
+        self.replicas.take_all(held);
         Ok(())
     }
 
     fn remove_client(&mut self, volume: VolumeKey, client: &ClientId) -> Result<bool, MetadataError> {
         self.drop_replicas(volume, client)?;
+        let all = (volume, client.clone(), 0)..=(volume, client.clone(), u64::MAX);
+        let replies = self.replies.range(all).map(|(key, _)| key.clone()).collect();
+        self.replies.take_all(replies);
         let key = (volume, client.clone());
-        self.replies.remove_mut(&key);
-        self.reports.remove_mut(&key);
-        Ok(self.clients.remove_mut(&key))
+        self.reports.take(&key);
+        Ok(self.clients.take(&key).is_some())
     }
 }
 
@@ -92,7 +91,7 @@ impl ReadChanges for Tables {
     ) -> Result<Vec<CommitChanges>, MetadataError> {
         let from = self.changes.range((volume, first)..);
         let of_volume = from.take_while(|((of, _), _)| *of == volume);
-        Ok(of_volume.take(limit).map(|(_, (changes, _))| changes.clone()).collect())
+        Ok(of_volume.take(limit).map(|(_, (changes, _))| CommitChanges::clone(changes)).collect())
     }
 
     fn oldest_changes(&self, volume: VolumeKey) -> Result<Option<Revision>, MetadataError> {
@@ -112,15 +111,14 @@ impl WriteChanges for Tables {
         let before = self.changes.range(all.clone()).next_back().map_or(0, |(_, (_, stored))| *stored);
         let stored = before + changes.changes.len() as u64;
         let row = CommitChanges { time: whole_micros(changes.time), ..changes.clone() };
-        self.changes.insert_mut((volume, changes.revision), (row, stored));
+        self.changes.put((volume, changes.revision), (Arc::new(row), stored));
         let beyond = stored.saturating_sub(keep_len);
         let old = self
             .changes
             .range(all)
             .take_while(|((_, revision), (_, stored))| *stored <= beyond && *revision != changes.revision);
-        for key in old.map(|(key, _)| *key).collect::<Vec<_>>() {
-            self.changes.remove_mut(&key);
-        }
+        let old = old.map(|(key, _)| *key).collect();
+        self.changes.take_all(old);
         Ok(())
     }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use dfs_shared::ids::{ClientId, VolumeName};
 use dfs_shared::time::Timestamp;
-use rpds::RedBlackTreeMapSync;
+use imbl::OrdMap;
 
-use super::tables::{Tables, whole_micros};
+use super::tables::{Bytes, Tables, whole_micros};
 use crate::metadata::sessions::{
     FileAction, PathUnderWay, ReadSessions, SessionFile, SessionId, SessionRow, StagedChunk, StagedFile,
     WhichSessions, WriteSessions,
@@ -20,7 +20,7 @@ impl Tables {
         self.sessions.values().filter_map(|session| session.row.as_ref())
     }
 
-    fn chunks_of(&self, id: &SessionId, path: &[u8]) -> Option<&RedBlackTreeMapSync<u64, StagedChunk>> {
+    fn chunks_of(&self, id: &SessionId, path: &[u8]) -> Option<&OrdMap<u64, StagedChunk>> {
         self.sessions.get(id)?.chunks.get(path)
     }
 }
@@ -50,7 +50,8 @@ impl ReadSessions for Tables {
     }
 
     fn session_file(&self, id: &SessionId, path: &[u8]) -> Result<Option<SessionFile>, MetadataError> {
-        Ok(self.sessions.get(id).and_then(|session| session.plan.get(path)).cloned())
+        let file = self.sessions.get(id).and_then(|session| session.plan.get(path));
+        Ok(file.map(|file| SessionFile::clone(file)))
     }
 
     fn path_under_way(&self, which: WhichSessions<'_>, path: &[u8]) -> Result<PathUnderWay, MetadataError> {
@@ -113,12 +114,12 @@ impl WriteSessions for Tables {
     }
 
     fn remove_session(&mut self, id: &SessionId) -> Result<(), MetadataError> {
-        self.sessions.remove_mut(id);
+        self.sessions.take(id);
         Ok(())
     }
 
     fn put_session_files(&mut self, id: &SessionId, files: &[SessionFile]) -> Result<(), MetadataError> {
-        let plan = files.iter().map(|file| (file.path.clone(), file.clone()));
+        let plan = files.iter().map(|file| (Bytes::from(&*file.path), Arc::new(file.clone())));
         self.session_mut(*id).plan = plan.collect();
         Ok(())
     }
@@ -131,11 +132,12 @@ impl WriteSessions for Tables {
     ) -> Result<(), MetadataError> {
         let plan = &mut self.session_mut(*id).plan;
         match file {
-            Some(file) => plan.insert_mut(path.to_vec(), SessionFile { path: path.to_vec(), ..file.clone() }),
-            None => {
-                plan.remove_mut(path);
+            Some(file) => {
+                let file = SessionFile { path: path.to_vec(), ..file.clone() };
+                plan.insert(path.into(), Arc::new(file))
             }
-        }
+            None => plan.remove(path),
+        };
         Ok(())
     }
 
@@ -145,23 +147,22 @@ impl WriteSessions for Tables {
         path: &[u8],
         file: &StagedFile,
     ) -> Result<(), MetadataError> {
-        self.session_mut(*id).files.insert_mut(path.to_vec(), *file);
+        self.session_mut(*id).files.insert(path.into(), *file);
         Ok(())
     }
 
     fn remove_staged_file(&mut self, id: &SessionId, path: &[u8]) -> Result<(), MetadataError> {
         if let Some(session) = self.sessions.get_mut(id) {
-            session.files.remove_mut(path);
-            session.chunks.remove_mut(path);
+            session.files.remove(path);
+            session.chunks.remove(path);
         }
         Ok(())
     }
 
     fn clear_applying(&mut self, id: &SessionId) -> Result<(), MetadataError> {
         if let Some(session) = self.sessions.get_mut(id) {
-            let unmark = |(path, file): (&Vec<u8>, &StagedFile)| {
-                (path.clone(), StagedFile { applying: false, ..*file })
-            };
+            let unmark =
+                |(path, file): (&Bytes, &StagedFile)| (path.clone(), StagedFile { applying: false, ..*file });
             session.files = session.files.iter().map(unmark).collect();
         }
         Ok(())
@@ -173,21 +174,15 @@ impl WriteSessions for Tables {
         path: &[u8],
         chunk: &StagedChunk,
     ) -> Result<(), MetadataError> {
-        let paths = &mut self.session_mut(*id).chunks;
-        match paths.get_mut(path) {
-            Some(chunks) => chunks.insert_mut(chunk.number, *chunk),
-            None => {
-                let chunks = RedBlackTreeMapSync::default().insert(chunk.number, *chunk);
-                paths.insert_mut(path.to_vec(), chunks);
-            }
-        }
+        let chunks = self.session_mut(*id).chunks.entry(path.into()).or_default();
+        chunks.insert(chunk.number, *chunk);
         Ok(())
     }
 
     fn remove_staged_chunk(&mut self, id: &SessionId, path: &[u8], number: u64) -> Result<(), MetadataError> {
         let session = self.sessions.get_mut(id);
         if let Some(chunks) = session.and_then(|session| session.chunks.get_mut(path)) {
-            chunks.remove_mut(&number);
+            chunks.remove(&number);
         }
         Ok(())
     }

@@ -1,18 +1,22 @@
 //! The maps of the store in memory. Cloning them copies handles, not rows.
 //!
+//! Each is ordered, and what is asked for together stands together: the names in a directory, the past of a node. A batch
+//! copies the leaves that it touches, so what is long is behind a pointer there, and a leaf's copy is some counters.
 //! Invariants: a job ends with [`Tables::keep`] or [`Tables::undo`]; an index holds exactly what the map that it serves
 //! holds, and both are changed in one method.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use dfs_shared::hash::{ChunkHash, ContentId, MerkleHash};
 use dfs_shared::ids::{ClientId, NodeId, VolumeName};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::name::Name;
-use dfs_shared::record::{EntryRecord, Record, RecordKey, Versioned};
+use dfs_shared::record::{EntryRecord, Record, Versioned};
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
-use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
+use equivalent::{Comparable, Equivalent};
+use imbl::OrdMap;
 
 use super::logged::Logged;
 use crate::metadata::sessions::{SessionFile, SessionId, SessionRow, StagedChunk, StagedFile};
@@ -29,26 +33,42 @@ pub(super) struct Content {
 
 /// Orders past records of a node: the revision that ended them, then the order in which they came.
 pub(super) type PastOrder = (u64, u64);
-/// Entries by the bytes of their names.
-pub(super) type Directory = RedBlackTreeMapSync<Box<[u8]>, Arc<Versioned>>;
 pub(super) type Bytes = Arc<[u8]>;
+/// A directory of a volume, and a name in it.
+pub(super) type EntryKey = ((VolumeKey, NodeId), Bytes);
+
+/// A key that ends in bytes, with these borrowed: sorts as the owned one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Under<'a, P>(pub(super) P, pub(super) &'a [u8]);
+
+impl<P: Ord> Comparable<(P, Bytes)> for Under<'_, P> {
+    fn compare(&self, key: &(P, Bytes)) -> Ordering {
+        self.0.cmp(&key.0).then_with(|| self.1.cmp(&key.1))
+    }
+}
+
+impl<P: Ord> Equivalent<(P, Bytes)> for Under<'_, P> {
+    fn equivalent(&self, key: &(P, Bytes)) -> bool {
+        self.compare(key).is_eq()
+    }
+}
 
 /// What belongs to one sync session.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SessionTables {
     pub(super) row: Option<Arc<SessionRow>>,
-    pub(super) plan: RedBlackTreeMapSync<Vec<u8>, SessionFile>,
-    pub(super) files: RedBlackTreeMapSync<Vec<u8>, StagedFile>,
-    pub(super) chunks: RedBlackTreeMapSync<Vec<u8>, RedBlackTreeMapSync<u64, StagedChunk>>,
+    pub(super) plan: OrdMap<Bytes, Arc<SessionFile>>,
+    pub(super) files: OrdMap<Bytes, StagedFile>,
+    pub(super) chunks: OrdMap<Bytes, OrdMap<u64, StagedChunk>>,
 }
 
 /// Makes the tables, each with the memory of the job that runs.
 macro_rules! tables {
-    ($($(#[$about:meta])* $name:ident: $map:ty,)*) => {
+    ($($(#[$about:meta])* $name:ident: $key:ty => $row:ty,)*) => {
         /// All tables.
         #[derive(Debug, Clone, Default)]
         pub(super) struct Tables {
-            $($(#[$about])* pub(super) $name: Logged<$map>,)*
+            $($(#[$about])* pub(super) $name: Logged<$key, $row>,)*
             /// How many past records there were ever, and how many before the job that runs.
             pub(super) history_len: u64,
             history_len_before: u64,
@@ -71,39 +91,39 @@ macro_rules! tables {
 }
 
 tables! {
-    volumes: RedBlackTreeMapSync<VolumeName, Volume>,
-    volume_names: RedBlackTreeMapSync<VolumeKey, VolumeName>,
-    nodes: HashTrieMapSync<(VolumeKey, NodeId), Arc<Versioned>>,
-    directories: HashTrieMapSync<(VolumeKey, NodeId), Directory>,
-    /// The entries that lead to a node.
-    targets: HashTrieMapSync<(VolumeKey, NodeId), RedBlackTreeMapSync<RecordKey, Arc<Versioned>>>,
-    merkle: HashTrieMapSync<(VolumeKey, Vec<u8>), Bytes>,
-    contents: HashTrieMapSync<ContentId, Content>,
+    volumes: VolumeName => Volume,
+    volume_names: VolumeKey => VolumeName,
+    nodes: (VolumeKey, NodeId) => Arc<Versioned>,
+    entries: EntryKey => Arc<Versioned>,
+    /// The entries by the node that they lead to, then by their directory and name.
+    targets: ((VolumeKey, NodeId, NodeId), Bytes) => Arc<Versioned>,
+    merkle: (VolumeKey, Bytes) => Bytes,
+    contents: ContentId => Content,
     /// Contents of several chunks by the hash of the whole.
-    files: HashTrieMapSync<ChunkHash, RedBlackTreeSetSync<ContentId>>,
-    small_chunks: HashTrieMapSync<ChunkHash, Bytes>,
-    chunks: HashTrieMapSync<ChunkHash, u64>,
-    history: HashTrieMapSync<(VolumeKey, NodeId), RedBlackTreeMapSync<PastOrder, Arc<PastRecord>>>,
+    files: (ChunkHash, ContentId) => (),
+    small_chunks: ChunkHash => Bytes,
+    chunks: ChunkHash => u64,
+    history: (VolumeKey, NodeId, PastOrder) => Arc<PastRecord>,
     /// The past records of all volumes in the order in which they came.
-    past: RedBlackTreeMapSync<u64, (VolumeKey, Arc<PastRecord>)>,
+    past: u64 => (VolumeKey, Arc<PastRecord>),
     /// How many past records of a node itself were dropped.
-    dropped: HashTrieMapSync<(VolumeKey, NodeId), u64>,
-    authors: RedBlackTreeMapSync<(VolumeKey, Revision), (ClientId, Timestamp)>,
-    roots: RedBlackTreeMapSync<(VolumeKey, Revision), MerkleHash>,
+    dropped: (VolumeKey, NodeId) => u64,
+    authors: (VolumeKey, Revision) => Arc<(ClientId, Timestamp)>,
+    roots: (VolumeKey, Revision) => MerkleHash,
     /// Contents and chunks that nothing referred to, and since when.
-    condemned: HashTrieMapSync<(Kind, [u8; 32]), Timestamp>,
+    condemned: (Kind, [u8; 32]) => Timestamp,
     /// The numbers of the clients' newest reports.
-    reports: HashTrieMapSync<(VolumeKey, ClientId), u64>,
-    replicas: RedBlackTreeMapSync<(VolumeKey, NodeId, ClientId), HeldVersion>,
+    reports: (VolumeKey, ClientId) => u64,
+    replicas: (VolumeKey, NodeId, ClientId) => HeldVersion,
     /// What commits did to files, each with the bytes of all of the volume up to it.
-    changes: RedBlackTreeMapSync<(VolumeKey, Revision), (CommitChanges, u64)>,
+    changes: (VolumeKey, Revision) => (Arc<CommitChanges>, u64),
     /// The newest past record of each entry.
-    removed: HashTrieMapSync<(VolumeKey, RecordKey), (PastOrder, Arc<PastRecord>)>,
-    clients: HashTrieMapSync<(VolumeKey, ClientId), Client>,
-    replies: HashTrieMapSync<(VolumeKey, ClientId), RedBlackTreeMapSync<u64, Bytes>>,
-    tokens: RedBlackTreeMapSync<TokenId, AccessToken>,
-    announced: RedBlackTreeMapSync<(VolumeKey, Vec<u8>), Bytes>,
-    sessions: RedBlackTreeMapSync<SessionId, SessionTables>,
+    removed: EntryKey => (PastOrder, Arc<PastRecord>),
+    clients: (VolumeKey, ClientId) => Arc<Client>,
+    replies: (VolumeKey, ClientId, u64) => Bytes,
+    tokens: TokenId => AccessToken,
+    announced: (VolumeKey, Bytes) => Bytes,
+    sessions: SessionId => SessionTables,
 }
 
 /// Times of the server itself are kept in whole microseconds, as every store does.
@@ -113,60 +133,45 @@ pub(super) fn whole_micros(at: Timestamp) -> Timestamp {
 
 impl Tables {
     pub(super) fn entry(&self, volume: VolumeKey, parent: NodeId, name: &Name) -> Option<&Arc<Versioned>> {
-        self.directories.get(&(volume, parent))?.get(name.as_bytes())
+        self.entries.get(&Under((volume, parent), name.as_bytes()))
+    }
+
+    /// Returns the past of a node, oldest first.
+    pub(super) fn past_of(
+        &self,
+        volume: VolumeKey,
+        node: NodeId,
+    ) -> impl DoubleEndedIterator<Item = (&PastOrder, &Arc<PastRecord>)> {
+        let all = (volume, node, (0, 0))..=(volume, node, (u64::MAX, u64::MAX));
+        self.history.range(all).map(|((_, _, order), past)| (order, past))
     }
 
     pub(super) fn insert_entry(&mut self, volume: VolumeKey, entry: &EntryRecord, row: Arc<Versioned>) {
-        let old = self.entry(volume, entry.parent, &entry.name).map(|old| old.record.clone());
-        if let Some(Record::Entry(old)) = old
+        let name = Bytes::from(entry.name.as_bytes());
+        let key = ((volume, entry.parent), Arc::clone(&name));
+        let old = self.entries.put(key, Arc::clone(&row));
+        if let Some(old) = old
+            && let Record::Entry(old) = &old.record
             && old.node != entry.node
         {
-            self.unlink_target(volume, old.node, &old.key());
+            self.targets.take(&Under((volume, old.node, old.parent), &name));
         }
-        let target = (volume, entry.node);
-        match self.targets.get_mut(&target) {
-            Some(keys) => keys.insert_mut(entry.key(), Arc::clone(&row)),
-            None => {
-                let keys = RedBlackTreeMapSync::default().insert(entry.key(), Arc::clone(&row));
-                self.targets.insert_mut(target, keys);
-            }
-        }
-        let directory = (volume, entry.parent);
-        match self.directories.get_mut(&directory) {
-            Some(names) => names.insert_mut(entry.name.as_bytes().into(), row),
-            None => {
-                let names = Directory::default().insert(entry.name.as_bytes().into(), row);
-                self.directories.insert_mut(directory, names);
-            }
-        }
+        self.targets.put(((volume, entry.node, entry.parent), name), row);
     }
 
     pub(super) fn remove_entry(&mut self, volume: VolumeKey, parent: NodeId, name: &Name) {
-        let Some(old) = self.entry(volume, parent, name).cloned() else { return };
-        if let Record::Entry(old) = &old.record {
-            self.unlink_target(volume, old.node, &old.key());
-        }
-        let directory = (volume, parent);
-        let Some(names) = self.directories.get_mut(&directory) else { return };
-        names.remove_mut(name.as_bytes());
-        if names.is_empty() {
-            self.directories.remove_mut(&directory);
-        }
-    }
-
-    fn unlink_target(&mut self, volume: VolumeKey, node: NodeId, key: &RecordKey) {
-        let target = (volume, node);
-        let Some(keys) = self.targets.get_mut(&target) else { return };
-        keys.remove_mut(key);
-        if keys.is_empty() {
-            self.targets.remove_mut(&target);
+        let old = self.entries.take(&Under((volume, parent), name.as_bytes()));
+        if let Some(old) = old
+            && let Record::Entry(old) = &old.record
+        {
+            self.targets.take(&Under((volume, old.node, parent), name.as_bytes()));
         }
     }
 
     /// The tables of a session, made when they are missing.
     pub(super) fn session_mut(&mut self, id: SessionId) -> &mut SessionTables {
         if !self.sessions.contains_key(&id) {
-            self.sessions.insert_mut(id, SessionTables::default());
+            self.sessions.put(id, SessionTables::default());
         }
         self.sessions.get_mut(&id).expect("made above")
     }

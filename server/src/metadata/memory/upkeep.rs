@@ -1,9 +1,7 @@
-//! Looking after the store in memory.
-//!
-//! Tables that are read by their keys alone have no order: a page of them costs a look at the whole table. Upkeep is rare
-//! and the store small; point reads are what it is for.
+//! Looking after the store in memory: pages in the order of the keys.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use dfs_shared::hash::{ChunkHash, ContentId};
@@ -13,15 +11,13 @@ use dfs_shared::record::{Record, RecordKey, Versioned};
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
 
-use super::tables::{Tables, whole_micros};
+use super::tables::{Tables, Under, whole_micros};
 use crate::metadata::upkeep::{Dropped, HistoryRow, Kind, ReadUpkeep, WriteUpkeep};
 use crate::metadata::{ChunkPlace, MetadataError, PastRecord, VolumeKey};
 
-/// Returns the first `limit` rows in the order of their keys.
-fn page<K: Ord, V>(mut rows: Vec<(K, V)>, limit: usize) -> Vec<(K, V)> {
-    rows.sort_by(|one, other| one.0.cmp(&other.0));
-    rows.truncate(limit);
-    rows
+/// The bound behind a key, or before the first one.
+fn behind<K>(after: Option<K>) -> (Bound<K>, Bound<K>) {
+    (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
 }
 
 impl ReadUpkeep for Tables {
@@ -31,13 +27,20 @@ impl ReadUpkeep for Tables {
         after: Option<&RecordKey>,
         limit: usize,
     ) -> Result<Vec<Versioned>, MetadataError> {
-        let after = after.map(RecordKey::to_bytes).unwrap_or_default();
-        let nodes = self.nodes.iter().filter(|((of, _), _)| *of == volume).map(|(_, row)| row);
-        let directories = self.directories.iter().filter(|((of, _), _)| *of == volume);
-        let entries = directories.flat_map(|(_, names)| names.values());
-        let rows = nodes.chain(entries).map(|row| (row.record.key().to_bytes(), row));
-        let found = page(rows.filter(|(key, _)| *key > after).collect(), limit);
-        Ok(found.into_iter().map(|(_, row)| Versioned::clone(row)).collect())
+        let first_entry = Bound::Included(Under((volume, NodeId::ROOT), &b""[..]));
+        let (node, entry) = match after {
+            None => (Some(Bound::Included((volume, NodeId::ROOT))), first_entry),
+            Some(RecordKey::Node(id)) => (Some(Bound::Excluded((volume, *id))), first_entry),
+            Some(RecordKey::Entry { parent, name }) => {
+                (None, Bound::Excluded(Under((volume, *parent), name.as_bytes())))
+            }
+        };
+        let nodes = node.map(|node| self.nodes.range((node, Bound::Unbounded)));
+        let nodes = nodes.into_iter().flatten().take_while(|((of, _), _)| *of == volume);
+        let entries = self.entries.range((entry, Bound::Unbounded));
+        let entries = entries.take_while(|(((of, _), _), _)| *of == volume);
+        let rows = nodes.map(|(_, row)| row).chain(entries.map(|(_, row)| row));
+        Ok(rows.take(limit).map(|row| Versioned::clone(row)).collect())
     }
 
     fn history_from(&self, after: u64, limit: usize) -> Result<Vec<HistoryRow>, MetadataError> {
@@ -55,9 +58,8 @@ impl ReadUpkeep for Tables {
         after: Option<&ContentId>,
         limit: usize,
     ) -> Result<Vec<(ContentId, Option<Manifest>)>, MetadataError> {
-        let rows = self.contents.iter().filter(|(id, _)| after.is_none_or(|after| *id > after));
-        let found = page(rows.map(|(id, content)| (*id, &content.manifest)).collect(), limit);
-        Ok(found.into_iter().map(|(id, manifest)| (id, Some(Manifest::clone(manifest)))).collect())
+        let rows = self.contents.range(behind(after.copied())).take(limit);
+        Ok(rows.map(|(id, content)| (*id, Some(Manifest::clone(&content.manifest)))).collect())
     }
 
     fn chunks_from(
@@ -65,17 +67,17 @@ impl ReadUpkeep for Tables {
         after: Option<&ChunkHash>,
         limit: usize,
     ) -> Result<Vec<(ChunkHash, ChunkPlace)>, MetadataError> {
-        let stored = self.chunks.iter().map(|(hash, len)| (*hash, ChunkPlace::Stored { len: *len }));
-        let small = self.small_chunks.iter().map(|(hash, bytes)| {
-            let len = bytes.len() as u64;
-            (*hash, ChunkPlace::Small { len })
-        });
-        let rows = stored.chain(small).filter(|(hash, _)| after.is_none_or(|after| hash > after));
-        Ok(page(rows.collect(), limit))
+        let stored = self.chunks.range(behind(after.copied())).take(limit);
+        let small = self.small_chunks.range(behind(after.copied())).take(limit);
+        let mut rows: Vec<_> = stored.map(|(hash, len)| (*hash, ChunkPlace::Stored { len: *len })).collect();
+        rows.extend(small.map(|(hash, bytes)| (*hash, ChunkPlace::Small { len: bytes.len() as u64 })));
+        rows.sort_by_key(|(hash, _)| *hash);
+        rows.truncate(limit);
+        Ok(rows)
     }
 
     fn content_counts(&self) -> Result<(u64, u64), MetadataError> {
-        Ok((self.contents.size() as u64, (self.chunks.size() + self.small_chunks.size()) as u64))
+        Ok((self.contents.len() as u64, (self.chunks.len() + self.small_chunks.len()) as u64))
     }
 
     fn is_any_condemned(&self) -> Result<bool, MetadataError> {
@@ -96,12 +98,19 @@ impl ReadUpkeep for Tables {
         after: Option<(VolumeKey, NodeId)>,
         limit: usize,
     ) -> Result<Vec<(VolumeKey, NodeId)>, MetadataError> {
-        let crowded = self
-            .history
-            .iter()
-            .filter(|(key, rows)| rows.size() as u64 > keep && after.is_none_or(|after| **key > after));
-        let found = page(crowded.map(|(key, _)| (*key, ())).collect(), limit);
-        Ok(found.into_iter().map(|(key, ())| key).collect())
+        let after = after.map(|(volume, node)| (volume, node, (u64::MAX, u64::MAX)));
+        let (mut crowded, mut count, mut last) = (Vec::new(), 0, None);
+        for (volume, node, _) in self.history.range(behind(after)).map(|(key, _)| *key) {
+            count = if last == Some((volume, node)) { count + 1 } else { 1 };
+            last = Some((volume, node));
+            if crowded.len() == limit {
+                break;
+            }
+            if count == keep.saturating_add(1) {
+                crowded.push((volume, node));
+            }
+        }
+        Ok(crowded)
     }
 
     fn commit_author(
@@ -109,7 +118,7 @@ impl ReadUpkeep for Tables {
         volume: VolumeKey,
         revision: Revision,
     ) -> Result<Option<ClientId>, MetadataError> {
-        Ok(self.authors.get(&(volume, revision)).map(|(client, _)| client.clone()))
+        Ok(self.authors.get(&(volume, revision)).map(|author| author.0.clone()))
     }
 
     fn past_entries(
@@ -133,16 +142,9 @@ impl ReadUpkeep for Tables {
         after: &[u8],
         limit: usize,
     ) -> Result<Vec<PastRecord>, MetadataError> {
-        let rows = self.removed.iter().filter_map(|((of, key), (_, past))| match key {
-            RecordKey::Entry { parent: of_parent, name }
-                if (*of, *of_parent) == (volume, parent) && name.as_bytes() > after =>
-            {
-                Some((name.as_bytes(), past))
-            }
-            RecordKey::Entry { .. } | RecordKey::Node(_) => None,
-        });
-        let found = page(rows.collect(), limit);
-        Ok(found.into_iter().map(|(_, past)| PastRecord::clone(past)).collect())
+        let from = (Bound::Excluded(Under((volume, parent), after)), Bound::Unbounded);
+        let of_parent = self.removed.range(from).take_while(|((of, _), _)| *of == (volume, parent));
+        Ok(of_parent.take(limit).map(|(_, (_, past))| PastRecord::clone(past)).collect())
     }
 
     fn integrity(&self) -> Result<Vec<String>, MetadataError> {
@@ -153,24 +155,19 @@ impl ReadUpkeep for Tables {
 impl Tables {
     /// Removes a past record; a node's own still counts as one of its versions.
     fn drop_past(&mut self, id: u64) {
-        let Some((volume, past)) = self.past.get(&id).cloned() else { return };
-        self.past.remove_mut(&id);
-        let (node, order) = ((volume, past.node), (past.ended.0, id));
-        if let Some(rows) = self.history.get_mut(&node) {
-            rows.remove_mut(&order);
-            if rows.is_empty() {
-                self.history.remove_mut(&node);
-            }
-        }
+        let Some((volume, past)) = self.past.take(&id).cloned() else { return };
+        let order = (past.ended.0, id);
+        self.history.take(&(volume, past.node, order));
         match &past.record {
             Record::Node(_) => {
+                let node = (volume, past.node);
                 let count = self.dropped.get(&node).copied().unwrap_or(0);
-                self.dropped.insert_mut(node, count + 1);
+                self.dropped.put(node, count + 1);
             }
             Record::Entry(entry) => {
-                let key = (volume, entry.key());
+                let key = Under((volume, entry.parent), entry.name.as_bytes());
                 if self.removed.get(&key).is_some_and(|(newest, _)| *newest == order) {
-                    self.removed.remove_mut(&key);
+                    self.removed.take(&key);
                 }
             }
         }
@@ -178,8 +175,8 @@ impl Tables {
 
     /// Forgets the count of a node that is gone for good.
     fn forget_dropped(&mut self, node: &(VolumeKey, NodeId)) {
-        if !self.nodes.contains_key(node) && !self.history.contains_key(node) {
-            self.dropped.remove_mut(node);
+        if !self.nodes.contains_key(node) && self.past_of(node.0, node.1).next().is_none() {
+            self.dropped.take(node);
         }
     }
 }
@@ -192,7 +189,7 @@ impl WriteUpkeep for Tables {
         client: &ClientId,
         time: Timestamp,
     ) -> Result<(), MetadataError> {
-        self.authors.insert_mut((volume, revision), (client.clone(), whole_micros(time)));
+        self.authors.put((volume, revision), Arc::new((client.clone(), whole_micros(time))));
         Ok(())
     }
 
@@ -203,12 +200,11 @@ impl WriteUpkeep for Tables {
         limit: usize,
     ) -> Result<u64, MetadataError> {
         let first = self.authors.range((volume, Revision::ZERO)..=(volume, Revision(u64::MAX))).take(limit);
-        let old = first.filter(|(_, (_, time))| *time < whole_micros(before));
+        let old = first.filter(|(_, author)| author.1 < whole_micros(before));
         let old: Vec<_> = old.map(|(key, _)| *key).collect();
-        for key in &old {
-            self.authors.remove_mut(key);
-        }
-        Ok(old.len() as u64)
+        let count = old.len() as u64;
+        self.authors.take_all(old);
+        Ok(count)
     }
 
     fn drop_history(
@@ -235,8 +231,8 @@ impl WriteUpkeep for Tables {
         keep: u64,
         limit: usize,
     ) -> Result<u64, MetadataError> {
-        let rows = self.history.get(&(volume, node)).into_iter().flat_map(|rows| rows.iter().rev());
-        let versions = rows.filter(|(_, past)| matches!(past.record, Record::Node(_)));
+        let newest_first = self.past_of(volume, node).rev();
+        let versions = newest_first.filter(|(_, past)| matches!(past.record, Record::Node(_)));
         let skipped = usize::try_from(keep).unwrap_or(usize::MAX);
         let old: Vec<u64> = versions.skip(skipped).take(limit).map(|((_, id), _)| *id).collect();
         old.iter().for_each(|id| self.drop_past(*id));
@@ -245,47 +241,39 @@ impl WriteUpkeep for Tables {
 
     fn condemn(&mut self, kind: Kind, hash: &[u8; 32], at: Timestamp) -> Result<(), MetadataError> {
         if !self.condemned.contains_key(&(kind, *hash)) {
-            self.condemned.insert_mut((kind, *hash), whole_micros(at));
+            self.condemned.put((kind, *hash), whole_micros(at));
         }
         Ok(())
     }
 
     fn reprieve(&mut self, kind: Kind, hash: &[u8; 32]) -> Result<(), MetadataError> {
-        self.condemned.remove_mut(&(kind, *hash));
+        self.condemned.take(&(kind, *hash));
         Ok(())
     }
 
     fn take_content(&mut self, id: &ContentId) -> Result<bool, MetadataError> {
-        if !self.condemned.remove_mut(&(Kind::Content, *id.as_bytes())) {
+        if self.condemned.take(&(Kind::Content, *id.as_bytes())).is_none() {
             return Ok(false);
         }
-        let hash = self.contents.get(id).and_then(|content| content.file_hash);
-        if let Some(hash) = hash
-            && let Some(ids) = self.files.get_mut(&hash)
-        {
-            ids.remove_mut(id);
-            if ids.is_empty() {
-                self.files.remove_mut(&hash);
-            }
+        if let Some(hash) = self.contents.take(id).and_then(|content| content.file_hash) {
+            self.files.take(&(hash, *id));
         }
-        self.contents.remove_mut(id);
         Ok(true)
     }
 
     fn take_chunk(&mut self, hash: &ChunkHash) -> Result<bool, MetadataError> {
-        if !self.condemned.remove_mut(&(Kind::Chunk, *hash.as_bytes())) {
+        if self.condemned.take(&(Kind::Chunk, *hash.as_bytes())).is_none() {
             return Ok(false);
         }
-        self.chunks.remove_mut(hash);
-        self.small_chunks.remove_mut(hash);
+        self.chunks.take(hash);
+        self.small_chunks.take(hash);
         Ok(true)
     }
 
     fn clear_merkle(&mut self, volume: VolumeKey) -> Result<(), MetadataError> {
-        let keys = self.merkle.keys().filter(|(of, _)| *of == volume).cloned();
-        for key in keys.collect::<Vec<_>>() {
-            self.merkle.remove_mut(&key);
-        }
+        let from = self.merkle.range(Under(volume, b"")..).map(|(key, _)| key.clone());
+        let keys = from.take_while(|(of, _)| *of == volume).collect();
+        self.merkle.take_all(keys);
         Ok(())
     }
 }

@@ -8,9 +8,8 @@ use dfs_shared::manifest::Manifest;
 use dfs_shared::record::{Record, RecordKey, Versioned};
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
-use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 
-use super::tables::{Content, Tables, whole_micros};
+use super::tables::{Bytes, Content, Tables, Under, whole_micros};
 use crate::limits::ROOTS_KEPT;
 use crate::metadata::token::{AccessToken, TokenId};
 use crate::metadata::{Client, MetadataError, PastRecord, Volume, VolumeKey, WriteMetadata};
@@ -33,12 +32,12 @@ impl WriteMetadata for Tables {
         if self.volumes.contains_key(name) {
             return Err(taken("create a volume", name));
         }
-        let number = i64::try_from(self.volumes.size()).expect("fewer volumes than 2^63") + 1;
+        let number = i64::try_from(self.volumes.len()).expect("fewer volumes than 2^63") + 1;
         let key = VolumeKey(number);
         let (revision, root) = (Revision(0), MerkleHash::EMPTY);
         let volume = Volume { key, name: name.clone(), id, revision, root };
-        self.volumes.insert_mut(name.clone(), volume.clone());
-        self.volume_names.insert_mut(key, name.clone());
+        self.volumes.put(name.clone(), volume.clone());
+        self.volume_names.put(key, name.clone());
         Ok(volume)
     }
 
@@ -52,13 +51,10 @@ impl WriteMetadata for Tables {
         if let Some(row) = name.and_then(|name| self.volumes.get_mut(name)) {
             (row.revision, row.root) = (revision, root);
         }
-        self.roots.insert_mut((volume, revision), root);
+        self.roots.put((volume, revision), root);
         let last = Revision(revision.0.saturating_sub(ROOTS_KEPT));
-        let old: Vec<_> =
-            self.roots.range((volume, Revision::ZERO)..=(volume, last)).map(|(key, _)| *key).collect();
-        for key in old {
-            self.roots.remove_mut(&key);
-        }
+        let old = self.roots.range((volume, Revision::ZERO)..=(volume, last)).map(|(key, _)| *key).collect();
+        self.roots.take_all(old);
         Ok(())
     }
 
@@ -70,7 +66,9 @@ impl WriteMetadata for Tables {
     ) -> Result<(), MetadataError> {
         let row = Arc::new(Versioned { revision, record: record.clone() });
         match record {
-            Record::Node(node) => self.nodes.insert_mut((volume, node.id), row),
+            Record::Node(node) => {
+                self.nodes.put((volume, node.id), row);
+            }
             Record::Entry(entry) => self.insert_entry(volume, entry, row),
         }
         Ok(())
@@ -79,7 +77,7 @@ impl WriteMetadata for Tables {
     fn remove_record(&mut self, volume: VolumeKey, key: &RecordKey) -> Result<(), MetadataError> {
         match key {
             RecordKey::Node(id) => {
-                self.nodes.remove_mut(&(volume, *id));
+                self.nodes.take(&(volume, *id));
             }
             RecordKey::Entry { parent, name } => self.remove_entry(volume, *parent, name),
         }
@@ -92,13 +90,10 @@ impl WriteMetadata for Tables {
         prefix: &[u8],
         node: Option<&[u8]>,
     ) -> Result<(), MetadataError> {
-        let key = (volume, prefix.to_vec());
         match node {
-            Some(node) => self.merkle.insert_mut(key, node.into()),
-            None => {
-                self.merkle.remove_mut(&key);
-            }
-        }
+            Some(node) => self.merkle.put((volume, prefix.into()), node.into()),
+            None => self.merkle.take(&Under(volume, prefix)),
+        };
         Ok(())
     }
 
@@ -115,31 +110,29 @@ impl WriteMetadata for Tables {
         if let Some(hash) = file_hash
             && manifest.chunks.len() > 1
         {
-            let ids = self.files.get(&hash).cloned();
-            let ids = ids.unwrap_or_else(RedBlackTreeSetSync::default).insert(*id);
-            self.files.insert_mut(hash, ids);
+            self.files.put((hash, *id), ());
         }
-        self.contents.insert_mut(*id, Content { manifest, file_hash });
+        self.contents.put(*id, Content { manifest, file_hash });
         Ok(())
     }
 
     fn put_small_chunk(&mut self, hash: &ChunkHash, bytes: &[u8]) -> Result<(), MetadataError> {
         if !self.small_chunks.contains_key(hash) {
-            self.small_chunks.insert_mut(*hash, bytes.into());
+            self.small_chunks.put(*hash, bytes.into());
         }
         Ok(())
     }
 
     fn put_chunk(&mut self, hash: &ChunkHash, len: u64) -> Result<(), MetadataError> {
         if !self.chunks.contains_key(hash) {
-            self.chunks.insert_mut(*hash, len);
+            self.chunks.put(*hash, len);
         }
         Ok(())
     }
 
     fn forget_chunk(&mut self, hash: &ChunkHash) -> Result<(), MetadataError> {
-        self.chunks.remove_mut(hash);
-        self.small_chunks.remove_mut(hash);
+        self.chunks.take(hash);
+        self.small_chunks.take(hash);
         Ok(())
     }
 
@@ -148,23 +141,19 @@ impl WriteMetadata for Tables {
         let order = (past.ended.0, self.history_len);
         let row = Arc::new(PastRecord { time: whole_micros(past.time), ..past.clone() });
         if let Record::Entry(entry) = &past.record {
-            let key = (volume, entry.key());
+            let key = ((volume, entry.parent), Bytes::from(entry.name.as_bytes()));
             if self.removed.get(&key).is_none_or(|(newest, _)| *newest < order) {
-                self.removed.insert_mut(key, (order, Arc::clone(&row)));
+                self.removed.put(key, (order, Arc::clone(&row)));
             }
         }
-        self.past.insert_mut(self.history_len, (volume, Arc::clone(&row)));
-        let key = (volume, past.node);
-        match self.history.get_mut(&key) {
-            Some(rows) => rows.insert_mut(order, row),
-            None => self.history.insert_mut(key, RedBlackTreeMapSync::default().insert(order, row)),
-        }
+        self.past.put(self.history_len, (volume, Arc::clone(&row)));
+        self.history.put((volume, past.node, order), row);
         Ok(())
     }
 
     fn put_client(&mut self, volume: VolumeKey, client: &Client) -> Result<(), MetadataError> {
         let row = Client { last_seen: whole_micros(client.last_seen), ..client.clone() };
-        self.clients.insert_mut((volume, client.id.clone()), row);
+        self.clients.put((volume, client.id.clone()), Arc::new(row));
         Ok(())
     }
 
@@ -176,16 +165,12 @@ impl WriteMetadata for Tables {
         reply: &[u8],
         keep: u64,
     ) -> Result<(), MetadataError> {
-        let key = (volume, client.clone());
-        let mut replies = self.replies.get(&key).cloned().unwrap_or_default();
-        replies.insert_mut(number, reply.into());
+        let key = |number| (volume, client.clone(), number);
+        self.replies.put(key(number), reply.into());
         if let Some(last) = number.checked_sub(keep) {
-            let old: Vec<_> = replies.range(..=last).map(|(number, _)| *number).collect();
-            old.iter().for_each(|number| {
-                replies.remove_mut(number);
-            });
+            let old = self.replies.range(key(0)..=key(last)).map(|(key, _)| key.clone()).collect();
+            self.replies.take_all(old);
         }
-        self.replies.insert_mut(key, replies);
         Ok(())
     }
 
@@ -194,7 +179,7 @@ impl WriteMetadata for Tables {
             return Err(taken("keep an access token", &token.id));
         }
         let (created, revoked) = (whole_micros(token.created), token.revoked.map(whole_micros));
-        self.tokens.insert_mut(token.id, AccessToken { created, revoked, ..token.clone() });
+        self.tokens.put(token.id, AccessToken { created, revoked, ..token.clone() });
         Ok(())
     }
 
