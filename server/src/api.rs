@@ -27,6 +27,7 @@ use crate::router::{Call, Router};
 use crate::sessions::SessionService;
 use crate::sync::SyncService;
 
+mod ahead;
 mod auth;
 mod chunks;
 mod events;

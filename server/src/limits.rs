@@ -108,6 +108,10 @@ pub const CHUNKS_VERIFIED_MAX: usize = 65_536;
 pub const CHUNK_VERIFIED_S_MAX: u64 = 600;
 /// Seconds that a file has to rest before it is remembered as verified: several ticks of the clock of its times.
 pub const CHUNK_SETTLED_S: u64 = 1;
+/// Seconds by which a chunk's file is dated back when it is written: more than the coarsest clock of a file system, two seconds.
+pub const CHUNK_DATED_BACK_S: u64 = 10;
+/// Chunks of a download that are verified ahead of those that are being handed to the connection: each is an open file, or bytes.
+pub const CHUNKS_AHEAD_MAX: usize = 2;
 /// Pieces of chunks that are read ahead of a peer: with the largest chunk this bounds a download's memory.
 pub const CHUNK_PIECES_MAX: usize = 2;
 /// Frames that wait for one event stream before it counts as too slow.

@@ -12,12 +12,13 @@ use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::limits::CHUNK_LEN_MAX;
 
-use super::verified::{Opened, Verified};
+use super::verified::{Opened, Verified, date_back};
 use super::{ChunkError, ChunkFile, ChunkStore};
 
 /// Chunks in a local directory.
@@ -87,19 +88,30 @@ impl ChunkStore for DiskStore {
         }
         let tmp = self.tmp.join(self.tmp_counter.fetch_add(1, Ordering::Relaxed).to_string());
         let path = self.path(hash);
-        let written = File::create(&tmp)
-            .and_then(|mut file| file.write_all(bytes))
-            .map_err(io_error("write", &tmp))
-            .and_then(|()| fs::rename(&tmp, &path).map_err(io_error("rename to", &path)));
-        if written.is_err() {
-            // What cannot be removed now is removed at the next start.
-            let _ = fs::remove_file(&tmp);
+        let written = write(&tmp, bytes).map_err(io_error("write", &tmp)).and_then(|written| {
+            fs::rename(&tmp, &path).map(|()| written).map_err(io_error("rename to", &path))
+        });
+        match written {
+            Ok((file, dated)) => {
+                // Behind the renaming, which moves the time of the file's last change.
+                if let Some(dated) = dated {
+                    self.verified.wrote(hash, bytes.len() as u64, &file, dated);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // What cannot be removed now is removed at the next start.
+                let _ = fs::remove_file(&tmp);
+                Err(error)
+            }
         }
-        written
     }
 
     fn sync(&self) -> Result<(), ChunkError> {
-        rustix::fs::syncfs(&self.directory).map_err(|error| io_error("sync", &self.root)(error.into()))
+        let syncing = self.verified.syncing();
+        let synced = rustix::fs::syncfs(&self.directory);
+        self.verified.synced(syncing, synced.is_ok());
+        synced.map_err(|error| io_error("sync", &self.root)(error.into()))
     }
 
     fn get(&self, hash: ChunkHash) -> Result<Bytes, ChunkError> {
@@ -139,6 +151,7 @@ impl ChunkStore for DiskStore {
         }
         Ok(())
     }
+
     fn open(&self, hash: ChunkHash) -> Result<Option<ChunkFile>, ChunkError> {
         let path = self.path(hash);
         match self.verified.open(hash, || File::open(&path)) {
@@ -149,6 +162,14 @@ impl ChunkStore for DiskStore {
             Err(error) => Err(io_error("read", &path)(error)),
         }
     }
+}
+
+/// Writes a new file and dates it back if that can be; returns it and its time.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<(File, Option<SystemTime>)> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    let dated = date_back(&file).ok();
+    Ok((file, dated))
 }
 
 /// Reads a file, but not much more than a chunk may have: a damaged file may be of any length.
@@ -212,6 +233,23 @@ mod tests {
         }
         store.put(hash, b"bytes").unwrap();
         assert_eq!(store.get(hash).unwrap(), &b"bytes"[..]);
+    }
+
+    #[test]
+    fn a_chunk_that_was_made_durable_is_opened_without_being_hashed_until_somebody_writes_to_it() {
+        let (_dir, store) = store();
+        let (hash, path) = (ChunkHash::of(b"bytes"), store.path(ChunkHash::of(b"bytes")));
+        let is_known = || store.verified.is_known(hash, &File::open(&path).unwrap());
+        store.put(hash, b"bytes").unwrap();
+        assert!(!is_known());
+        store.sync().unwrap();
+        assert!(is_known());
+        assert_eq!(store.open(hash).unwrap().unwrap().len(), 5);
+        fs::write(&path, b"bytez").unwrap();
+        assert!(!is_known());
+        assert!(matches!(store.open(hash), Err(ChunkError::Corrupt { .. })));
+        store.put(hash, b"bytes").unwrap();
+        assert_eq!(store.open(hash).unwrap().unwrap().len(), 5);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! A file is known by inode, length and both times of its last change. Every write changes these, but the clock behind them
 //! ticks a few times in a hundredth of a second only: a file that was changed a moment ago is verified and not remembered.
 //! What rots below the file system changes none of them, so what is remembered also has an end.
+//!
+//! What this process wrote was hashed on its way in and is remembered as soon as it is durable. It need not rest: it is dated
+//! back before it gets its name, so the first write to it moves its time however soon it comes.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -98,9 +101,25 @@ impl Drop for ChunkFile {
 /// The files that were verified, and how many are open.
 #[derive(Debug)]
 pub(super) struct Verified {
-    known: Mutex<HashMap<ChunkHash, (Stamp, Instant)>>,
+    known: Mutex<Known>,
     open: Arc<AtomicUsize>,
     rest: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    files: HashMap<ChunkHash, (Stamp, Instant)>,
+    /// Files that this process wrote and that are not durable yet.
+    written: Vec<(ChunkHash, Stamp)>,
+    /// How often making files durable has failed.
+    failures: u64,
+}
+
+/// Files that are being made durable.
+#[derive(Debug)]
+pub(super) struct Syncing {
+    written: Vec<(ChunkHash, Stamp)>,
+    failures: u64,
 }
 
 impl Default for Verified {
@@ -108,6 +127,12 @@ impl Default for Verified {
         let rest = Duration::from_secs(limits::CHUNK_SETTLED_S);
         Self { known: Mutex::default(), open: Arc::default(), rest }
     }
+}
+
+/// Gives a file that was written a moment ago, and that nobody else knows, a time that no later write gives it.
+pub(super) fn date_back(file: &File) -> io::Result<SystemTime> {
+    let dated = SystemTime::now() - Duration::from_secs(limits::CHUNK_DATED_BACK_S);
+    file.set_modified(dated).map(|()| dated)
 }
 
 /// How a file came out.
@@ -143,7 +168,7 @@ impl Verified {
         if self.knows(hash, chunk.stamp) {
             return Ok(Opened::Good(chunk));
         }
-        self.known.lock().remove(&hash);
+        self.known.lock().files.remove(&hash);
         // Before it is read: a write from here on has to show.
         let settled = chunk.stamp.rests_for(self.rest);
         if hash_of(&chunk)? != Some(hash) || !chunk.is_unchanged() {
@@ -157,20 +182,62 @@ impl Verified {
 
     fn knows(&self, hash: ChunkHash, stamp: Stamp) -> bool {
         let lately = Duration::from_secs(limits::CHUNK_VERIFIED_S_MAX);
-        self.known.lock().get(&hash).is_some_and(|(known, at)| *known == stamp && at.elapsed() < lately)
+        self.known.lock().files.get(&hash).is_some_and(|(known, at)| *known == stamp && at.elapsed() < lately)
     }
 
     fn remember(&self, hash: ChunkHash, stamp: Stamp) {
+        self.known.lock().remember(hash, stamp);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_known(&self, hash: ChunkHash, file: &File) -> bool {
+        self.knows(hash, Stamp::of(file).unwrap())
+    }
+
+    /// Takes a file that this process wrote, dated back and gave the chunk's name. Nothing is taken that was touched since.
+    pub(super) fn wrote(&self, hash: ChunkHash, len: u64, file: &File, dated: SystemTime) {
+        let Ok(dated) = dated.duration_since(SystemTime::UNIX_EPOCH) else { return };
+        let Ok(stamp) = Stamp::of(file) else { return };
+        let kept = (i64::try_from(dated.as_secs()).unwrap_or(0), i64::from(dated.subsec_nanos()));
         let mut known = self.known.lock();
-        if known.len() >= limits::CHUNKS_VERIFIED_MAX {
+        // A file system whose times are coarser has kept another one: then it is hashed like any file.
+        if (stamp.len, stamp.modified) == (len, kept) && known.written.len() < limits::CHUNKS_VERIFIED_MAX {
+            known.written.push((hash, stamp));
+        }
+    }
+
+    /// Begins to make durable what was written up to now.
+    pub(super) fn syncing(&self) -> Syncing {
+        let mut known = self.known.lock();
+        Syncing { written: std::mem::take(&mut known.written), failures: known.failures }
+    }
+
+    /// Takes how that ended. After a failure nothing is known any more: the system tells of it once, whoever's bytes were lost,
+    /// and memory may still hold what the disk does not.
+    pub(super) fn synced(&self, syncing: Syncing, is_durable: bool) {
+        let mut known = self.known.lock();
+        if !is_durable {
+            known.failures += 1;
+            known.files.clear();
+        } else if known.failures == syncing.failures {
+            for (hash, stamp) in syncing.written {
+                known.remember(hash, stamp);
+            }
+        }
+    }
+}
+
+impl Known {
+    fn remember(&mut self, hash: ChunkHash, stamp: Stamp) {
+        if self.files.len() >= limits::CHUNKS_VERIFIED_MAX {
             // Any half may go: what is still asked for is soon known again.
             let mut keeps = false;
-            known.retain(|_, _| {
+            self.files.retain(|_, _| {
                 keeps = !keeps;
                 keeps
             });
         }
-        known.insert(hash, (stamp, Instant::now()));
+        self.files.insert(hash, (stamp, Instant::now()));
     }
 }
 
@@ -280,7 +347,7 @@ mod tests {
         assert!(matches!(rig.open(), Opened::Good(_)), "nothing has changed since");
         let lately = Duration::from_secs(limits::CHUNK_VERIFIED_S_MAX);
         let long_ago = Instant::now().checked_sub(lately).expect("the machine has run for minutes");
-        rig.verified.known.lock().insert(hash, (rig.stamp(), long_ago));
+        rig.verified.known.lock().files.insert(hash, (rig.stamp(), long_ago));
         assert!(matches!(rig.open(), Opened::Damaged), "it rotted");
     }
 
@@ -327,8 +394,76 @@ mod tests {
         for number in 0..limits::CHUNKS_VERIFIED_MAX {
             rig.verified.remember(hash(number), stamp);
         }
-        assert_eq!(rig.verified.known.lock().len(), limits::CHUNKS_VERIFIED_MAX);
+        assert_eq!(rig.verified.known.lock().files.len(), limits::CHUNKS_VERIFIED_MAX);
         rig.verified.remember(hash(limits::CHUNKS_VERIFIED_MAX), stamp);
-        assert_eq!(rig.verified.known.lock().len(), limits::CHUNKS_VERIFIED_MAX / 2 + 1);
+        assert_eq!(rig.verified.known.lock().files.len(), limits::CHUNKS_VERIFIED_MAX / 2 + 1);
+    }
+
+    /// Writes the file as a store does.
+    fn written(rig: &Rig) -> File {
+        let file = File::create(&rig.path).unwrap();
+        file.write_all_at(BYTES, 0).unwrap();
+        let dated = date_back(&file).unwrap();
+        rig.verified.wrote(ChunkHash::of(BYTES), BYTES.len() as u64, &file, dated);
+        file
+    }
+
+    #[test]
+    fn what_this_process_wrote_is_known_once_it_is_durable_and_not_after_a_failure() {
+        let rig = Rig { verified: Verified::default(), ..rig() };
+        written(&rig);
+        assert!(!rig.is_known(), "it is not durable");
+        let syncing = rig.verified.syncing();
+        assert!(!rig.is_known(), "it is not durable yet");
+        rig.verified.synced(syncing, true);
+        assert!(rig.is_known());
+
+        written(&rig);
+        let (mine, others) = (rig.verified.syncing(), rig.verified.syncing());
+        rig.verified.synced(others, false);
+        assert!(!rig.is_known(), "it may be lost");
+        rig.verified.synced(mine, true);
+        assert!(!rig.is_known(), "the failure was told to another one");
+        let nothing = rig.verified.syncing();
+        assert!(nothing.written.is_empty());
+        rig.verified.synced(nothing, true);
+        assert!(!rig.is_known());
+    }
+
+    #[test]
+    fn a_write_right_behind_the_one_that_made_the_file_shows() {
+        let rig = Rig { verified: Verified::default(), ..rig() };
+        // Many times: without the time of its own most of these writes have the time of the first.
+        for _ in 0..100 {
+            written(&rig).write_all_at(b"The", 0).unwrap();
+            let syncing = rig.verified.syncing();
+            rig.verified.synced(syncing, true);
+            assert!(!rig.is_known());
+            assert!(matches!(rig.open(), Opened::Damaged));
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_touched_before_it_was_noted_is_not_taken() {
+        let rig = rig();
+        let noted = |dated: SystemTime, len| {
+            let file = File::options().write(true).open(&rig.path).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_nanos(1_000_000_001)).unwrap();
+            rig.verified.wrote(ChunkHash::of(BYTES), len, &file, dated);
+            !rig.verified.syncing().written.is_empty()
+        };
+        let at = |nanos| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
+        assert!(noted(at(1_000_000_001), BYTES.len() as u64));
+        assert!(!noted(at(1_000_000_000), BYTES.len() as u64), "another time");
+        assert!(!noted(at(1_000_000_001), BYTES.len() as u64 + 1), "another length");
+    }
+
+    #[test]
+    fn what_waits_to_be_durable_is_bounded() {
+        let rig = rig();
+        for _ in 0..=limits::CHUNKS_VERIFIED_MAX {
+            written(&rig);
+        }
+        assert_eq!(rig.verified.syncing().written.len(), limits::CHUNKS_VERIFIED_MAX);
     }
 }

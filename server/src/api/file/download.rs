@@ -1,17 +1,19 @@
 //! `GET /api/file/download/{path...}`: a version of a file, whole or a range, chunk by chunk.
 //!
-//! Long chunks go from their files to the socket. Invariants: every byte sent belongs to a verified chunk; a chunk that is damaged or gone breaks the connection off, so that a
-//! short or wrong file never looks whole; memory is bounded by a few chunks.
+//! Long chunks go from their files to the socket, and the next ones are verified meanwhile. Invariants: every byte sent belongs to
+//! a verified chunk; a chunk that is damaged or gone breaks the connection off, so that a short or wrong file never looks whole;
+//! memory is bounded by a few chunks, and so is what is verified for a peer that stops reading.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use dfs_shared::event::kinds::server::FileDownloadCompleted;
 use dfs_shared::ids::VolumeName;
-use dfs_shared::manifest::Manifest;
+use dfs_shared::manifest::{ChunkRef, Manifest};
 use tokio::sync::mpsc;
 
 use crate::access::Access;
+use crate::api::ahead::Ahead;
 use crate::api::fields::{query_number, session_id};
 use crate::api::outgoing::{Closed, Outgoing};
 use crate::api::session::check_session;
@@ -24,7 +26,7 @@ use crate::limits::CHUNK_PIECES_MAX;
 use crate::metadata::sessions::SessionId;
 use crate::router::Call;
 use crate::sessions::state;
-use crate::sync::{ChunkSource, FoundChunk};
+use crate::sync::{ChunkSource, FoundChunk, SyncService};
 
 /// `GET /api/file/download/{path...}?version=N&session_id=ID&volume=NAME`
 pub(in crate::api) async fn download(api: Arc<Api>, call: Call) -> Response {
@@ -108,7 +110,7 @@ struct Sent {
 impl Sent {
     /// Sends the bytes `start..end`, ahead of the peer by [`CHUNK_PIECES_MAX`] pieces. Blocks as long as the peer reads.
     fn run(self, manifest: &Manifest, start: u64, end: u64, pieces: &mpsc::Sender<StreamItem>) {
-        match send(&self.api, manifest, start, end, pieces) {
+        match send(&self.api.sync, manifest, start, end, pieces) {
             Ok(()) if start == 0 && end == self.info.size() => self.completed(pieces),
             // A part, or the peer is gone.
             Ok(()) | Err(Broken::Closed) => {}
@@ -154,38 +156,28 @@ impl From<Closed> for Broken {
     }
 }
 
-/// Hands the bytes `start..end` to the connection.
+/// A chunk, and which of its bytes are wanted.
+type Part = (ChunkRef, u64, u64);
+
+/// Hands the bytes `start..end` to the connection; the next chunks are verified meanwhile.
 fn send(
-    api: &Api,
+    sync: &Arc<SyncService>,
     manifest: &Manifest,
     start: u64,
     end: u64,
     pieces: &mpsc::Sender<StreamItem>,
 ) -> Result<(), Broken> {
     let mut outgoing = Outgoing::new(pieces);
-    for (offset, chunk) in manifest.offsets() {
+    let parts = manifest.offsets().filter_map(|(offset, chunk)| {
         let (from, to) = (start.max(offset), end.min(offset + chunk.len));
-        if from >= to {
-            continue;
-        }
-        if chunk.hash.is_hole() {
-            send_zeros(to - from, &mut outgoing)?;
-            continue;
-        }
-        let source = match api.sync.chunk_to_send(chunk.hash, Some(chunk.len)) {
-            Ok(FoundChunk::Bytes(source)) if source.len() == chunk.len => source,
-            Ok(FoundChunk::Bytes(_) | FoundChunk::Corrupt) => {
-                return Err(Broken::Failed(format!("chunk {} is damaged", chunk.hash)));
-            }
-            Ok(FoundChunk::Absent) => {
-                return Err(Broken::Failed(format!("chunk {} is not here", chunk.hash)));
-            }
-            Err(error) => return Err(Broken::Failed(crate::report::chain(&error))),
-        };
-        let (from, to) = (from - offset, to - offset);
-        match source {
-            ChunkSource::File(file) => outgoing.file(file, from, to)?,
-            ChunkSource::Memory(bytes) => {
+        (from < to).then(|| (chunk, from - offset, to - offset))
+    });
+    let sync = Arc::clone(sync);
+    for found in Ahead::new(parts, move |part| find_part(&sync, part)) {
+        match found? {
+            (None, from, to) => send_zeros(to - from, &mut outgoing)?,
+            (Some(ChunkSource::File(file)), from, to) => outgoing.file(file, from, to)?,
+            (Some(ChunkSource::Memory(bytes)), from, to) => {
                 let at =
                     |position| usize::try_from(position).expect("a chunk in memory is no longer than memory");
                 outgoing.bytes(bytes.slice(at(from)..at(to)))?;
@@ -193,6 +185,21 @@ fn send(
         }
     }
     Ok(outgoing.flush()?)
+}
+
+/// Finds and verifies a chunk; a hole has no source. Blocks.
+fn find_part(sync: &SyncService, (chunk, from, to): Part) -> Result<(Option<ChunkSource>, u64, u64), Broken> {
+    if chunk.hash.is_hole() {
+        return Ok((None, from, to));
+    }
+    match sync.chunk_to_send(chunk.hash, Some(chunk.len)) {
+        Ok(FoundChunk::Bytes(source)) if source.len() == chunk.len => Ok((Some(source), from, to)),
+        Ok(FoundChunk::Bytes(_) | FoundChunk::Corrupt) => {
+            Err(Broken::Failed(format!("chunk {} is damaged", chunk.hash)))
+        }
+        Ok(FoundChunk::Absent) => Err(Broken::Failed(format!("chunk {} is not here", chunk.hash))),
+        Err(error) => Err(Broken::Failed(crate::report::chain(&error))),
+    }
 }
 
 /// A hole may be longer than memory.
@@ -205,3 +212,6 @@ fn send_zeros(mut len: u64, outgoing: &mut Outgoing<'_>) -> Result<(), Closed> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

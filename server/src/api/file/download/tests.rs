@@ -1,0 +1,111 @@
+//! What is verified for a peer, and what reaches it.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use dfs_shared::event::EventBus;
+use dfs_shared::hash::ChunkHash;
+
+use super::*;
+use crate::chunk_store::{ChunkError, ChunkFile, ChunkStore, DiskStore};
+use crate::http::Piece;
+use crate::limits::{CHUNK_FILES_PIECE_LEN, CHUNKS_AHEAD_MAX};
+use crate::metadata::memory::MemoryStore;
+
+/// Counts what is opened.
+struct Counting {
+    store: DiskStore,
+    opened: Arc<AtomicU64>,
+}
+
+impl ChunkStore for Counting {
+    fn put(&self, hash: ChunkHash, bytes: &[u8]) -> Result<(), ChunkError> {
+        self.store.put(hash, bytes)
+    }
+
+    fn sync(&self) -> Result<(), ChunkError> {
+        self.store.sync()
+    }
+
+    fn get(&self, hash: ChunkHash) -> Result<Bytes, ChunkError> {
+        self.store.get(hash)
+    }
+
+    fn remove(&self, hash: ChunkHash) -> Result<(), ChunkError> {
+        self.store.remove(hash)
+    }
+
+    fn each(&self, visit: &mut dyn FnMut(ChunkHash, u64) -> ControlFlow<()>) -> Result<(), ChunkError> {
+        self.store.each(visit)
+    }
+
+    fn open(&self, hash: ChunkHash) -> Result<Option<ChunkFile>, ChunkError> {
+        self.opened.fetch_add(1, Ordering::SeqCst);
+        self.store.open(hash)
+    }
+}
+
+const CHUNK_LEN: u64 = 1 << 20;
+
+/// A service with these chunks, each of one byte all through; the last of them is damaged.
+fn service(count: u8) -> (tempfile::TempDir, Arc<SyncService>, Manifest, Arc<AtomicU64>) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = DiskStore::open(dir.path()).unwrap();
+    let chunk = |byte| vec![byte; CHUNK_LEN as usize];
+    let chunks: Vec<ChunkRef> = (0..count)
+        .map(|byte| {
+            let hash = ChunkHash::of(&chunk(byte));
+            store.put(hash, &chunk(byte)).unwrap();
+            ChunkRef { hash, len: CHUNK_LEN }
+        })
+        .collect();
+    store.sync().unwrap();
+    let damaged = chunks.last().expect("there are some").hash;
+    std::fs::write(store.path(damaged), chunk(count)).unwrap();
+    let opened = Arc::<AtomicU64>::default();
+    let counting = Counting { store, opened: Arc::clone(&opened) };
+    let sync = SyncService::new(Arc::new(MemoryStore::new()), Arc::new(counting), EventBus::new());
+    (dir, Arc::new(sync), Manifest { chunk_log2: 20, chunks }, opened)
+}
+
+#[test]
+fn a_peer_that_stops_reading_does_not_cause_the_whole_file_to_be_verified() {
+    let (_dir, sync, manifest, opened) = service(64);
+    let (pieces, body) = mpsc::channel(CHUNK_PIECES_MAX);
+    let producer = std::thread::spawn(move || send(&sync, &manifest, 0, manifest.size(), &pieces).is_err());
+    // As many as wait in the channel, and the one that waits for it, each full.
+    let handed_over = (CHUNK_PIECES_MAX as u64 + 1) * CHUNK_FILES_PIECE_LEN / CHUNK_LEN;
+    let until = Instant::now() + Duration::from_secs(60);
+    while opened.load(Ordering::SeqCst) < handed_over && Instant::now() < until {
+        std::thread::yield_now();
+    }
+    drop(body);
+    assert!(producer.join().unwrap(), "it is told that nobody reads");
+    let opened = opened.load(Ordering::SeqCst);
+    assert!(opened >= handed_over, "{opened}");
+    assert!(opened <= handed_over + CHUNKS_AHEAD_MAX as u64, "{opened}");
+}
+
+#[test]
+fn what_comes_before_a_damaged_chunk_is_sent_and_nothing_of_it_or_behind_it() {
+    let (_dir, sync, manifest, _opened) = service(12);
+    let damaged = manifest.chunks[11];
+    // In the middle.
+    let chunks = [&manifest.chunks[..11], &[damaged], &manifest.chunks[..11]].concat();
+    let (pieces, mut body) = mpsc::channel(64);
+    let manifest = Manifest { chunk_log2: 20, chunks };
+    let sent = send(&sync, &manifest, 0, manifest.size(), &pieces);
+    let Err(Broken::Failed(reason)) = sent else { panic!("it looks whole") };
+    assert!(reason.contains(&damaged.hash.to_string()), "{reason}");
+    drop(pieces);
+    let mut len = 0;
+    while let Some(piece) = body.blocking_recv() {
+        match piece.unwrap() {
+            Piece::Files(parts) => len += parts.iter().map(|part| part.len).sum::<u64>(),
+            Piece::Bytes(bytes) => len += bytes.len() as u64,
+        }
+    }
+    // What was gathered for a piece that was not full goes with it.
+    assert_eq!(len, CHUNK_FILES_PIECE_LEN);
+}
