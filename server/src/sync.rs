@@ -46,7 +46,7 @@ pub use chunks::{Batch, ChunkSource, FoundChunk};
 pub use claims::Claims;
 pub use commit::UNNUMBERED;
 pub use error::SyncError;
-pub use event::{ChunkCorrupt, ChunksMoved, CommitAnswered};
+pub use event::{ChunkCorrupt, ChunksMoved, CommitAnswered, FilesChanged};
 pub use merkle::{node as merkle_node, rebuild as rebuild_tree};
 pub use report::shown_version;
 

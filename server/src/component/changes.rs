@@ -1,12 +1,12 @@
 //! Tells of files that were added, modified and deleted: what a commit's records come to ([`FileChange`] has the table), whoever
 //! made it.
 
-use dfs_shared::event::kinds::server::{Committed, FileAdded, FileDeleted, FileModified};
+use dfs_shared::event::kinds::server::{FileAdded, FileDeleted, FileModified};
 use dfs_shared::event::{EventBus, SubscribeError, SubscribeOptions, Subscription};
 use dfs_shared::ids::VolumeName;
 use dfs_shared::revision::Revision;
 
-use crate::sync::FileChange;
+use crate::sync::{FileChange, FilesChanged};
 
 /// Turns commits into events about files.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,9 +28,9 @@ impl Changes {
     /// [`SubscribeError`].
     pub fn join(self, bus: &EventBus) -> Result<Subscription, SubscribeError> {
         let out = bus.clone();
-        bus.subscribe(SubscribeOptions::new("changes"), move |event: &Committed| {
-            for change in changes(event) {
-                match change {
+        bus.subscribe(SubscribeOptions::new("changes"), move |event: &FilesChanged| {
+            for change in event.changes.iter().cloned() {
+                match Change::new(change, event.volume.clone(), event.revision) {
                     Change::Added(event) => out.publish(event),
                     Change::Modified(event) => out.publish(event),
                     Change::Deleted(event) => out.publish(event),
@@ -38,11 +38,6 @@ impl Changes {
             }
         })
     }
-}
-
-fn changes(event: &Committed) -> impl Iterator<Item = Change> + '_ {
-    let all = FileChange::all(&event.commit.records, &event.before);
-    all.map(|change| Change::new(change, event.volume.clone(), event.commit.revision))
 }
 
 impl Change {

@@ -194,7 +194,7 @@ mod tests {
             manifests: Vec::new(),
             small_chunks: vec![small],
         };
-        Committed { volume: volume(name), commit: Arc::new(commit), before: Arc::new([]) }
+        Committed { volume: volume(name), commit: Arc::new(commit) }
     }
 
     #[test]

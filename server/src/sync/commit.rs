@@ -22,7 +22,7 @@ use dfs_shared::wire::{decode_plain, encode_plain};
 use tokio::sync::oneshot;
 
 use super::changes::FileChange;
-use super::event::CommitAnswered;
+use super::event::{CommitAnswered, FilesChanged};
 use super::group::Groups;
 use super::request::CheckedRequest;
 use super::{SyncError, merkle};
@@ -53,16 +53,21 @@ pub(super) enum Done {
     New { reply: CommitReply, commit: Option<Concluded>, changes: usize },
 }
 
-/// A commit that has advanced the volume: what is pushed, and what its records were before.
+/// A commit that has advanced the volume: what is pushed, what its records were before, and what that comes to.
 pub(super) struct Concluded {
     pub(super) commit: messages::Committed,
-    pub(super) before: Vec<Option<Versioned>>,
+    before: Vec<Option<Versioned>>,
+    changes: Vec<FileChange>,
 }
 
 impl Concluded {
-    /// Returns the event that tells of it.
-    pub(super) fn into_event(self, volume: VolumeName) -> Committed {
-        Committed { volume, commit: Arc::new(self.commit), before: self.before.into() }
+    /// Tells of it, then of what it did to files.
+    pub(super) fn publish(self, volume: &VolumeName, bus: &EventBus) {
+        let revision = self.commit.revision;
+        bus.publish(Committed { volume: volume.clone(), commit: Arc::new(self.commit) });
+        if !self.changes.is_empty() {
+            bus.publish(FilesChanged { volume: volume.clone(), revision, changes: self.changes.into() });
+        }
     }
 }
 
@@ -104,11 +109,13 @@ impl WriteJob for CommitJob {
             (Ok(()), Some(Done::Answer(answer))) => answer,
             (Ok(()), Some(Done::New { reply, commit, changes })) => {
                 if let Some(commit) = commit {
-                    let event = commit.into_event(self.volume.clone());
-                    self.bus.publish(event.clone());
-                    if self.request.is_numbered() {
-                        uploads(&event).for_each(|upload| self.bus.publish(upload));
-                    }
+                    let uploaded: Vec<_> = self
+                        .request
+                        .is_numbered()
+                        .then(|| uploads(&commit, &self.volume).collect())
+                        .unwrap_or_default();
+                    commit.publish(&self.volume, &self.bus);
+                    uploaded.into_iter().for_each(|upload| self.bus.publish(upload));
                 }
                 for key in reply.outcomes.iter().filter_map(conflict) {
                     let (volume, client) = (self.volume.clone(), self.request.client.clone());
@@ -158,16 +165,19 @@ fn publish_round(bus: &EventBus, volume: &VolumeName, client: &ClientId, answer:
 }
 
 /// The contents of a mount's commit that were uploaded before it, chunk by chunk.
-fn uploads(event: &Committed) -> impl Iterator<Item = FileUploadCompleted> + '_ {
-    let records = event.commit.records.iter().zip(event.before.iter());
+fn uploads<'c>(
+    concluded: &'c Concluded,
+    volume: &'c VolumeName,
+) -> impl Iterator<Item = FileUploadCompleted> + 'c {
+    let records = concluded.commit.records.iter().zip(&concluded.before);
     records.filter_map(|(current, before)| {
         let content = new_content(before.as_ref(), current.value.as_ref())?;
         let Record::Node(node) = &current.value.as_ref()?.record else { return None };
         (node.size > SMALL_CONTENT_LEN_MAX).then(|| FileUploadCompleted {
-            volume: event.volume.clone(),
+            volume: volume.clone(),
             content: Some(content),
             size: node.size,
-            client: Some(event.commit.client.clone()),
+            client: Some(concluded.commit.client.clone()),
             node: Some(node.id),
             path: None,
         })
@@ -250,12 +260,12 @@ pub(super) fn conclude(
     tx.advance_volume(volume.key, revision, root)?;
     tx.put_commit_author(volume.key, revision, client, time)?;
     let changes: Vec<FileChange> = FileChange::all(&records, &before).collect();
-    let changes = CommitChanges { revision, time, changes: encode_plain(&changes) };
-    tx.put_changes(volume.key, &changes, COMMIT_CHANGES_LEN_KEPT)?;
+    let kept = CommitChanges { revision, time, changes: encode_plain(&changes) };
+    tx.put_changes(volume.key, &kept, COMMIT_CHANGES_LEN_KEPT)?;
     let (manifests, small_chunks) = pushed(tx, &contents, introduced, request, COMMIT_SMALL_BYTES_MAX)?;
     let client = client.clone();
     let commit = messages::Committed { revision, root, client, commit, records, manifests, small_chunks };
-    Ok(Concluded { commit, before })
+    Ok(Concluded { commit, before, changes })
 }
 
 /// The content that a file has got with this change.

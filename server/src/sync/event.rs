@@ -1,11 +1,29 @@
 //! Events that concern the server alone: the bus carries them beside those of `dfs_shared::event::kinds`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_shared::event::Event;
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::ids::{ClientId, VolumeName};
 use dfs_shared::revision::Revision;
+
+use super::FileChange;
+
+/// What a commit did to files; published behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilesChanged {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The commit.
+    pub revision: Revision,
+    /// The changes, in their order: at least one.
+    pub changes: Arc<[FileChange]>,
+}
+
+impl Event for FilesChanged {
+    const NAME: &'static str = "FilesChanged";
+}
 
 /// A commit request was answered, whatever became of its groups.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -85,7 +85,7 @@ impl WriteJob for PastJob {
             (Ok(()), None) => unreachable!("a job that ran without an error has an outcome"),
             (Ok(()), Some((answer, concluded))) => {
                 if let Some(concluded) = concluded {
-                    self.bus.publish(concluded.into_event(self.volume));
+                    concluded.publish(&self.volume, &self.bus);
                 }
                 answer
             }

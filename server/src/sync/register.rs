@@ -48,7 +48,7 @@ impl WriteJob for RegisterJob {
             (Ok(()), None) => Err(SyncError::VolumeNotFound { name: self.volume }),
             (Ok(()), Some((volume, committed))) => {
                 if let Some(committed) = committed {
-                    self.bus.publish(committed.into_event(self.volume));
+                    committed.publish(&self.volume, &self.bus);
                 }
                 Ok(volume)
             }

@@ -1,15 +1,13 @@
 //! The table of the module's head.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use dfs_shared::hash::MerkleHash;
-use dfs_shared::ids::{ClientId, NodeId, VolumeName};
+use dfs_shared::ids::{NodeId, VolumeName};
 use dfs_shared::name::Name;
 use dfs_shared::record::{EntryRecord, NodeKind, NodeRecord, Record, Versioned};
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
-use dfs_shared::wire::messages::{self, CurrentRecord};
+use dfs_shared::wire::messages::CurrentRecord;
 
 use super::*;
 
@@ -44,21 +42,12 @@ fn told(records: &[(Option<Record>, Option<Record>)]) -> Vec<String> {
     let key = |(before, after): &(Option<Record>, Option<Record>)| {
         after.as_ref().or(before.as_ref()).expect("one of them").key()
     };
-    let commit = messages::Committed {
-        revision: Revision(7),
-        root: MerkleHash::EMPTY,
-        client: ClientId::new("c").unwrap(),
-        commit: 1,
-        records: records
-            .iter()
-            .map(|pair| CurrentRecord { key: key(pair), value: versioned(&pair.1) })
-            .collect(),
-        manifests: Vec::new(),
-        small_chunks: Vec::new(),
-    };
-    let before = records.iter().map(|(before, _)| versioned(before)).collect();
-    let event = Committed { volume: VolumeName::new("main").unwrap(), commit: Arc::new(commit), before };
-    changes(&event)
+    let current: Vec<_> =
+        records.iter().map(|pair| CurrentRecord { key: key(pair), value: versioned(&pair.1) }).collect();
+    let before: Vec<_> = records.iter().map(|(before, _)| versioned(before)).collect();
+    let volume = VolumeName::new("main").unwrap();
+    FileChange::all(&current, &before)
+        .map(|change| Change::new(change, volume.clone(), Revision(7)))
         .map(|change| match change {
             Change::Added(event) => format!("added {}", event.name),
             Change::Deleted(event) => format!("deleted {}", event.name),

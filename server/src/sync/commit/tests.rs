@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use dfs_shared::event::SubscribeOptions;
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::merkle::{self, MemoryNodes};
+use dfs_shared::name::Name;
 use dfs_shared::record::ChangeGroup;
 
 use super::super::kit::*;
@@ -153,6 +154,44 @@ fn the_event_carries_records_manifests_and_small_contents() {
     assert_eq!(gone.commit.revision, removed);
     assert!(gone.commit.records.iter().all(|record| record.value.is_none()));
     assert!(gone.commit.manifests.is_empty());
+}
+
+#[test]
+fn what_a_commit_did_to_files_is_told_as_it_is_kept_and_behind_the_commit() {
+    let kit = Kit::new();
+    let seen = Arc::<Mutex<Vec<(Revision, Option<Vec<FileChange>>)>>>::default();
+    let (commits, files) = (Arc::clone(&seen), Arc::clone(&seen));
+    let _commits = kit.bus.subscribe(SubscribeOptions::new("commits"), move |event: &Committed| {
+        commits.lock().unwrap().push((event.commit.revision, None));
+    });
+    let _files = kit.bus.subscribe(SubscribeOptions::new("files"), move |event: &FilesChanged| {
+        files.lock().unwrap().push((event.revision, Some(event.changes.to_vec())));
+    });
+    let id = NodeId::generate();
+    let name = Name::new(b"a").unwrap();
+    let made = kit.accept(vec![put(None, node(id, NodeKind::File)), put(None, entry(ROOT, "a", id))]);
+    let gone = kit.accept(vec![remove(made, entry_key(ROOT, "a")), remove(made, node_key(id))]);
+    let other = NodeId::generate();
+    let hidden = kit.accept(vec![put(None, node(other, NodeKind::File))]);
+    let added = vec![FileChange::Added { node: id, parent: ROOT, name: name.clone() }];
+    let deleted = vec![FileChange::Deleted { node: id, parent: ROOT, name }];
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [
+            (made, None),
+            (made, Some(added.clone())),
+            (gone, None),
+            (gone, Some(deleted.clone())),
+            (hidden, None)
+        ]
+    );
+    let kept = kit.metadata.read(|snapshot| {
+        let volume = snapshot.volume(&main_volume())?.unwrap();
+        snapshot.changes_from(volume.key, made, 9)
+    });
+    let kept: Vec<Vec<FileChange>> =
+        kept.unwrap().iter().map(|kept| decode_plain(&kept.changes).unwrap()).collect();
+    assert_eq!(kept, [added, deleted, Vec::new()]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::hash::{ChunkHash, ContentId};
 use crate::ids::{ClientId, NodeId, VolumeName};
 use crate::name::Name;
-use crate::record::{RecordKey, Versioned};
+use crate::record::RecordKey;
 use crate::revision::Revision;
 use crate::wire::messages;
 
@@ -17,8 +17,6 @@ pub struct Committed {
     pub volume: VolumeName,
     /// The commit with its records.
     pub commit: Arc<messages::Committed>,
-    /// What each of the records was before, in the same order; `None` for one that was not there.
-    pub before: Arc<[Option<Versioned>]>,
 }
 
 /// A name that was not there leads to a node now.
