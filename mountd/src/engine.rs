@@ -33,6 +33,7 @@ mod outcome;
 mod pending;
 mod pin;
 pub mod plan;
+mod quota;
 mod reconcile;
 mod report;
 mod request;
@@ -110,6 +111,8 @@ pub struct Parts {
 pub enum Obstacle {
     /// Its content is on the way.
     Uploading(String),
+    /// The volume's quota leaves no room for it.
+    NoRoom(String),
     /// The server does not take it.
     Stuck(String),
 }
@@ -245,7 +248,8 @@ impl Engine {
     #[must_use]
     pub fn explain(&self, node: NodeId) -> Option<Obstacle> {
         let uploading = self.shared.uploads.explain(node).map(Obstacle::Uploading);
-        uploading.or_else(|| self.shared.stuck_reason(node).map(Obstacle::Stuck))
+        let no_room = || self.shared.quota.explain(&self.shared, node).map(Obstacle::NoRoom);
+        uploading.or_else(no_room).or_else(|| self.shared.stuck_reason(node).map(Obstacle::Stuck))
     }
 
     /// Merges the two versions of a conflict, by its copy, if that is clean. Asks the server for what both sides had before, and

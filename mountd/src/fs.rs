@@ -28,6 +28,7 @@ mod metadata;
 mod names;
 mod notice;
 mod open;
+mod quota;
 mod recover;
 mod sweep;
 mod touched;

@@ -76,6 +76,11 @@ pub const APPLY_RECORDS_MAX: usize = 20_000;
 pub const RECONCILE_ATTEMPTS_MAX: u32 = 4;
 /// Manifests kept in memory until their file is opened, counted in chunks: at most 40 MiB.
 pub const MANIFEST_CHUNKS_KEPT: usize = 1 << 20;
+/// Longest pause before a change is sent again that the server refused for its quota though it seemed to fit.
+pub const QUOTA_RETRY_MS_MAX: u64 = 5_000;
+/// While the quota leaves fewer bytes than this, the daemon sees every write that makes a file longer; above it the kernel may
+/// write backing files by itself, and a file that is opened then can outgrow the quota.
+pub const QUOTA_NEAR: u64 = 1 << 30;
 /// Journal groups that one plan looks at: about 20 MiB of keys.
 pub const PLAN_GROUPS_MAX: usize = 60_000;
 /// Most small files that are hashed for one commit.

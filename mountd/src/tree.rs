@@ -34,6 +34,7 @@ pub mod node;
 pub mod pins;
 pub mod policy;
 pub mod resolve;
+pub mod sizes;
 pub mod store;
 mod txn;
 
@@ -58,6 +59,7 @@ pub use error::TreeError;
 pub use node::{Cookie, DirEntry, Ino, LocalNode, SyncState};
 use node::{EntryTarget, LocalEntry};
 use pins::Pins;
+pub use sizes::{Quota, Sizes};
 use store::{Space, Store, Write, decode};
 use txn::Txn;
 
@@ -104,6 +106,8 @@ pub struct Tree {
     conflicts: Mutex<Conflicts>,
     /// What is to stay here. Taken after the writer's lock, never before it.
     pins: Pins,
+    /// What the server told of it last.
+    quota: Mutex<Quota>,
     policies: OnceLock<policy::Policies>,
     /// Host name as conflict copies show it.
     host: String,
@@ -129,10 +133,13 @@ impl Tree {
         let last = journal::last_seq(&store)?;
         let conflicts = Mutex::new(Conflicts::load(&store)?);
         let pins = Pins::load(&store)?;
+        Sizes::load(&store)?;
+        let quota = Mutex::new(sizes::load_quota(&store)?);
         let tree = Self {
             store,
             conflicts,
             pins,
+            quota,
             policies: OnceLock::new(),
             writer: Mutex::new(()),
             seq: AtomicU64::new(last),

@@ -18,4 +18,4 @@ pub use crate::metadata::token::{Access, AccessError, AccessToken, TokenId, Toke
 pub use need::{Need, need};
 pub use registry::{Grant, Refusal, Registry};
 pub use token::Secret;
-pub use watch::{Watch, announce};
+pub use watch::{OnQuota, Watch, announce, announce_quota};

@@ -40,6 +40,16 @@ pub enum Problem {
         /// The first difference.
         why: String,
     },
+    /// The files have another number of bytes than is counted against the quota.
+    #[error("volume {volume}: {counted} bytes are counted against the quota, its files have {found}")]
+    Used {
+        /// The volume.
+        volume: VolumeName,
+        /// What is counted.
+        counted: u64,
+        /// What there is.
+        found: u64,
+    },
     /// A file's manifest is not here, or no manifest.
     #[error("volume {volume}: {file}: the manifest {id} is {what}")]
     Content {

@@ -15,8 +15,10 @@ use crate::access::{Access, TokenId};
 use crate::gc::Retention;
 use crate::server::{Config, Engine, Metadata, TlsFiles};
 
+mod limit;
 mod span;
 
+pub use limit::ByteLimit;
 pub use span::Span;
 
 /// Holds the truth of every dfs volume and serves it to the mounts.
@@ -97,7 +99,7 @@ pub struct Options {
 /// What to do instead of serving.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Make or list volumes, also while a server runs on the data directory
+    /// Make or list volumes, or set a quota, also while a server runs on the data directory
     Volume {
         /// What to do with volumes.
         #[command(subcommand)]
@@ -150,8 +152,15 @@ pub enum VolumeAction {
         /// Its name.
         name: VolumeName,
     },
-    /// List all volumes
+    /// List all volumes: name, revision, id, bytes of its files, quota
     List,
+    /// Set how many bytes a volume's files may have together; history does not count
+    Quota {
+        /// The volume.
+        name: VolumeName,
+        /// Most bytes, as 20GiB, or none; connected mounts hear of it at once.
+        limit: ByteLimit,
+    },
 }
 
 /// What to do with access tokens.
@@ -400,6 +409,23 @@ mod tests {
             &["revoke"],
             &["revoke", "dfs_0123456789abcdef_00"],
         ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_quota_names_its_volume_and_a_size_or_none() {
+        let parse =
+            |args: &[&str]| Cli::try_parse_from([&["dfs-server", "volume", "quota"][..], args].concat());
+        for (text, bytes) in [("20MiB", Some(20 << 20)), ("none", None)] {
+            let Some(Command::Volume { action: VolumeAction::Quota { name, limit } }) =
+                parse(&["main", text]).unwrap().command
+            else {
+                panic!("another command")
+            };
+            assert_eq!((name.as_str(), limit.bytes()), ("main", bytes));
+        }
+        for bad in [&["main"][..], &["20MiB"], &["main", "lots"], &["a/b", "1"]] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }

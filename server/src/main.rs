@@ -16,7 +16,7 @@ use dfs_server::config::{
 };
 use dfs_server::limits::{ACCESS_TOKEN_NAME_LEN_MAX, ACCESS_TOKENS_MAX};
 use dfs_server::metadata::sqlite::SqliteStore;
-use dfs_server::metadata::{Client, MetadataStore};
+use dfs_server::metadata::{Client, MetadataStore, Volume};
 use dfs_server::server::{DEFAULT_VOLUME, Metadata};
 use dfs_shared::ddl::ModifiedAt;
 use dfs_shared::ids::{VolumeId, VolumeName};
@@ -331,9 +331,23 @@ fn volume(data_dir: &Path, action: &VolumeAction) -> anyhow::Result<()> {
         }
         VolumeAction::List => {
             for volume in store.read(|snapshot| snapshot.volumes())? {
-                print(&format!("{}\trevision {}\t{}", volume.name, volume.revision, volume.id))?;
+                let quota = volume.quota.map_or("no quota".to_owned(), |limit| format!("quota {limit}"));
+                let Volume { name, revision, id, used, .. } = volume;
+                print(&format!("{name}\trevision {revision}\t{id}\t{used} bytes\t{quota}"))?;
             }
             Ok(())
+        }
+        VolumeAction::Quota { name, limit } => {
+            let (wanted, limit) = (name.clone(), limit.bytes());
+            let set = store.write(1, move |tx| match tx.volume(&wanted)? {
+                Some(volume) => tx.set_quota(volume.key, limit).map(|()| Some(volume.used)),
+                None => Ok(None),
+            });
+            let used = set.wait()?.ok_or_else(|| NotFound(format!("there is no volume `{name}`")))?;
+            access::announce_quota(data_dir)
+                .context("the quota is set, but connected mounts could not be told")?;
+            let limit = limit.map_or("no quota".to_owned(), |limit| format!("a quota of {limit} bytes"));
+            print(&format!("volume {name} has {limit} now; its files have {used} bytes"))
         }
     }
 }

@@ -56,6 +56,10 @@ pub struct Volume {
     pub revision: Revision,
     /// The Merkle root at that revision.
     pub root: MerkleHash,
+    /// Bytes of all its files, as `Record::quota_len` counts them. Modulo 2^64, so that adding and taking away is exact.
+    pub used: u64,
+    /// Most bytes that commits may bring its files to; `None` for any number.
+    pub quota: Option<u64>,
 }
 
 /// Where the bytes of a chunk are.
@@ -321,7 +325,7 @@ pub trait WriteMetadata:
     /// [`MetadataError`] when the database fails or the name is taken.
     fn create_volume(&mut self, name: &VolumeName, id: VolumeId) -> Result<Volume, MetadataError>;
 
-    /// Advances a volume, and keeps the roots of its newest `limits::ROOTS_KEPT` revisions.
+    /// Advances a volume whose files now have `used` bytes, and keeps the roots of its newest `limits::ROOTS_KEPT` revisions.
     ///
     /// # Errors
     /// [`MetadataError`] when the database fails.
@@ -330,7 +334,14 @@ pub trait WriteMetadata:
         volume: VolumeKey,
         revision: Revision,
         root: MerkleHash,
+        used: u64,
     ) -> Result<(), MetadataError>;
+
+    /// Sets how many bytes a volume's files may have.
+    ///
+    /// # Errors
+    /// [`MetadataError`] when the database fails.
+    fn set_quota(&mut self, volume: VolumeKey, quota: Option<u64>) -> Result<(), MetadataError>;
 
     /// Writes a record.
     ///

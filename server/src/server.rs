@@ -16,7 +16,7 @@ use dfs_shared::event::{EventBus, SubscribeError, Subscription};
 use dfs_shared::ids::{IdError, VolumeName};
 use tokio::sync::oneshot;
 
-use crate::access::{Registry, Watch};
+use crate::access::{OnQuota, Registry, Watch};
 use crate::api::{self, Api};
 use crate::blocking::block_on;
 use crate::chunk_store::ChunkError;
@@ -309,7 +309,6 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     let data_dir = DataDir::open(&config.data_dir)?;
     let Stores { metadata, chunks, dir, volatile } = stores::open(&config, data_dir.path())?;
     let access = open_access(&config, data_dir.path(), &metadata)?;
-    let watch = Watch::start(data_dir.path(), Arc::clone(&access)).map_err(StartError::Watch)?;
     let (notifier, metrics) = (Arc::<Notifier>::default(), Arc::<Metrics>::default());
     let bus = EventBus::new();
     let components = join_components(&bus, config.components, &notifier, &metrics)?;
@@ -317,6 +316,8 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     let feed = Arc::new(Feed::new(boot()));
     let fed = feed.join(&bus, Arc::clone(&metadata))?;
     let sync = Arc::new(SyncService::new(Arc::clone(&metadata), Arc::clone(&chunks), bus.clone()));
+    let watch =
+        Watch::start(data_dir.path(), Arc::clone(&access), on_quota(&sync)).map_err(StartError::Watch)?;
     let claims = Arc::clone(sync.claims());
     let collector = Collector::new(Arc::clone(&metadata), chunks, claims, &dir, config.retention);
     let files = Arc::new(FileService::new(Arc::clone(&sync), Arc::clone(&metadata)));
@@ -376,6 +377,19 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     Ok(Server { addr, tls, stop: Some(stop), thread: Some(thread) })
 }
 
+/// Tells the mounts when another process has set a quota.
+fn on_quota(sync: &Arc<SyncService>) -> OnQuota {
+    let sync = Arc::clone(sync);
+    Box::new(move || {
+        if let Err(error) = sync.tell_quotas() {
+            tracing::error!(
+                error = crate::report::chain(&error),
+                "cannot read the quotas: mounts go by those of before"
+            );
+        }
+    })
+}
+
 /// Tells this start of the server from others.
 fn boot() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -419,7 +433,7 @@ fn join_components(
 ) -> Result<Vec<Subscription>, SubscribeError> {
     let mut joined = Vec::new();
     if wanted.notifier {
-        joined.push(notifier.join(bus)?);
+        joined.extend(notifier.join(bus)?);
     }
     if wanted.metrics {
         joined.extend(metrics.join(bus)?);

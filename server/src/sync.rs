@@ -4,6 +4,7 @@
 //! storage to `metadata` and `chunk_store`, and telling the mounts to the components on the bus.
 //! Invariant: everything acknowledged is durable, and every commit is published once, in order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -20,6 +21,7 @@ use dfs_shared::wire::messages::{
     MerkleReply, MerkleRequest, MissingReply, MissingRequest, RecordsReply, RecordsRequest, RegisterReply,
     RegisterRequest,
 };
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::chunk_store::ChunkStore;
@@ -46,7 +48,7 @@ pub use chunks::{Batch, ChunkSource, FoundChunk};
 pub use claims::Claims;
 pub use commit::UNNUMBERED;
 pub use error::SyncError;
-pub use event::{ChunkCorrupt, ChunksMoved, CommitAnswered, FilesChanged};
+pub use event::{ChunkCorrupt, ChunksMoved, CommitAnswered, FilesChanged, QuotaSet};
 pub use merkle::{node as merkle_node, rebuild as rebuild_tree};
 pub use report::shown_version;
 
@@ -71,6 +73,8 @@ pub struct SyncService {
     chunks: Arc<dyn ChunkStore>,
     claims: Arc<Claims>,
     bus: EventBus,
+    /// The quotas that were told last.
+    quotas: Mutex<BTreeMap<VolumeName, Option<u64>>>,
 }
 
 impl std::fmt::Debug for SyncService {
@@ -83,7 +87,22 @@ impl SyncService {
     /// Joins the stores and the bus.
     #[must_use]
     pub fn new(metadata: Arc<dyn MetadataStore>, chunks: Arc<dyn ChunkStore>, bus: EventBus) -> Self {
-        Self { metadata, chunks, claims: Arc::default(), bus }
+        Self { metadata, chunks, claims: Arc::default(), bus, quotas: Mutex::default() }
+    }
+
+    /// Reads the quotas, which another process may have set, and tells of those that differ from what was told before. Blocks.
+    ///
+    /// # Errors
+    /// [`SyncError::Metadata`] when the store fails.
+    pub fn tell_quotas(&self) -> Result<(), SyncError> {
+        // Held while telling, so that the newest is told last.
+        let mut told = self.quotas.lock();
+        for Volume { name, quota, .. } in self.volumes()? {
+            if told.insert(name.clone(), quota) != Some(quota) {
+                self.bus.publish(QuotaSet { volume: name, limit: quota });
+            }
+        }
+        Ok(())
     }
 
     /// Returns the chunks that are being uploaded at this moment.

@@ -139,6 +139,25 @@ impl Record {
     }
 }
 
+impl Record {
+    /// Returns the bytes that count against a volume's quota.
+    #[must_use]
+    pub fn quota_len(&self) -> u64 {
+        match self {
+            Self::Node(node) => node.quota_len(),
+            Self::Entry(_) => 0,
+        }
+    }
+}
+
+impl NodeRecord {
+    /// Returns the bytes that count against a volume's quota: a file's length, holes included, once for all its names.
+    #[must_use]
+    pub fn quota_len(&self) -> u64 {
+        if self.kind == NodeKind::File { self.size } else { 0 }
+    }
+}
+
 impl EntryRecord {
     /// Returns the record's key.
     #[must_use]

@@ -173,6 +173,7 @@ fn every_answer_is_as_the_description_says() {
         sessions(&mut api)?;
         downloads(&mut api)?;
         metadata(&mut api)?;
+        quota(&mut api, home)?;
         api.expect_all_seen()?;
         tokens(&api, home)
     });
@@ -395,6 +396,45 @@ fn metadata(api: &mut Checked<'_>) -> Result<()> {
     api.wants(400, ask("DELETE", delete, "a/../copy"))?;
     api.wants(404, ask("DELETE", delete, "none"))?;
     api.wants(409, ask("DELETE", delete, "dir"))?;
+    Ok(())
+}
+
+/// What makes files longer is refused in a volume whose quota is reached, and succeeds once it is not.
+fn quota(api: &mut Checked<'_>, home: &Path) -> Result<()> {
+    let data = api.server.data().to_owned();
+    let set = |limit: &str| {
+        let mut command = Command::new(binaries::program("dfs-server")?);
+        isolate(&mut command, home);
+        command.args(["volume", "quota", "main", limit, "--data-dir"]).arg(&data);
+        process::succeed(&mut command, DEADLINE)
+    };
+    set("1")?;
+    let known = json!({"file_path": "second copy", "hash": sha256(b"first half, second half"), "size": 23});
+    api.wants(
+        201,
+        ask("POST", ADD, "").json(&json!({"file_path": "empty", "size": 0, "hash": sha256(b"")})),
+    )?;
+    let longer = json!({"file_path": "empty", "hash": sha256(b"first half, second half"), "size": 23});
+    let client =
+        api.json(200, ask("POST", REGISTER, "").json(&json!({"client_name": "q", "platform": "linux"})))?;
+    let session = start(api, &text(&client, "client_id")?)?;
+    let here = json!([{"file_path": "uploaded", "hash": sha256(b"bytes"), "size": 5}]);
+    api.wants(200, ask("POST", DIFF, "").json(&json!({"session_id": session, "local_snapshot": here})))?;
+    let chunk = json!({
+        "session_id": session, "file_path": "uploaded", "chunk_index": 0, "total_chunks": 1, "data": hex(b"bytes"),
+        "chunk_hash": sha256(b"bytes"),
+    });
+    api.wants(200, ask("POST", CHUNK, "").json(&chunk))?;
+    let complete = json!({"session_id": session, "file_path": "uploaded", "expected_hash": sha256(b"bytes")});
+    for (method, path, body) in
+        [("POST", ADD, &known), ("PUT", UPDATE, &longer), ("POST", COMPLETE, &complete)]
+    {
+        let refused = api.json(507, ask(method, path, "").json(body))?;
+        ensure!(refused["error"]["code"] == "quota_exceeded", "{refused}");
+    }
+    api.wants(200, ask("GET", "/api/info", ""))?;
+    set("none")?;
+    api.wants(200, ask("POST", COMPLETE, "").json(&complete))?;
     Ok(())
 }
 

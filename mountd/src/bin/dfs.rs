@@ -223,6 +223,7 @@ fn describe(status: &MountStatus) -> String {
             bytes(upload.total)
         ));
     }
+    lines.extend(sync.no_room.iter().map(|file| format!("  no room    {}: {}", file.path, file.reason)));
     for stuck in &sync.stuck {
         lines.push(format!("  stuck      {}: {}", stuck.path, stuck.reason));
     }
@@ -240,6 +241,9 @@ fn describe(status: &MountStatus) -> String {
         bytes(sync.downloaded_bytes),
         limit(sync.limit_down)
     ));
+    if let Some(limit) = sync.quota {
+        lines.push(format!("  quota      {} of {} used on the server", bytes(sync.used), bytes(limit)));
+    }
     lines.push(format!("  cache      {} on disk", bytes(sync.cache_bytes)));
     if sync.pins > 0 {
         let missing = match sync.pinned_missing_bytes {

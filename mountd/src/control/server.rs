@@ -217,6 +217,7 @@ impl Control {
         let dirty = node.sync.is_dirty() || node.dirty_content.is_some();
         let (state, text) = match self.engine.explain(node.id) {
             Some(Obstacle::Uploading(reason)) => ("uploading", reason),
+            Some(Obstacle::NoRoom(reason)) => ("no-room", reason),
             Some(Obstacle::Stuck(reason)) => ("stuck", reason),
             None if dirty => {
                 ("journaled", "changed here; it is sent as soon as the server can be reached".to_owned())

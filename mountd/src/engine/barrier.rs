@@ -65,6 +65,8 @@ pub(super) fn reached(shared: &Arc<Shared>, done: FetchDone) {
         done(match result {
             Ok(true) => Ok(()),
             Ok(false) if shared.is_offline() => Err(FetchError::Offline),
+            // The server's, not this machine's.
+            Ok(false) if !shared.quota.files().is_empty() => Err(FetchError::NoSpace),
             Ok(false) => Err(FetchError::TimedOut),
             Err(error) => Err(FetchError::Failed { reason: error.to_string() }),
         });

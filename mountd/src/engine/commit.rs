@@ -11,13 +11,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_shared::limits::COMMIT_CHANGES_MAX;
 use dfs_shared::wire::messages::CommitReply;
 use tokio::time::Instant;
 
 use super::outcome::{self, Setback};
 use super::pending::Window;
-use super::plan::{Input, plan};
+use super::plan::plan;
 use super::request::{InFlight, build};
 use super::retry::Backoff;
 use super::shared::{EngineError, Shared, blocking, chain};
@@ -128,8 +127,9 @@ type Prepared = (Option<InFlight>, Option<Duration>);
 
 /// Plans the next request and stores it. Blocks while small files are read.
 fn prepare(shared: &Arc<Shared>, client: dfs_shared::ids::ClientId) -> Result<Prepared, EngineError> {
-    let mut window = Window::read(&shared.tree)?;
+    let mut window = Window::read(&shared.tree, shared.quota.is_asked_for(shared))?;
     if window.groups.is_empty() {
+        shared.quota.clear();
         shared.note_progress();
         return Ok((None, None));
     }
@@ -142,15 +142,7 @@ fn prepare(shared: &Arc<Shared>, client: dfs_shared::ids::ClientId) -> Result<Pr
             .flat_map(|refused| refused.seqs.iter().copied())
             .collect()
     };
-    let mut plan = plan(&Input {
-        groups: &window.groups,
-        wants: &window.wants,
-        directories: &window.directories,
-        waiting: &ready.waiting,
-        continued: &window.continued,
-        stuck: &stuck,
-        changes_max: COMMIT_CHANGES_MAX,
-    });
+    let mut plan = plan(&window.input(&ready.waiting, &stuck));
     let finished = std::mem::take(&mut plan.finished);
     if !finished.is_empty() {
         shared.tree.drop_groups(&finished)?;

@@ -14,6 +14,7 @@ use super::apply::{Incoming, apply, apply_what_fits};
 use super::commit;
 use super::events::{self, Frames, Waiting};
 use super::lineage;
+use super::quota;
 use super::reconcile::reconcile;
 use super::retry::Backoff;
 use super::shared::{Connection, EngineError, Shared, chain};
@@ -80,6 +81,7 @@ async fn session(shared: &Arc<Shared>, backoff: &mut Backoff) -> Result<(), Engi
     let lost_after = lineage::went_back(shared, &reply).await?;
     let client = reply.client;
     shared.refused.lock().clear();
+    shared.quota.clear();
     commit::settle(shared).await?;
     let stream = shared.remote.stream(client.clone()).await?;
     let mut frames = follow(shared, stream);
@@ -183,6 +185,7 @@ async fn go_online(
                 StreamFrame::Lagged => {
                     return Err(EngineError::Diverged("the server dropped events".to_owned()));
                 }
+                StreamFrame::Quota { limit } => quota::told(shared, limit)?,
                 StreamFrame::Hello { .. } | StreamFrame::Heartbeat { .. } => {}
             }
         }
@@ -202,6 +205,8 @@ async fn go_online(
                 .event(MountEvent::SyncCompleted { revision: state.revision, records: news as u64 });
             shared.went_online.notify_waiters();
             shared.note_progress();
+            // What had to wait may have room now.
+            shared.wake.wake();
             return Ok(());
         }
         drop(base);
@@ -240,6 +245,7 @@ async fn take(
                 incoming.add(event);
             }
             StreamFrame::Heartbeat { .. } => {}
+            StreamFrame::Quota { limit } => quota::told(shared, limit)?,
             StreamFrame::Lagged => {
                 return Err(EngineError::Diverged(
                     "this mount was too slow and the server dropped events".to_owned(),

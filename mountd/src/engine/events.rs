@@ -62,7 +62,8 @@ pub(super) fn queue(mut stream: FrameStream) -> (Frames, impl Future<Output = ()
 fn weight(frame: &StreamFrame) -> usize {
     match frame {
         StreamFrame::Committed(event) => ITEM_LEN + event_weight(event),
-        StreamFrame::Hello { .. } | StreamFrame::Heartbeat { .. } | StreamFrame::Lagged => ITEM_LEN,
+        StreamFrame::Hello { .. } | StreamFrame::Quota { .. } => ITEM_LEN,
+        StreamFrame::Heartbeat { .. } | StreamFrame::Lagged => ITEM_LEN,
     }
 }
 

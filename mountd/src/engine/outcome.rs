@@ -77,6 +77,7 @@ fn note_refusals(shared: &Arc<Shared>, refusals: Vec<Found>, revision: Revision)
                     super::upload::ensure(shared, node);
                 }
             }
+            Refusal::OverQuota { growth, .. } => shared.quota.refused(&found.group, *growth),
             Refusal::Invalid { key, why } => {
                 note(shared, found, &format!("{key:?}: {why}"), true);
             }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::ids::NodeId;
-use dfs_shared::limits::{COMMIT_SMALL_BYTES_MAX, SMALL_CONTENT_LEN_MAX};
+use dfs_shared::limits::{COMMIT_CHANGES_MAX, COMMIT_SMALL_BYTES_MAX, SMALL_CONTENT_LEN_MAX};
 use dfs_shared::record::{NodeKind, Record, RecordKey};
 use dfs_shared::time::Timestamp;
 
 use super::hash::{self, Hashed, Named};
-use super::plan::{Pending, Want};
+use super::plan::{Input, Pending, Want};
 use super::shared::{EngineError, Shared, chain};
 use crate::limits::{HASH_FILES_PER_COMMIT, OPEN_FILE_GRACE_MS, PLAN_GROUPS_MAX};
 use crate::tree::journal::{KeyState, NamedContent, View};
@@ -24,6 +24,9 @@ pub(super) struct Window {
     pub(super) wants: BTreeMap<RecordKey, Want>,
     pub(super) directories: BTreeSet<NodeId>,
     pub(super) continued: BTreeSet<RecordKey>,
+    /// By how many bytes nodes are longer than on the server; negative if shorter.
+    pub(super) growth: BTreeMap<NodeId, i128>,
+    counts_growth: bool,
     /// Files whose bytes have to be named first, and files that were just made, with the time of the change.
     files: Vec<File>,
 }
@@ -54,9 +57,9 @@ impl Ready {
 }
 
 impl Window {
-    /// Reads the journal's oldest groups and what their records are now.
-    pub(super) fn read(tree: &Tree) -> Result<Self, TreeError> {
-        let mut window = Self::default();
+    /// Reads the journal's oldest groups and what their records are now; how long files grow only if somebody asks.
+    pub(super) fn read(tree: &Tree, counts_growth: bool) -> Result<Self, TreeError> {
+        let mut window = Self { counts_growth, ..Self::default() };
         // One moment of the tree: what belongs together is seen together.
         let tree = &tree.view()?;
         let groups = tree.pending(0, PLAN_GROUPS_MAX)?;
@@ -78,6 +81,9 @@ impl Window {
             return Ok(());
         }
         let (want, dirty) = want(tree, key)?;
+        if let (RecordKey::Node(node), Want::Change { .. }, true) = (key, &want, self.counts_growth) {
+            self.growth.insert(*node, tree.growth(*node)?);
+        }
         match &want {
             Want::Change { value: Some(Record::Node(node)), base, .. } if node.kind == NodeKind::File => {
                 if dirty || base.is_none() {
@@ -114,10 +120,26 @@ impl Window {
         Ok(())
     }
 
+    /// Returns what the planner takes.
+    pub(super) fn input<'a>(&'a self, waiting: &'a BTreeSet<NodeId>, stuck: &'a BTreeSet<u64>) -> Input<'a> {
+        Input {
+            groups: &self.groups,
+            wants: &self.wants,
+            directories: &self.directories,
+            waiting,
+            continued: &self.continued,
+            stuck,
+            changes_max: COMMIT_CHANGES_MAX,
+        }
+    }
+
     /// Names small contents, starts to upload large ones, and tells what has to wait. Blocks while it reads.
     pub(super) fn get_ready(&mut self, shared: &Arc<Shared>) -> Result<Ready, EngineError> {
         let mut ready = Ready { waiting: shared.uploads.active(), ..Ready::default() };
         ready.waiting.extend(super::conflict::hold(shared));
+        let held = super::quota::hold(shared, self);
+        ready.waiting.extend(held.files);
+        ready.again_in = held.again_in;
         let now = shared.clock.now();
         let (mut hashed, mut bytes) = (Vec::new(), 0);
         let mut names = Vec::new();

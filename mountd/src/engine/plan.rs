@@ -24,10 +24,12 @@ use dfs_shared::revision::Revision;
 mod graph;
 #[cfg(test)]
 mod model;
+mod room;
 #[cfg(test)]
 mod tests;
 
 use graph::{Sets, order};
+pub use room::without_room;
 
 /// A journal group: records that changed together, and when in the order of all groups.
 #[derive(Debug, Clone, PartialEq, Eq)]

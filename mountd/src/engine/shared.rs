@@ -14,6 +14,7 @@ use super::conflict::Merges;
 use super::download::Downloads;
 use super::manifests::Manifests;
 use super::pin::Pinned;
+use super::quota::Waiting;
 use super::report::Reports;
 use super::tasks::Tasks;
 pub(super) use super::tasks::blocking;
@@ -120,6 +121,8 @@ pub(super) struct Shared {
     pub(super) manifests: Manifests,
     pub(super) reports: Reports,
     pub(super) pinned: Pinned,
+    /// Changes that wait for room.
+    pub(super) quota: Waiting,
     /// By the first journal group of the change.
     pub(super) refused: parking_lot::Mutex<BTreeMap<u64, Refused>>,
     /// Why the server does not accept the access token, while it does not.
@@ -167,6 +170,7 @@ impl Shared {
             manifests: Manifests::new(MANIFEST_CHUNKS_KEPT),
             reports: Reports::default(),
             pinned: Pinned::default(),
+            quota: Waiting::default(),
             refused: parking_lot::Mutex::default(),
             token_refused: parking_lot::Mutex::default(),
             conflict_count: AtomicU64::new(0),

@@ -55,6 +55,12 @@ pub struct Status {
     pub open_conflicts: u64,
     /// Changes that the server does not take, with the reason.
     pub stuck: Vec<StuckStatus>,
+    /// Most bytes that the server lets the volume's files have together, if there is a quota.
+    pub quota: Option<u64>,
+    /// Bytes that they have on the server.
+    pub used: u64,
+    /// Changes that wait because the quota leaves no room for them, as many as `PENDING_SHOWN_MAX`.
+    pub no_room: Vec<StuckStatus>,
     /// What happened since the start that people should know of, the newest last.
     pub notices: Vec<String>,
     /// Bytes that backing files take on the disk.
@@ -122,6 +128,9 @@ pub(super) fn snapshot(shared: &Shared) -> Result<Status, TreeError> {
         conflicts: shared.conflict_count.load(Ordering::Relaxed),
         open_conflicts: shared.tree.conflicts()?.len() as u64,
         stuck: stuck(shared),
+        quota: shared.tree.quota().limit,
+        used: shared.tree.sizes().base,
+        no_room: no_room(shared),
         notices: shared.notices.lock().iter().cloned().collect(),
         cache_bytes: shared.cache.bytes_used(),
         pins: shared.tree.pins()?.len() as u64,
@@ -200,6 +209,15 @@ fn stuck(shared: &Shared) -> Vec<StuckStatus> {
     let status = stuck.flat_map(|refused| {
         let first = refused.keys.into_iter().next();
         first.map(|key| StuckStatus { path: path_of(shared, &key), reason: refused.why })
+    });
+    status.collect()
+}
+
+fn no_room(shared: &Shared) -> Vec<StuckStatus> {
+    let waiting = shared.quota.files().into_iter().take(PENDING_SHOWN_MAX);
+    let status = waiting.map(|(node, needs)| StuckStatus {
+        path: path_of(shared, &RecordKey::Node(node)),
+        reason: super::quota::reason(shared, needs),
     });
     status.collect()
 }

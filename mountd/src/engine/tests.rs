@@ -2,6 +2,7 @@
 
 mod last_write;
 mod pin;
+mod quota;
 mod report;
 mod rig;
 mod verify;

@@ -274,7 +274,7 @@ impl Fs {
         Ok(())
     }
 
-    /// Returns how much room there is for what is written here.
+    /// Returns how much room there is for what is written here: on the disk, and within the volume's quota.
     ///
     /// # Errors
     /// [`FsError::System`].
@@ -288,14 +288,14 @@ impl Fs {
         }
         // SAFETY: the call succeeded, so it filled the structure.
         let found = unsafe { found.assume_init() };
-        Ok(Space {
+        Ok(self.within_quota(Space {
             block_size: u32::try_from(found.f_frsize).unwrap_or(4096),
             blocks: found.f_blocks,
             free: found.f_bfree,
             available: found.f_bavail,
             files: found.f_files,
             files_free: found.f_ffree,
-        })
+        }))
     }
 }
 

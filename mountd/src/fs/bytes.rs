@@ -77,12 +77,15 @@ impl Fs {
     /// Writes all of `data`. The set-id bits go if it is `killer` who writes.
     ///
     /// # Errors
-    /// [`FsError`]: `BadHandle`, or a failing disk or tree.
+    /// [`FsError`]: `BadHandle`, `OverQuota`, or a failing disk or tree.
     pub fn write(&self, ino: Ino, offset: u64, data: &[u8], killer: Option<Caller>) -> Result<(), FsError> {
         let _hold = self.hold.read();
         let open = self.open_file(ino).ok_or(FsError::BadHandle)?;
-        open.backing()?.write_at(data, offset)?;
+        let backing = open.backing()?;
+        let grows = self.check_write(&backing, offset, data.len())?;
+        backing.write_at(data, offset)?;
         open.written();
+        self.grown(&backing, grows)?;
         if let Some(caller) = killer {
             self.kill_privileges(ino, caller)?;
         }
@@ -109,6 +112,9 @@ impl Fs {
         let backing = open.backing()?;
         let changes_bytes = mode & (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE) != 0;
         let end = offset.saturating_add(len);
+        if mode & (libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE) == 0 {
+            self.check_room(&backing, end)?;
+        }
         let range = if changes_bytes { offset..end } else { end..end };
         backing.change(range, "allocate", |file| fallocate(file, mode, offset, len))?;
         open.written();
@@ -162,6 +168,9 @@ impl Fs {
         let source = source.file()?;
         // The kernel takes 32-bit answers.
         let len = usize::try_from(len.min(1 << 30)).unwrap_or(1 << 30);
+        // No more than the source has: callers ask for as much as there may be.
+        let there = source.metadata()?.len().saturating_sub(from.1).min(len as u64);
+        self.check_room(&target, to.1.saturating_add(there))?;
         let mut copied = 0;
         target.change(0..0, "copy to", |file| {
             copied = copy_some(&source, from.1, file, to.1, len)?;

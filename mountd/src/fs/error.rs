@@ -51,6 +51,9 @@ pub enum FsError {
     /// The program that reads is being killed.
     #[error("the program is being killed")]
     Interrupted,
+    /// The volume's quota leaves no room for what would be written.
+    #[error("the volume's quota leaves no room")]
+    OverQuota,
     /// A system call on a backing file failed.
     #[error("a system call failed")]
     System {

@@ -128,6 +128,7 @@ impl Fs {
             Some(Ok(backing)) => (backing, open.is_some_and(|open| open.inner.lock().writers > 0)),
             _ => (self.cache.backing(node)?, false),
         };
+        self.check_room(&backing, size)?;
         let mark = !marked && backing.node() == Some(node.id);
         if mark {
             self.mark_open(node.id)?;

@@ -1,7 +1,8 @@
 //! Open files: one [`OpenFile`] per inode that the kernel holds handles of.
 //!
 //! ```text
-//!           open for writing, or larger than SMALL_FILE_LEN_MAX, and wholly here, and the kernel takes backing files
+//!           open for writing and the quota is far, or larger than SMALL_FILE_LEN_MAX, and wholly here, and the kernel takes
+//!           backing files
 //! closed ──┬──────────────────────────────────────────────────────────────────► Passthrough ─┐ last
 //!          └─ otherwise ──────────────────────────────────────────────────────► Cached ──────┴ release ─► closed
 //! ```
@@ -175,7 +176,8 @@ impl Fs {
         }
         if inner.mode.is_none() {
             let large = record_of(node)?.size > SMALL_FILE_LEN_MAX;
-            let mut wanted = backing.is_whole() && !privileged && (writes || cuts || large);
+            let is_near = (writes || cuts) && self.is_quota_near();
+            let mut wanted = backing.is_whole() && !privileged && !is_near && (writes || cuts || large);
             if wanted {
                 // Opening tells whether the file is there at all: the cache directory may have been emptied.
                 backing.file()?;
@@ -241,7 +243,7 @@ impl Fs {
     ) -> Result<Opened, FsError> {
         self.with_open_file(node.ino, |inner| {
             inner.made_in = Some(parent);
-            self.choose_mode(inner, backing, true, register)?;
+            self.choose_mode(inner, backing, !self.is_quota_near(), register)?;
             backing.use_it();
             inner.backing = Some(Arc::clone(backing));
             if access(flags) == libc::O_RDONLY {

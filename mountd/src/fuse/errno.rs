@@ -24,6 +24,8 @@ pub(super) fn errno(error: &FsError) -> Errno {
         FsError::AttributeTooLong => Errno::E2BIG,
         FsError::NoSuchOffset => Errno::ENXIO,
         FsError::Interrupted => Errno::EINTR,
+        // Not EDQUOT: `statfs` shows the quota as the size, so programs that look there find what they expect.
+        FsError::OverQuota => Errno::ENOSPC,
         FsError::System { source } => of_io(source),
         FsError::Tree(error) => of_tree(error),
         FsError::Cache(error) => of_cache(error),
@@ -102,6 +104,7 @@ mod tests {
         let io = CacheError::Io { action: "write", path: "/x".into(), source: full() };
         for error in [
             FsError::System { source: full() },
+            FsError::OverQuota,
             FsError::Tree(TreeError::NoSpace),
             FsError::Cache(io),
             FsError::Fetch(FetchError::NoSpace),

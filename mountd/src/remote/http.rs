@@ -254,7 +254,8 @@ impl Remote for HttpRemote {
     }
 
     fn commit(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {
-        self.ask_encoded("commit", Expected::message("commit reply"), request).boxed()
+        // It can read a refusal for the quota.
+        self.ask_encoded("commit?quota=1", Expected::message("commit reply"), request).boxed()
     }
 
     fn past(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {
@@ -355,7 +356,7 @@ impl Remote for HttpRemote {
 
     fn stream(&self, client: ClientId) -> RemoteFuture<'_, FrameStream> {
         async move {
-            let route = format!("stream?client={client}");
+            let route = format!("stream?client={client}&quota=1");
             let (line, response) = self.send(Method::GET, &route, CONTENT_TYPE, 0, Body::default).await?;
             Ok(frames::frames(line, response))
         }

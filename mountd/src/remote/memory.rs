@@ -79,6 +79,7 @@ impl MemoryRemote {
             swallow_contents: 0,
             past: Vec::new(),
             lose_past: false,
+            quota: None,
         };
         let root = Record::Node(root());
         state.write(vec![(root.key(), Some(root))]);
@@ -220,6 +221,15 @@ impl MemoryRemote {
             }
         }
         Some(bytes)
+    }
+
+    /// Sets the volume's quota and, unless `silently`, tells the mounts.
+    pub fn set_quota(&self, limit: Option<u64>, silently: bool) {
+        let mut state = self.state.lock();
+        state.quota = limit;
+        if !silently {
+            state.streams.retain(|(_, stream)| stream.send(Ok(StreamFrame::Quota { limit })).is_ok());
+        }
     }
 
     fn online(&self) -> Result<parking_lot::MutexGuard<'_, State>, RemoteError> {
@@ -369,6 +379,7 @@ impl Remote for MemoryRemote {
             let (sender, receiver) = mpsc::unbounded_channel();
             let (volume, revision, root) = (state.volume, state.revision, state.root());
             let _ = sender.send(Ok(StreamFrame::Hello { volume, revision, root }));
+            let _ = sender.send(Ok(StreamFrame::Quota { limit: state.quota }));
             state.streams.push((client, sender));
             Ok(stream::unfold(receiver, |mut receiver| async {
                 let frame = receiver.recv().await?;

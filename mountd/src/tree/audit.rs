@@ -13,6 +13,7 @@ use dfs_shared::revision::Revision;
 
 use super::journal::JournalRow;
 use super::node::{EntryTarget, LocalEntry, LocalNode, SyncState};
+use super::sizes::Sizes;
 use super::store::{Snapshot, Space, decode};
 use super::{Tree, TreeError, keys};
 
@@ -65,6 +66,11 @@ impl Tree {
         audit.check_journal();
         let root = self.store.read_raw_at(&at, Space::Merkle, &keys::merkle(&[]))?;
         audit.check_merkle(root.as_deref());
+        let mut sizes = Sizes::default();
+        audit.nodes.values().for_each(|node| sizes.change(None, Some(node)));
+        if Sizes::at(&self.store, &at)? != Some(sizes) {
+            audit.found.push(format!("the sums of sizes are not {sizes:?}, as the nodes have it"));
+        }
         Ok(audit.found)
     }
 

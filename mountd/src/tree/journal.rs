@@ -129,6 +129,15 @@ impl View<'_> {
         })
     }
 
+    /// Returns by how many bytes a node makes the volume's files longer than the server has them; negative if shorter.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn growth(&self, node: NodeId) -> Result<i128, TreeError> {
+        let sizes = self.txn().node(node)?.map(super::sizes::Sizes::of).unwrap_or_default();
+        Ok(i128::from(sizes.here) - i128::from(sizes.base))
+    }
+
     /// Returns what sort of node it is, if it exists here.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 
 use super::TreeError;
 use super::held::TouchedContents;
+use super::sizes::Sizes;
 use crate::limits;
 use memory::{Memory, Tables};
 use rows::{Found, RowCache};
@@ -94,6 +95,11 @@ pub(crate) struct Write {
 }
 
 impl Write {
+    /// Returns the value if this puts a row with this key.
+    pub(super) fn value_of(&self, space: Space, key: &[u8]) -> Option<&[u8]> {
+        self.value.as_deref().filter(|_| self.space == space && *self.key == *key)
+    }
+
     pub(crate) fn put<T: Serialize>(space: Space, key: &[u8], value: &T) -> Self {
         Self { space, key: key.to_vec(), value: Some(dfs_shared::wire::encode_plain(value).into()) }
     }
@@ -254,6 +260,7 @@ pub struct Store {
     persisted: AtomicU64,
     reserve_held: AtomicBool,
     touched_contents: TouchedContents,
+    sizes: Mutex<Sizes>,
 }
 
 /// First number that is handed out: smaller ones have fixed meanings (inode 1, `.` and `..`).
@@ -291,6 +298,7 @@ impl Store {
             persisted: AtomicU64::new(0),
             reserve_held: AtomicBool::new(false),
             touched_contents: TouchedContents::default(),
+            sizes: Mutex::default(),
         };
         for (numbers, key) in [(&store.numbers, NUMBERS_KEY), (&store.commits, COMMITS_KEY)] {
             if let Some(reserved) = store.read(Space::Meta, key)? {
@@ -352,6 +360,15 @@ impl Store {
     /// Returns the files whose rows of bytes were written.
     pub(crate) fn touched_contents(&self) -> &TouchedContents {
         &self.touched_contents
+    }
+
+    /// Returns the sums of sizes, as the newest batch left them; [`Sizes::load`] has to have been called.
+    pub(crate) fn sizes(&self) -> Sizes {
+        *self.sizes.lock()
+    }
+
+    pub(super) fn set_sizes(&self, sizes: Sizes) {
+        *self.sizes.lock() = sizes;
     }
 
     /// Freezes what the store holds now, for several reads that must fit together.
@@ -450,6 +467,9 @@ impl Store {
                 self.committed.fetch_add(1, Ordering::AcqRel);
                 let contents = writes.iter().filter(|write| write.space == Space::Content);
                 self.touched_contents.note(contents.map(|write| &*write.key));
+                if let Some(sizes) = Sizes::written(&writes) {
+                    self.set_sizes(sizes);
+                }
                 return Ok(());
             }
             Err(error) => error,

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 
 use dfs_shared::ids::NodeId;
-use dfs_shared::merkle::NodeStore;
 use dfs_shared::name::Name;
 use dfs_shared::record::{NodeKind, NodeRecord, RecordKey};
 use dfs_shared::revision::Revision;
@@ -16,6 +15,8 @@ use super::journal::JournalRow;
 use super::node::{Cookie, EntryTarget, LocalEntry, LocalNode, SyncState};
 use super::store::{Snapshot, Space, Store, Write, decode};
 use super::{TreeError, keys};
+
+mod base;
 
 /// A row as it was in the store and as it will be.
 struct Slot<T> {
@@ -424,6 +425,11 @@ impl<'a> Txn<'a> {
             }
             writes.push(Write::put(Space::Journal, &seq().to_be_bytes(), &JournalRow { keys, at }));
         }
+        let mut sizes = self.store.sizes();
+        self.nodes.values().for_each(|slot| sizes.change(slot.before.as_ref(), slot.now.as_ref()));
+        if sizes != self.store.sizes() {
+            writes.push(sizes.write());
+        }
         for (id, slot) in self.nodes {
             write_node(&mut writes, id, slot);
         }
@@ -566,29 +572,5 @@ fn write_entry(writes: &mut Vec<Write>, parent: NodeId, name: &Name, mut slot: S
     }
     for come in new.difference(&old) {
         writes.push(Write::raw(Space::Names, &keys::name(*come, parent, name), Some(Vec::new())));
-    }
-}
-
-/// The base's Merkle tree, as far as this change has it.
-impl NodeStore for Txn<'_> {
-    type Error = TreeError;
-
-    fn get(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, TreeError> {
-        match self.merkle.get(prefix) {
-            Some(node) => Ok(node.clone()),
-            None => {
-                Ok(self.store.read_raw(Space::Merkle, &keys::merkle(prefix))?.map(|bytes| bytes.to_vec()))
-            }
-        }
-    }
-
-    fn put(&mut self, prefix: &[u8], node: Vec<u8>) -> Result<(), TreeError> {
-        self.merkle.insert(prefix.to_vec(), Some(node));
-        Ok(())
-    }
-
-    fn remove(&mut self, prefix: &[u8]) -> Result<(), TreeError> {
-        self.merkle.insert(prefix.to_vec(), None);
-        Ok(())
     }
 }

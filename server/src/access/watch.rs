@@ -1,9 +1,10 @@
-//! Hears of tokens that another process made or revoked.
+//! Hears of tokens and quotas that another process changed.
 //!
 //! `dfs-server token` writes to the database and then rewrites the file `access-changed` in the data directory; the
 //! server waits for that in a thread of its own (inotify) and reads the tokens anew, so that a token is revoked as
-//! soon as the command has returned, give or take the time of one read. Where the system gives no watch, the thread
-//! reads them every [`ACCESS_RELOAD_MS`] instead. Invariant: dropping a [`Watch`] ends its thread.
+//! soon as the command has returned, give or take the time of one read. So do `dfs-server volume quota` and `quota-changed`.
+//! Where the system gives no watch, the thread reads both every [`ACCESS_RELOAD_MS`] instead. Invariant: dropping a [`Watch`]
+//! ends its thread.
 
 use std::io::{self, PipeWriter};
 use std::mem::MaybeUninit;
@@ -23,6 +24,9 @@ use crate::limits::ACCESS_RELOAD_MS;
 /// File that is rewritten when tokens have changed. Holds nothing of interest.
 pub const CHANGED_FILE: &str = "access-changed";
 
+/// File that is rewritten when a quota has been set. Holds nothing of interest.
+pub const QUOTA_FILE: &str = "quota-changed";
+
 /// Tells a running server that tokens have changed.
 ///
 /// # Errors
@@ -30,6 +34,17 @@ pub const CHANGED_FILE: &str = "access-changed";
 pub fn announce(data_dir: &Path) -> io::Result<()> {
     std::fs::write(data_dir.join(CHANGED_FILE), "Rewritten whenever access tokens change.\n")
 }
+
+/// Tells a running server that a quota has been set.
+///
+/// # Errors
+/// When the file cannot be written; then mounts that are connected do not know of the change.
+pub fn announce_quota(data_dir: &Path) -> io::Result<()> {
+    std::fs::write(data_dir.join(QUOTA_FILE), "Rewritten whenever a quota is set.\n")
+}
+
+/// What to do when quotas may have been set.
+pub type OnQuota = Box<dyn Fn() + Send>;
 
 /// Keeps a registry in step with what other processes change.
 #[derive(Debug)]
@@ -43,7 +58,7 @@ impl Watch {
     ///
     /// # Errors
     /// When the system gives no thread or pipe.
-    pub fn start(data_dir: &Path, registry: Arc<Registry>) -> io::Result<Self> {
+    pub fn start(data_dir: &Path, registry: Arc<Registry>, on_quota: OnQuota) -> io::Result<Self> {
         let changes = match watch(data_dir) {
             Ok(changes) => Some(changes),
             Err(error) => {
@@ -55,7 +70,8 @@ impl Watch {
         let (stopped, stop) = io::pipe()?;
         // What changed between reading the tokens and watching.
         reload(&registry);
-        let run = move || run(stopped.as_fd(), changes.as_ref(), &registry);
+        on_quota();
+        let run = move || run(stopped.as_fd(), changes.as_ref(), &registry, &on_quota);
         let thread = std::thread::Builder::new().name("access-watch".to_owned()).spawn(run)?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
@@ -78,7 +94,12 @@ fn watch(data_dir: &Path) -> Result<OwnedFd, Errno> {
     Ok(changes)
 }
 
-fn run(stopped: std::os::fd::BorrowedFd<'_>, changes: Option<&OwnedFd>, registry: &Registry) {
+fn run(
+    stopped: std::os::fd::BorrowedFd<'_>,
+    changes: Option<&OwnedFd>,
+    registry: &Registry,
+    on_quota: &OnQuota,
+) {
     let interval = Duration::from_millis(ACCESS_RELOAD_MS);
     let interval = Timespec { tv_sec: 0, tv_nsec: interval.subsec_nanos().into() };
     let timeout = if changes.is_none() { Some(&interval) } else { None };
@@ -95,20 +116,33 @@ fn run(stopped: std::os::fd::BorrowedFd<'_>, changes: Option<&OwnedFd>, registry
         if !waits[0].revents().is_empty() {
             return;
         }
-        if changes.is_none_or(has_changed) {
+        let Changed { tokens, quotas } = changes.map_or(Changed { tokens: true, quotas: true }, changed);
+        if tokens {
             reload(registry);
+        }
+        if quotas {
+            on_quota();
         }
     }
 }
 
-/// Reads what there is of events and tells whether one is about tokens.
-fn has_changed(changes: &OwnedFd) -> bool {
+/// What another process may have changed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Changed {
+    tokens: bool,
+    quotas: bool,
+}
+
+/// Reads what there is of events and tells what they are about.
+fn changed(changes: &OwnedFd) -> Changed {
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut events = Reader::new(changes, &mut buffer);
-    let mut changed = false;
+    let mut changed = Changed::default();
     while let Ok(event) = events.next() {
-        let is_it = event.file_name().is_some_and(|name| name.to_bytes() == CHANGED_FILE.as_bytes());
-        changed |= is_it || event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW);
+        let is_all = event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW);
+        let is = |file: &str| event.file_name().is_some_and(|name| name.to_bytes() == file.as_bytes());
+        changed.tokens |= is_all || is(CHANGED_FILE);
+        changed.quotas |= is_all || is(QUOTA_FILE);
     }
     changed
 }
@@ -139,7 +173,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn MetadataStore> = Arc::new(SqliteStore::open(dir.path()).unwrap());
         let registry = Arc::new(Registry::open(store, true).unwrap());
-        let watch = Watch::start(dir.path(), Arc::clone(&registry)).unwrap();
+        let (told, quotas) = std::sync::mpsc::channel();
+        let on_quota = Box::new(move || told.send(()).unwrap());
+        let watch = Watch::start(dir.path(), Arc::clone(&registry), on_quota).unwrap();
+        quotas.recv().unwrap();
         let grant = registry.check(std::iter::empty(), Need::Server(Access::Read), None).unwrap();
         std::fs::write(dir.path().join("something else"), "x").unwrap();
 
@@ -157,6 +194,9 @@ mod tests {
         announce(dir.path()).unwrap();
         block_on(grant.revoked());
         assert_eq!(registry.active(), 1);
+        assert!(quotas.try_recv().is_err(), "tokens are no quotas");
+        announce_quota(dir.path()).unwrap();
+        quotas.recv().unwrap();
         drop(watch);
     }
 }

@@ -26,6 +26,8 @@ async fn try_info(api: &Api, call: &Call) -> Result<Response, ApiError> {
         "revision": info.volume.revision.0,
         "merkle_root": info.volume.root.to_string(),
         "records": info.records,
+        "used_bytes": info.volume.used,
+        "quota_bytes": info.volume.quota,
         "engine": api.engine,
         "uptime_s": api.started.elapsed().as_secs(),
     });

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use dfs_shared::ids::VolumeName;
+use dfs_shared::ids::{NodeId, VolumeName};
 use dfs_shared::limits::MESSAGE_LEN_MAX;
+use dfs_shared::record::RecordKey;
 use dfs_shared::wire::history::HistoryRequest;
-use dfs_shared::wire::messages::RegisterRequest;
+use dfs_shared::wire::messages::{GroupOutcome, Refusal, RegisterRequest};
 use dfs_shared::wire::report::ReportRequest;
 use dfs_shared::wire::{CONTENT_TYPE, decode, encode};
 use serde::Serialize;
@@ -37,8 +38,28 @@ pub(super) async fn commit(api: Arc<Api>, call: Call) -> Response {
 
 async fn try_commit(api: &Api, call: Call) -> Result<Response, ApiError> {
     let volume = volume_of(&call)?;
+    let knows_quota = knows_quota(&call);
     let prepared = prepared(call).await?;
-    reply(&api.sync.commit(&volume, prepared).await?)
+    let mut answer = api.sync.commit(&volume, prepared).await?;
+    if !knows_quota {
+        answer.outcomes.iter_mut().for_each(without_quota);
+    }
+    reply(&answer)
+}
+
+/// Tells whether the peer knows what a quota is: `quota=1`.
+pub(super) fn knows_quota(call: &Call) -> bool {
+    call.request.query("quota") == Some("1")
+}
+
+/// Says to a mount that knows no quota what it can read: it leaves the change alone until it connects again.
+fn without_quota(outcome: &mut GroupOutcome) {
+    let GroupOutcome::Refused { reason, current } = outcome else { return };
+    let Refusal::OverQuota { limit, used, growth } = reason else { return };
+    let why =
+        format!("the volume's quota of {limit} bytes is reached: {used} are used, this needs {growth} more");
+    let key = current.first().map_or(RecordKey::Node(NodeId::ROOT), |record| record.key.clone());
+    *reason = Refusal::Invalid { key, why };
 }
 
 /// Reads and checks a commit's message.

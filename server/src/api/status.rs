@@ -219,6 +219,7 @@ fn files_status(error: &FilesError) -> (Status, &'static str) {
         FilesError::BadCursor => (Status::BAD_REQUEST, "bad_cursor"),
         FilesError::ContentUnknown { .. } => (Status::UNPROCESSABLE_CONTENT, "content_unknown"),
         FilesError::ChunksMissing { .. } => (Status::UNPROCESSABLE_CONTENT, "chunks_missing"),
+        FilesError::OverQuota { .. } => (Status::INSUFFICIENT_STORAGE, "quota_exceeded"),
         FilesError::Refused { .. } => (Status::UNPROCESSABLE_CONTENT, "refused"),
         FilesError::Damaged { .. } => (Status::INTERNAL_SERVER_ERROR, "content_damaged"),
         FilesError::TooLong { .. } => (Status::UNPROCESSABLE_CONTENT, "hash_too_long"),
@@ -260,7 +261,8 @@ fn sync_status(error: &SyncError) -> (Status, &'static str) {
 pub fn response(error: &ApiError) -> Response {
     let (status, code) = status(error);
     let message = chain(error);
-    if status.code() >= 500 {
+    // A quota that is reached is no failure of the server's.
+    if status.code() >= 500 && code != "quota_exceeded" {
         tracing::error!(code, error = %message, "a request failed");
     }
     Response::error(status, code, &message)
@@ -274,6 +276,16 @@ pub(super) fn answer(result: Result<Response, ApiError>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reached_quota_is_507_and_says_so_by_its_code() {
+        let over = || FilesError::OverQuota { limit: 10, used: 8, growth: 3 };
+        for error in [ApiError::Files(over()), ApiError::Session(SessionError::Files(over()))] {
+            assert_eq!((status(&error).0.code(), status(&error).1), (507, "quota_exceeded"));
+            assert!(chain(&error).contains("quota of 10 bytes"), "{}", chain(&error));
+        }
+        assert!(over().is_retryable());
+    }
 
     #[test]
     fn a_full_disk_is_507_and_a_stopped_store_503() {

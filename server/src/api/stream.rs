@@ -5,6 +5,8 @@
 //!                                   └──► Heartbeat after silence          └► peer gone, end
 //! ```
 //!
+//! Who says `quota=1` gets the volume's quota after Hello, and whenever it is set.
+//!
 //! Subscribing comes before reading the revision, so a commit between the two is in the queue; those
 //! that the revision covers already are skipped.
 
@@ -19,6 +21,7 @@ use dfs_shared::wire::messages::StreamFrame;
 use dfs_shared::wire::{STREAM_CONTENT_TYPE, encode_frame};
 use tokio::sync::mpsc;
 
+use super::messages::knows_quota;
 use super::status::{ApiError, answer};
 use super::{Api, volume_of};
 use crate::blocking::offload;
@@ -26,7 +29,7 @@ use crate::component::{Pushed, Subscription};
 use crate::http::{Body, Response, Status, StreamItem};
 use crate::router::Call;
 
-/// `GET /sync/{volume}/stream?client=ID`
+/// `GET /sync/{volume}/stream?client=ID&quota=1`
 pub(super) async fn open(api: Arc<Api>, call: Call) -> Response {
     answer(try_open(&api, &call).await)
 }
@@ -34,7 +37,9 @@ pub(super) async fn open(api: Arc<Api>, call: Call) -> Response {
 async fn try_open(api: &Api, call: &Call) -> Result<Response, ApiError> {
     let name = volume_of(call)?;
     let client = call.request.query("client");
-    let subscription = api.notifier.subscribe(&name, client.and_then(|client| client.parse().ok()));
+    let knows_quota = knows_quota(call);
+    let client_id = client.and_then(|client| client.parse().ok());
+    let subscription = api.notifier.subscribe(&name, client_id, knows_quota);
     let sync = Arc::clone(&api.sync);
     let volume = {
         let name = name.clone();
@@ -43,7 +48,11 @@ async fn try_open(api: &Api, call: &Call) -> Result<Response, ApiError> {
     tracing::info!(volume = %name, client = client.unwrap_or("?"), "event stream opened");
     let (frames, body) = mpsc::channel(1);
     let hello = StreamFrame::Hello { volume: volume.id, revision: volume.revision, root: volume.root };
-    frames.try_send(Ok(Bytes::from(encode_frame(&hello)).into())).expect("an empty channel has room for one");
+    let mut first = encode_frame(&hello);
+    if knows_quota {
+        first.extend(encode_frame(&StreamFrame::Quota { limit: volume.quota }));
+    }
+    frames.try_send(Ok(Bytes::from(first).into())).expect("an empty channel has room for one");
     tokio::spawn(forward(name, volume.revision, subscription, frames));
     Ok(Response::new(Status::OK)
         .with_header("Content-Type", STREAM_CONTENT_TYPE)
@@ -69,6 +78,7 @@ async fn forward(
                 newest = revision;
                 frame
             }
+            Ok(Some(Pushed::Quota { frame })) => frame,
             Ok(Some(Pushed::Lagged)) => {
                 tracing::warn!(%volume, "an event stream is too slow and was cut");
                 let _ = frames.send(Ok(Bytes::from(encode_frame(&StreamFrame::Lagged)).into())).await;

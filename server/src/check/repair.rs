@@ -2,7 +2,7 @@
 //!
 //! | problem | what is done |
 //! |---|---|
-//! | the tree does not fit | made anew: the records are the truth |
+//! | the tree does not fit, or the bytes counted against the quota | made anew: the records are the truth |
 //! | a chunk counts as missing, but its bytes are there | counts as present |
 //! | a chunk is damaged or gone | counts as missing, so that a mount which has it brings it again |
 //!
@@ -37,7 +37,7 @@ pub fn repair(
     let mut done = Repaired::default();
     for problem in &report.problems {
         match problem {
-            Problem::Tree { volume, .. } => {
+            Problem::Tree { volume, .. } | Problem::Used { volume, .. } => {
                 let name = volume.clone();
                 let made = metadata.write(1, move |tx| match tx.volume(&name)? {
                     Some(volume) => rebuild_tree(tx, &volume),

@@ -48,6 +48,21 @@ fn a_damaged_chunk_is_named_with_its_file_and_a_repair_asks_for_it() {
 }
 
 #[test]
+fn a_wrong_count_of_bytes_is_named_and_put_right_from_the_records() {
+    let kit = Kit::new();
+    kit.write("a", b"12345");
+    let miscounted = kit.metadata.write(1, |tx| {
+        let volume = tx.volume(&main_volume())?.expect("it is there");
+        tx.advance_volume(volume.key, volume.revision, volume.root, volume.used + 1)
+    });
+    miscounted.wait().unwrap();
+    let report = run(&kit);
+    assert_eq!(report.problems, [Problem::Used { volume: main_volume(), counted: 6, found: 5 }]);
+    assert_eq!(repair(&*kit.store, &*kit.chunks, &report).unwrap().mended, 1);
+    assert_eq!(run(&kit).problems, []);
+}
+
+#[test]
 fn a_chunk_whose_row_went_is_mended_from_its_file() {
     let kit = Kit::new();
     kit.write("a", &large(1));

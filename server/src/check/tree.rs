@@ -1,7 +1,8 @@
 //! Whether a volume's Merkle tree is exactly that of its records, without holding either in memory.
 //!
 //! Every node has the hash that its parent names, every record that a leaf names is there with that hash, and there are
-//! as many records as the tree counts: then each record is named exactly once.
+//! as many records as the tree counts: then each record is named exactly once. And whether the records' files have as many bytes
+//! as are counted against the quota.
 
 use dfs_shared::hash::MerkleHash;
 use dfs_shared::merkle::record_hash;
@@ -31,14 +32,19 @@ pub(super) fn check(
         }
         Err(error) => return Err(error),
     };
-    let mut count = 0_u64;
+    let (mut count, mut used) = (0_u64, 0_u64);
     snapshot.record_pages(volume.key, |page| {
         count += page.len() as u64;
+        used = page.iter().fold(used, |used, row| used.wrapping_add(row.record.quota_len()));
         Ok(())
     })?;
     if count != named {
         let why = format!("it names {named} records, there are {count}");
         report.add(Problem::Tree { volume: volume.name.clone(), why });
+    }
+    if used != volume.used {
+        let (volume, counted) = (volume.name.clone(), volume.used);
+        report.add(Problem::Used { volume, counted, found: used });
     }
     Ok(())
 }

@@ -100,6 +100,19 @@ pub enum FilesError {
         /// How often it was tried.
         tries: usize,
     },
+    /// The volume would have more bytes than its quota.
+    #[error(
+        "the volume's quota of {limit} bytes is reached: {used} are used, this needs {growth} more; remove something, or \
+         raise it with `dfs-server volume quota`"
+    )]
+    OverQuota {
+        /// Most bytes that the volume's files may have together.
+        limit: u64,
+        /// Bytes that they have.
+        used: u64,
+        /// Bytes by which this would grow them.
+        growth: u64,
+    },
     /// The commit rules forbid it.
     #[error("{why}")]
     Refused {
@@ -126,7 +139,7 @@ impl FilesError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Contended { .. } => true,
+            Self::Contended { .. } | Self::OverQuota { .. } => true,
             Self::Sync(error) => error.is_retryable(),
             Self::NotFound { .. } | Self::NotAFile { .. } | Self::NotADirectory { .. } => false,
             Self::Exists { .. } | Self::VersionConflict { .. } | Self::NoVersion { .. } => false,

@@ -117,6 +117,7 @@ fn retry_or_refuse(reason: Refusal) -> Result<(), FilesError> {
             Err(FilesError::Refused { why: "the content is not here: upload it first".to_owned() })
         }
         Refusal::Invalid { why, .. } => Err(FilesError::Refused { why }),
+        Refusal::OverQuota { limit, used, growth } => Err(FilesError::OverQuota { limit, used, growth }),
     }
 }
 

@@ -89,7 +89,7 @@ fn at(secs: i64) -> Timestamp {
     Timestamp { secs, nanos: 123_456_000 }
 }
 
-fn node(number: u8, size: u64) -> Record {
+pub(super) fn node(number: u8, size: u64) -> Record {
     Record::Node(NodeRecord {
         id: node_id(number),
         kind: NodeKind::File,

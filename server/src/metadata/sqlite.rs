@@ -15,7 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use crate::limits;
 use crate::metadata::writer::Writer;
-use crate::metadata::{MetadataError, MetadataStore, ReadWork, WriteJob};
+use crate::metadata::{MetadataError, MetadataStore, ReadMetadata, ReadWork, WriteJob};
 
 mod checkpoint;
 mod files;
@@ -43,7 +43,11 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sql/06-history.sql"),
     include_str!("sql/07-lineage.sql"),
     include_str!("sql/08-session-paths.sql"),
+    include_str!("sql/09-quota.sql"),
 ];
+
+/// The schema version that counts the bytes of files.
+const COUNTED_VERSION: usize = 9;
 
 /// The metadata store on SQLite.
 #[derive(Debug)]
@@ -149,11 +153,29 @@ fn migrate(connection: &mut Connection) -> Result<(), MetadataError> {
     if found > known {
         return Err(MetadataError::SchemaTooNew { found, known });
     }
-    for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+    for (version, migration) in (1..).zip(MIGRATIONS).skip(usize::try_from(found).unwrap_or(0)) {
         transaction.execute_batch(migration).map_err(failed("run a migration"))?;
+        if version == COUNTED_VERSION {
+            count_used(&transaction)?;
+        }
     }
     transaction.pragma_update(None, "user_version", known).map_err(failed("write the schema version"))?;
     transaction.commit().map_err(failed("commit a migration"))
+}
+
+/// Counts the bytes of the files that every volume has.
+fn count_used(connection: &Connection) -> Result<(), MetadataError> {
+    let tables = Tables::new(connection);
+    for volume in tables.volumes()? {
+        let mut used = 0_u64;
+        (&tables as &dyn ReadMetadata).record_pages(volume.key, |page| {
+            used = page.iter().fold(used, |used, row| used.wrapping_add(row.record.quota_len()));
+            Ok(())
+        })?;
+        let sql = "UPDATE volume SET used = ?2 WHERE id = ?1";
+        tables.execute("count the bytes of files", sql, (volume.key.0, used.cast_signed()))?;
+    }
+    Ok(())
 }
 
 /// Turns a database error into ours.

@@ -24,6 +24,7 @@ use crate::http::Method;
 use crate::metadata::sqlite::SqliteStore;
 
 mod limits;
+mod quota;
 
 /// Longest that a test waits for a server that does not answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -140,8 +141,13 @@ struct Stream {
 
 impl Stream {
     fn open(server: &Server) -> Self {
+        Self::open_with(server, "")
+    }
+
+    fn open_with(server: &Server, query: &str) -> Self {
         let mut stream = connect(server);
-        stream.write_all(b"GET /sync/main/stream?client=x HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let head = format!("GET /sync/main/stream?client=x{query} HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
         let mut reader = BufReader::new(stream);
         assert_eq!(head_of(&mut reader), (200, true));
         Self { reader, bytes: Vec::new() }

@@ -209,6 +209,8 @@ fn commit(
         request,
         replaced: HashMap::new(),
         introduced: HashMap::new(),
+        used: volume.used,
+        quota: volume.quota,
     };
     let outcomes = request.groups.iter().map(|group| groups.apply(group)).collect::<Result<Vec<_>, _>>()?;
     let Groups { tx, replaced, introduced, .. } = groups;
@@ -244,8 +246,11 @@ pub(super) fn conclude(
     let mut records = Vec::with_capacity(replaced.len());
     let mut before = Vec::with_capacity(replaced.len());
     let mut contents = Vec::new();
+    let mut used = volume.used;
+    let len = |version: Option<&Versioned>| version.map_or(0, |version| version.record.quota_len());
     for (key, old) in replaced {
         let value = tx.record(volume.key, &key)?;
+        used = used.wrapping_add(len(value.as_ref())).wrapping_sub(len(old.as_ref()));
         if let Some(content) = new_content(old.as_ref(), value.as_ref()) {
             contents.push(content);
         }
@@ -257,7 +262,7 @@ pub(super) fn conclude(
         records.push(CurrentRecord { key, value });
     }
     let root = merkle::update(tx, volume.key, &records)?;
-    tx.advance_volume(volume.key, revision, root)?;
+    tx.advance_volume(volume.key, revision, root, used)?;
     tx.put_commit_author(volume.key, revision, client, time)?;
     let changes: Vec<FileChange> = FileChange::all(&records, &before).collect();
     let kept = CommitChanges { revision, time, changes: encode_plain(&changes) };

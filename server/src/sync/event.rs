@@ -48,6 +48,19 @@ impl Event for CommitAnswered {
     const NAME: &'static str = "CommitAnswered";
 }
 
+/// A volume's quota was set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuotaSet {
+    /// The volume.
+    pub volume: VolumeName,
+    /// Most bytes that its files may have together; `None` for any number.
+    pub limit: Option<u64>,
+}
+
+impl Event for QuotaSet {
+    const NAME: &'static str = "QuotaSet";
+}
+
 /// A stored chunk was found damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkCorrupt {

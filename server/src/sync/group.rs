@@ -9,6 +9,9 @@
 //! 5. a removed directory has no entries;
 //! 6. every new content is known, has the record's size, and all its chunks are here.
 //!
+//! Before that: a group that makes the volume's files longer keeps them within its quota. What shrinks them or leaves their
+//! length always may, also over the quota.
+//!
 //! Invariant: a refused group leaves no trace, and after an accepted one the whole tree keeps rules 1
 //! to 5, because only records that the group touched can break them.
 
@@ -41,6 +44,10 @@ pub(super) struct Groups<'a> {
     pub(super) replaced: HashMap<RecordKey, Option<Versioned>>,
     /// The manifests of contents that accepted groups introduced.
     pub(super) introduced: HashMap<ContentId, Manifest>,
+    /// Bytes of the volume's files with what accepted groups made of them, modulo 2^64.
+    pub(super) used: u64,
+    /// Most bytes that they may grow to.
+    pub(super) quota: Option<u64>,
 }
 
 /// A broken rule: what to answer, and the records that it is about.
@@ -86,12 +93,17 @@ impl Groups<'_> {
             Ok(done) => done,
             Err(broken) => return self.refuse(&checked.group, broken),
         };
+        let used = match self.check_quota(&done) {
+            Ok(used) => used,
+            Err(broken) => return self.refuse(&checked.group, broken),
+        };
         for Done { key, new, .. } in &done {
             self.write(key, self.revision, new.as_ref())?;
         }
         match self.check_tree(&done)? {
             Ok(contents) => {
                 self.keep_contents(contents)?;
+                self.used = used;
                 self.replaced.extend(done.into_iter().map(|done| (done.key, done.old)));
                 Ok(GroupOutcome::Accepted)
             }
@@ -178,6 +190,31 @@ impl Groups<'_> {
             }
         }
         Ok(Ok(done))
+    }
+
+    /// Checks that a group which grows the volume's files keeps them within the quota; returns how many bytes they have after it.
+    fn check_quota(&self, done: &[Done]) -> Result<u64, Broken> {
+        let growth: i128 = done
+            .iter()
+            .map(|Done { old, new, .. }| {
+                let old = old.as_ref().map_or(0, |old| old.record.quota_len());
+                i128::from(new.as_ref().map_or(0, Record::quota_len)) - i128::from(old)
+            })
+            .sum();
+        let (used, after) = (self.used, i128::from(self.used) + growth);
+        match self.quota {
+            Some(limit) if growth > 0 && after > i128::from(limit) => {
+                let growth = u64::try_from(growth).unwrap_or(u64::MAX);
+                Err(Refusal::OverQuota { limit, used, growth }.into())
+            }
+            // Modulo 2^64, as it is kept.
+            #[expect(
+                clippy::cast_sign_loss,
+                clippy::cast_possible_truncation,
+                reason = "the lowest 64 bits are meant"
+            )]
+            Some(_) | None => Ok(after as u64),
+        }
     }
 
     /// Checks rules 1 to 6; returns the contents that the group introduces.

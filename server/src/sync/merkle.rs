@@ -28,17 +28,20 @@ pub fn node(tx: &dyn ReadMetadata, volume: VolumeKey, prefix: &[u8]) -> Result<M
     merkle::node(&Snapshot { tx, volume }, prefix).map_err(store_error)
 }
 
-/// Makes the tree anew from the records, and gives the volume its root.
+/// Makes the tree anew from the records, and gives the volume its root and the bytes of its files.
 ///
 /// # Errors
 /// [`MetadataError`] when the database fails or a record is damaged.
 pub fn rebuild(tx: &mut dyn WriteMetadata, volume: &Volume) -> Result<(), MetadataError> {
     tx.clear_merkle(volume.key)?;
-    let (mut after, mut root) = (None, MerkleHash::EMPTY);
+    let (mut after, mut root, mut used) = (None, MerkleHash::EMPTY, 0_u64);
     loop {
         let page = tx.records_from(volume.key, after.as_ref(), UPKEEP_PAGE_LEN)?;
-        let Some(last) = page.last() else { return tx.advance_volume(volume.key, volume.revision, root) };
+        let Some(last) = page.last() else {
+            return tx.advance_volume(volume.key, volume.revision, root, used);
+        };
         after = Some(last.record.key());
+        used = page.iter().fold(used, |used, found| used.wrapping_add(found.record.quota_len()));
         let records: Vec<_> = page
             .into_iter()
             .map(|found| CurrentRecord { key: found.record.key(), value: Some(found) })

@@ -106,7 +106,9 @@ fn keep(
     let version = version(request).expect("checked when the job was made");
     let revision = volume.revision.next();
     let (replaced, introduced) = (HashMap::new(), HashMap::new());
-    let mut groups = Groups { tx, volume: volume.key, revision, request, replaced, introduced };
+    // The history does not count.
+    let (used, quota) = (volume.used, None);
+    let mut groups = Groups { tx, volume: volume.key, revision, request, replaced, introduced, used, quota };
     let outcome = groups.keep_contents_of(checked)?;
     let tx = groups.tx;
     let mut reply = CommitReply { outcomes: vec![outcome], revision: volume.revision, root: volume.root };

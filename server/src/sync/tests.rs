@@ -11,6 +11,8 @@ use super::kit::*;
 use super::*;
 use crate::blocking::block_on;
 
+mod quota;
+
 fn upload(kit: &Kit, chunks: &[&[u8]]) {
     let mut batch = kit.service.upload();
     for bytes in chunks {

@@ -103,6 +103,10 @@ fn seeds() -> Vec<Vec<u8>> {
         reason: Refusal::NotEmpty { key: node().key() },
         current: vec![current(node())],
     };
+    let over_quota = GroupOutcome::Refused {
+        reason: Refusal::OverQuota { limit: 300, used: 70_000, growth: 1 },
+        current: Vec::new(),
+    };
     let leaf = MerkleNode::Leaf { records: Vec::new() };
     let branch = MerkleNode::Branch { children: vec![MerkleChild { hash: root, count: 0 }; 16] };
     let hello = StreamFrame::Hello { volume: VolumeId::from_bytes([9; 16]), revision, root };
@@ -136,7 +140,7 @@ fn seeds() -> Vec<Vec<u8>> {
         encode(&HistoryRequest::Removed { path: b"a".to_vec(), after: b"b".to_vec() }),
         encode(&HistoryReply::Versions { versions: vec![version()] }),
         encode(&CommitRequest { client, commit: 7, groups, contents, small_chunks }),
-        encode(&CommitReply { outcomes: vec![GroupOutcome::Accepted, refused], revision, root }),
+        encode(&CommitReply { outcomes: vec![GroupOutcome::Accepted, refused, over_quota], revision, root }),
         encode(&MissingRequest { hashes: vec![ChunkHash::of(b"a"), ChunkHash::of(b"b")] }),
         encode(&ContentsRequest { contents: vec![manifest().id()] }),
         encode(&ContentsReply { manifests: vec![None, Some(manifest())] }),
@@ -146,6 +150,7 @@ fn seeds() -> Vec<Vec<u8>> {
         encode(&MerkleReply { revision, nodes: vec![leaf, branch] }),
         [encode_frame(&hello), encode_frame(&StreamFrame::Lagged)].concat(),
         encode_frame(&StreamFrame::Heartbeat { revision }),
+        encode_frame(&StreamFrame::Quota { limit: Some(300) }),
         ChunkHeader { hash: ChunkHash::of(b"a"), body: ChunkBody::Bytes(5) }.encode().to_vec(),
         entry().key().to_bytes(),
         node().key().to_bytes(),

@@ -178,6 +178,15 @@ pub enum Refusal {
         /// What is wrong with it.
         why: String,
     },
+    /// The volume would have more bytes than its quota. Only for who says `quota=1`; others get [`Refusal::Invalid`].
+    OverQuota {
+        /// Most bytes that the volume's files may have together.
+        limit: u64,
+        /// Bytes that they have.
+        used: u64,
+        /// Bytes by which the group would grow them.
+        growth: u64,
+    },
 }
 
 /// A record as the server has it now.
@@ -317,6 +326,11 @@ pub enum StreamFrame {
     },
     /// The reader was too slow and frames were dropped: reconcile.
     Lagged,
+    /// The volume's quota: right after [`StreamFrame::Hello`] and whenever it is set. Only for who says `quota=1`.
+    Quota {
+        /// Most bytes that the volume's files may have together; `None` for any number.
+        limit: Option<u64>,
+    },
 }
 
 /// A commit as it is pushed to the mounts.

@@ -52,7 +52,17 @@ fn schedules() -> u64 {
 
 #[test]
 fn random_schedules_end_in_equal_trees_and_lose_nothing() -> Result<()> {
-    let (first, count) = (seed(), schedules());
+    run_many(seed(), schedules(), Script::random)
+}
+
+// S48
+#[test]
+fn random_schedules_in_a_volume_with_a_quota_end_in_equal_trees_and_lose_nothing() -> Result<()> {
+    run_many(seed(), schedules() / 4, |seed| Script::random(seed).with_quotas())
+}
+
+/// Runs the scripts of many seeds, on all processors; shortens the first that fails.
+fn run_many(first: u64, count: u64, script: impl Fn(u64) -> Script + Sync) -> Result<()> {
     eprintln!("schedules {first} to {}", first + count - 1);
     let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
     let begun = Instant::now();
@@ -62,7 +72,7 @@ fn random_schedules_end_in_equal_trees_and_lose_nothing() -> Result<()> {
             if number >= count || failed.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            let script = Script::random(first + number);
+            let script = script(first + number);
             if let Err(error) = run(&script) {
                 failed.store(true, Ordering::Relaxed);
                 let short = shrink(&script, |script| run(script).is_err());

@@ -185,7 +185,9 @@ impl Link {
     ) {
         let mut cuts = self.network.cuts[self.mount].subscribe();
         cuts.mark_unchanged();
-        let _ = frames.send(Ok(stream.hello.clone()));
+        for frame in stream.first.clone() {
+            let _ = frames.send(Ok(frame));
+        }
         loop {
             let next = tokio::select! {
                 biased;
@@ -195,7 +197,7 @@ impl Link {
             };
             let frame = match next {
                 Some(Pushed::Commit { revision, .. }) if revision <= stream.revision => continue,
-                Some(Pushed::Commit { frame, .. }) => {
+                Some(Pushed::Commit { frame, .. } | Pushed::Quota { frame }) => {
                     decode_frame(&frame).ok().flatten().map(|(frame, _)| frame)
                 }
                 Some(Pushed::Lagged) => Some(StreamFrame::Lagged),

@@ -71,10 +71,14 @@ pub(crate) enum Verb {
     Brim,
     /// Makes room on the server's disk.
     Spare,
+    /// Sets the volume's quota, to about what a few files have.
+    Limit,
+    /// Takes the quota away.
+    Unlimit,
 }
 
 /// Every verb, with how often it is drawn.
-const VERBS: [(Verb, &str, u64); 29] = [
+const VERBS: [(Verb, &str, u64); 31] = [
     (Verb::Write, "write", 14),
     (Verb::Save, "save", 5),
     (Verb::Edit, "edit", 7),
@@ -104,6 +108,8 @@ const VERBS: [(Verb, &str, u64); 29] = [
     (Verb::Restart, "restart", 1),
     (Verb::Brim, "brim", 1),
     (Verb::Spare, "spare", 2),
+    (Verb::Limit, "limit", 0),
+    (Verb::Unlimit, "unlimit", 0),
 ];
 
 /// The end of the first line of a script whose mounts let the later write win.
@@ -176,6 +182,28 @@ impl Script {
         // A policy of some seeds, drawn from nothing: the others stay what they were.
         let last_write_wins = seed % 4 == 3;
         Self { seed, mounts, delay_ms_max, loss_permille, last_write_wins, steps }
+    }
+}
+
+impl Script {
+    /// The same run in a volume that has a quota most of the time.
+    #[must_use]
+    pub(crate) fn with_quotas(mut self) -> Self {
+        // Not the run's own numbers: the rest stays what it was.
+        let mut random = Random::new(self.seed ^ 0x5155_4f54_4153);
+        for _ in 0..2 + random.below(4) {
+            let verb = if random.below(4) > 0 { Verb::Limit } else { Verb::Unlimit };
+            let step = Step {
+                wait_ms: random.below(30),
+                mount: 0,
+                verb,
+                paths: ["-".to_owned(), "-".to_owned()],
+                numbers: [random.below(120), 1],
+            };
+            let at = random.below(self.steps.len() as u64 + 1) as usize;
+            self.steps.insert(at, step);
+        }
+        self
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use dfs_mountd::remote::RemoteError;
 use dfs_server::blocking::block_on;
@@ -56,6 +56,9 @@ pub(crate) struct Ledger {
     nodes_seen: BTreeSet<NodeId>,
     nodes: MemoryNodes,
     revision: Revision,
+    /// Bytes of all files, and most that they may have.
+    used: u64,
+    limit: Option<u64>,
     /// What did not fit.
     pub(crate) wrong: Option<String>,
 }
@@ -63,7 +66,7 @@ pub(crate) struct Ledger {
 /// An event stream.
 pub(crate) struct Stream {
     /// The first frame.
-    pub(crate) hello: StreamFrame,
+    pub(crate) first: [StreamFrame; 2],
     /// What the hello covers.
     pub(crate) revision: Revision,
     /// What follows; it ends with the process.
@@ -98,6 +101,31 @@ impl SimServer {
     /// Fills the disk or makes room.
     pub(crate) fn set_full(&self, full: bool) {
         self.running.lock().full = full;
+    }
+
+    /// Sets the volume's quota and tells the mounts.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) fn set_quota(&self, limit: Option<u64>) -> Result<()> {
+        let name = self.volume.clone();
+        let set = self.metadata.write(1, move |tx| match tx.volume(&name)? {
+            Some(volume) => tx.set_quota(volume.key, limit),
+            None => Ok(()),
+        });
+        set.wait()?;
+        self.ledger.lock().limit = limit;
+        Ok(self.sync().tell_quotas()?)
+    }
+
+    /// Checks that the server counts as many bytes as its files have.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(crate) fn check_used(&self) -> Result<()> {
+        let (counted, used) = (self.sync().volume(&self.volume)?.used, self.ledger.lock().used);
+        ensure!(counted == used, "the server counts {counted} bytes, its files have {used}");
+        Ok(())
     }
 
     /// Returns what the events told so far.
@@ -259,10 +287,11 @@ impl SimServer {
     /// Opens an event stream, as the API does: subscribing comes before reading the revision.
     pub(super) fn stream(&self, client: ClientId) -> Result<Stream, RemoteError> {
         let running = self.running.lock();
-        let pushed = running.notifier.subscribe(&self.volume, Some(client));
+        let pushed = running.notifier.subscribe(&self.volume, Some(client), true);
         let volume = running.sync.volume(&self.volume).map_err(refused)?;
         let hello = StreamFrame::Hello { volume: volume.id, revision: volume.revision, root: volume.root };
-        Ok(Stream { hello, revision: volume.revision, pushed })
+        let quota = StreamFrame::Quota { limit: volume.quota };
+        Ok(Stream { first: [hello, quota], revision: volume.revision, pushed })
     }
 }
 
@@ -276,7 +305,8 @@ fn start(
     let ledger = Arc::clone(ledger);
     let options = SubscribeOptions::new("ledger").priority(200);
     let listen = bus.subscribe(options, move |event: &Committed| ledger.lock().take(&event.commit))?;
-    let joined = vec![listen, notifier.join(&bus)?];
+    let mut joined = notifier.join(&bus)?;
+    joined.push(listen);
     let chunks = Arc::clone(chunks) as Arc<dyn ChunkStore>;
     let sync = Arc::new(SyncService::new(Arc::clone(metadata), chunks, bus));
     Ok(Running { sync, notifier, full: false, _joined: joined })
@@ -322,6 +352,11 @@ impl Ledger {
                 }
                 None => drop(self.records.remove(&current.key)),
             }
+        }
+        let before = self.used;
+        self.used = self.records.values().map(|found| found.record.quota_len()).sum();
+        if let Some(limit) = self.limit.filter(|limit| self.used > before && self.used > *limit) {
+            bail!("it takes the files from {before} to {} bytes, over the quota of {limit}", self.used);
         }
         self.contents.sort();
         self.contents.dedup();

@@ -99,6 +99,8 @@ impl World {
             Verb::Restart => self.server.restart()?,
             Verb::Brim => self.server.set_full(true),
             Verb::Spare => self.server.set_full(false),
+            Verb::Limit => self.server.set_quota(Some(10 * step.numbers[0]))?,
+            Verb::Unlimit => self.server.set_quota(None)?,
             _ => {
                 let outcome = self.operate(index, step).await;
                 return match outcome {
@@ -394,16 +396,17 @@ impl World {
                 }
             }
         }
-        match &self.server.ledger().wrong {
-            Some(wrong) => bail!("the server: {wrong}"),
-            None => Ok(()),
+        if let Some(wrong) = &self.server.ledger().wrong {
+            bail!("the server: {wrong}");
         }
+        self.server.check_used()
     }
 
     /// Ends all disturbance and waits until all sides are equal.
     async fn rest(&mut self) -> Result<()> {
         self.network.calm();
         self.server.set_full(false);
+        self.server.set_quota(None)?;
         for index in 0..self.mounts.len() {
             self.mounts[index].set_full(false);
             self.close(index).map_err(anyhow::Error::new)?;

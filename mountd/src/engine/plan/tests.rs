@@ -1,13 +1,13 @@
 //! The planner against tables and against generated histories.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_shared::ids::NodeId;
 use dfs_shared::name::Name;
 use dfs_shared::record::{NodeKind, RecordKey};
 
-use super::Plan;
 use super::model::{Local, Server, name};
+use super::{Input, Plan, without_room};
 
 const ROOT: NodeId = NodeId::ROOT;
 
@@ -205,4 +205,53 @@ fn generated_histories_never_break_the_server_and_always_arrive() {
         let check = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| flush(&mut local, &mut server)));
         assert!(check.is_ok(), "seed {seed}");
     }
+}
+
+/// The files of these changes that do not fit, with what they need.
+fn over(local: &Local, growth: &[(NodeId, i128)], room: u64) -> BTreeMap<NodeId, u64> {
+    let (nothing, none) = (BTreeSet::new(), BTreeSet::new());
+    let keys = local.journal.iter().flat_map(|group| group.keys.iter().cloned());
+    let wants = keys.map(|key| (key.clone(), local.want(&key))).collect();
+    let directories = local.directories().into_iter().collect();
+    let input = Input {
+        groups: &local.journal,
+        wants: &wants,
+        directories: &directories,
+        waiting: &nothing,
+        continued: &BTreeSet::new(),
+        stuck: &none,
+        changes_max: usize::MAX,
+    };
+    without_room(&input, &growth.iter().copied().collect(), room)
+}
+
+#[test]
+fn the_oldest_changes_get_the_room_and_one_that_does_not_fit_holds_up_none_that_does() {
+    let (mut local, _) = start();
+    let mut make = |text| local.create(ROOT, &name(text), NodeKind::File).expect("new");
+    let [a, b, c, shorter] = ["a", "b", "c", "d"].map(&mut make);
+    let growth = [(a, 5), (b, 20), (c, 6), (shorter, -50)];
+    let table = [
+        (4, vec![(a, 5), (b, 20), (c, 6)]),
+        (5, vec![(b, 20), (c, 6)]),
+        (10, vec![(b, 20), (c, 6)]),
+        (11, vec![(b, 20)]),
+        (30, vec![(c, 6)]),
+        (31, vec![]),
+    ];
+    for (room, expected) in table {
+        assert_eq!(over(&local, &growth, room), expected.into_iter().collect(), "{room}");
+    }
+}
+
+#[test]
+fn what_is_sent_as_one_needs_the_room_of_the_sum() {
+    let (mut local, mut server) = start();
+    let old = local.create(ROOT, &name("file"), NodeKind::File).expect("new");
+    flush(&mut local, &mut server);
+    let new = local.create(ROOT, &name("new"), NodeKind::File).expect("new");
+    local.rename((ROOT, &name("new")), (ROOT, &name("file")));
+    let growth = [(new, 90), (old, -80)];
+    assert_eq!(over(&local, &growth, 9), BTreeMap::from([(new, 10)]));
+    assert_eq!(over(&local, &growth, 10), BTreeMap::new());
 }

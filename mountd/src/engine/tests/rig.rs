@@ -240,6 +240,10 @@ impl Rig {
         self.engine().status().expect("a store")
     }
 
+    pub(super) fn tree(&self) -> &Arc<Tree> {
+        &self.live().tree
+    }
+
     pub(super) fn root(&self) -> MerkleHash {
         self.live().tree.base_root().expect("a store")
     }

@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) swallow_contents: u32,
     pub(super) past: Vec<NodeRecord>,
     pub(super) lose_past: bool,
+    /// Most bytes of all files.
+    pub(super) quota: Option<u64>,
 }
 
 /// What a client has reported.
@@ -116,7 +118,24 @@ impl State {
                 return Some(reason);
             }
         }
-        None
+        self.over_quota(group, written)
+    }
+
+    /// Tells whether a group would grow the files over the quota, with what was accepted before it.
+    fn over_quota(
+        &self,
+        group: &ChangeGroup,
+        written: &BTreeMap<RecordKey, Option<Record>>,
+    ) -> Option<Refusal> {
+        let len = |record: Option<&Record>| i128::from(record.map_or(0, Record::quota_len));
+        let old = |key: &RecordKey| len(self.records.get(key).map(|found| &found.record));
+        let all: i128 = self.records.values().map(|found| len(Some(&found.record))).sum();
+        let used = all + written.iter().map(|(key, new)| len(new.as_ref()) - old(key)).sum::<i128>();
+        let growth: i128 =
+            group.changes.iter().map(|change| len(change.value.as_ref()) - old(&change.key)).sum();
+        let limit = self.quota.filter(|limit| growth > 0 && used + growth > i128::from(*limit))?;
+        let [used, growth] = [used, growth].map(|bytes| u64::try_from(bytes).unwrap_or(u64::MAX));
+        Some(Refusal::OverQuota { limit, used, growth })
     }
 
     /// What has to come before a content can be referred to.

@@ -14,7 +14,7 @@ use crate::tree::keys;
 use crate::tree::namespace::NewNode;
 use crate::tree::node::Ino;
 use crate::tree::store::{MemoryDisk, Space, Store, Write};
-use crate::tree::{LocalNode, Tree};
+use crate::tree::{LocalNode, Sizes, Tree};
 
 fn at(secs: i64) -> Timestamp {
     Timestamp { secs, nanos: 0 }
@@ -57,7 +57,7 @@ fn every_table_that_says_something_else_than_the_others_is_found() {
     let name = Name::new(b"f").expect("a name");
     let journal = 1_u64.to_be_bytes();
     type Damage<'d> = &'d dyn Fn(&LocalNode) -> Write;
-    let damages: [(&str, Damage<'_>); 6] = [
+    let damages: [(&str, Damage<'_>); 7] = [
         ("is not here", &|file| Write::remove(Space::Nodes, file.id.as_bytes())),
         ("without a name", &|_| Write::remove(Space::Entries, &keys::entry(NodeId::ROOT, &name))),
         ("names of nodes", &|file| Write::remove(Space::Names, &keys::name(file.id, NodeId::ROOT, &name))),
@@ -65,6 +65,7 @@ fn every_table_that_says_something_else_than_the_others_is_found() {
             Write::put(Space::Nodes, file.id.as_bytes(), &LocalNode { entries: 2, ..file.clone() })
         }),
         ("not in the journal", &|_| Write::remove(Space::Journal, &journal)),
+        ("sums of sizes", &|_| Write::put(Space::Meta, b"sizes", &Sizes { here: 1, base: 0 })),
         ("Merkle", &|_| Write::remove(Space::Merkle, &keys::merkle(&[]))),
     ];
     for (words, damage) in damages {

@@ -9,6 +9,7 @@ use crate::metadata::{Client, PastRecord};
 
 on_every_store!(
     a_volume_comes_back_advances_and_its_name_is_taken_once,
+    a_quota_is_set_and_taken_away_and_outlives_commits,
     a_record_is_written_replaced_and_removed_in_its_volume_alone,
     entries_are_listed_by_name_and_by_target_up_to_a_limit,
     an_entry_that_leads_elsewhere_is_no_longer_found_by_its_old_node,
@@ -28,14 +29,36 @@ fn a_volume_comes_back_advances_and_its_name_is_taken_once(opened: Opened) {
     let made = store.read(|snapshot| snapshot.volume(&name("a"))).unwrap().unwrap();
     assert_eq!((made.key, made.revision, made.root), (first, Revision(0), MerkleHash::EMPTY));
     let root = MerkleHash::from_bytes([9; 32]);
-    write(store, move |tx| tx.advance_volume(first, Revision(7), root));
+    write(store, move |tx| tx.advance_volume(first, Revision(7), root, u64::MAX - 2));
     let [one, two] = ["a", "b"].map(|text| store.read(|snapshot| snapshot.volume(&name(text))).unwrap());
-    assert_eq!(one.map(|volume| (volume.revision, volume.root)), Some((Revision(7), root)));
+    let one = one.map(|volume| (volume.revision, volume.root, volume.used));
+    assert_eq!(one, Some((Revision(7), root, u64::MAX - 2)));
     assert_eq!(two.map(|volume| (volume.key, volume.revision)), Some((second, Revision(0))));
     let taken = store.write(1, |tx| tx.create_volume(&name("a"), VolumeId::generate())).wait();
     let error = taken.expect_err("the name is taken");
     assert!(!error.is_retryable() && !error.is_fatal(), "{error:?}");
     assert_eq!(store.read(|snapshot| snapshot.volume(&name("none"))).unwrap(), None);
+}
+
+fn a_quota_is_set_and_taken_away_and_outlives_commits(opened: Opened) {
+    let store = opened.store();
+    let (first, second) = (volume(store, "a"), volume(store, "b"));
+    let quotas = || store.read(|s| s.volumes()).unwrap().into_iter().map(|v| v.quota).collect::<Vec<_>>();
+    assert_eq!(quotas(), [None, None]);
+    for quota in [Some(0), Some(1 << 62), None, Some(7)] {
+        write(store, move |tx| tx.set_quota(second, quota));
+        assert_eq!(quotas(), [None, quota]);
+    }
+    write(store, move |tx| tx.advance_volume(second, Revision(1), MerkleHash::EMPTY, 5));
+    write(store, move |tx| tx.set_quota(first, Some(1)));
+    let failed = store.write(1, move |tx| {
+        tx.set_quota(first, Some(2))?;
+        Err::<(), _>(MetadataError::Panicked)
+    });
+    failed.wait().expect_err("it says so");
+    assert_eq!(quotas(), [Some(1), Some(7)]);
+    let used = store.read(|s| s.volume(&name("b"))).unwrap().map(|volume| volume.used);
+    assert_eq!(used, Some(5));
 }
 
 fn a_record_is_written_replaced_and_removed_in_its_volume_alone(opened: Opened) {

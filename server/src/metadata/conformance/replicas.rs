@@ -101,10 +101,10 @@ fn roots_of_earlier_revisions_are_kept_up_to_a_number(opened: Opened) {
     let (main, other) = (volume(store, "main"), volume(store, "other"));
     assert_eq!(store.read(|s| s.oldest_root(main)).unwrap(), None);
     let root = |number: u64| MerkleHash::from_bytes([u8::try_from(number % 256).unwrap(); 32]);
-    write(store, move |tx| tx.advance_volume(other, Revision(1), root(9)));
+    write(store, move |tx| tx.advance_volume(other, Revision(1), root(9), 0));
     assert_eq!(store.read(|s| s.oldest_root(main)).unwrap(), None);
     for revision in [1, 2, ROOTS_KEPT, ROOTS_KEPT + 1] {
-        write(store, move |tx| tx.advance_volume(main, Revision(revision), root(revision)));
+        write(store, move |tx| tx.advance_volume(main, Revision(revision), root(revision), 0));
         let oldest = store.read(|s| s.oldest_root(main)).unwrap();
         assert_eq!(oldest, Some(Revision(if revision > ROOTS_KEPT { 2 } else { 1 })));
     }

@@ -132,6 +132,11 @@ pub(super) fn whole_micros(at: Timestamp) -> Timestamp {
 }
 
 impl Tables {
+    pub(super) fn volume_mut(&mut self, volume: VolumeKey) -> Option<&mut Volume> {
+        let name = self.volume_names.get(&volume)?;
+        self.volumes.get_mut(name)
+    }
+
     pub(super) fn entry(&self, volume: VolumeKey, parent: NodeId, name: &Name) -> Option<&Arc<Versioned>> {
         self.entries.get(&Under((volume, parent), name.as_bytes()))
     }

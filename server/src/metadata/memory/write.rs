@@ -35,7 +35,7 @@ impl WriteMetadata for Tables {
         let number = i64::try_from(self.volumes.len()).expect("fewer volumes than 2^63") + 1;
         let key = VolumeKey(number);
         let (revision, root) = (Revision(0), MerkleHash::EMPTY);
-        let volume = Volume { key, name: name.clone(), id, revision, root };
+        let volume = Volume { key, name: name.clone(), id, revision, root, used: 0, quota: None };
         self.volumes.put(name.clone(), volume.clone());
         self.volume_names.put(key, name.clone());
         Ok(volume)
@@ -46,15 +46,22 @@ impl WriteMetadata for Tables {
         volume: VolumeKey,
         revision: Revision,
         root: MerkleHash,
+        used: u64,
     ) -> Result<(), MetadataError> {
-        let name = self.volume_names.get(&volume);
-        if let Some(row) = name.and_then(|name| self.volumes.get_mut(name)) {
-            (row.revision, row.root) = (revision, root);
+        if let Some(row) = self.volume_mut(volume) {
+            (row.revision, row.root, row.used) = (revision, root, used);
         }
         self.roots.put((volume, revision), root);
         let last = Revision(revision.0.saturating_sub(ROOTS_KEPT));
         let old = self.roots.range((volume, Revision::ZERO)..=(volume, last)).map(|(key, _)| *key).collect();
         self.roots.take_all(old);
+        Ok(())
+    }
+
+    fn set_quota(&mut self, volume: VolumeKey, quota: Option<u64>) -> Result<(), MetadataError> {
+        if let Some(row) = self.volume_mut(volume) {
+            row.quota = quota;
+        }
         Ok(())
     }
 

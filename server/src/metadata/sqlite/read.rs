@@ -77,6 +77,8 @@ struct VolumeRow {
     id: [u8; 16],
     revision: i64,
     root: [u8; 32],
+    used: i64,
+    quota: Option<i64>,
 }
 
 fn volume_row(row: &Row<'_>) -> rusqlite::Result<VolumeRow> {
@@ -86,6 +88,8 @@ fn volume_row(row: &Row<'_>) -> rusqlite::Result<VolumeRow> {
         id: row.get(2)?,
         revision: row.get(3)?,
         root: row.get(4)?,
+        used: row.get(5)?,
+        quota: row.get(6)?,
     })
 }
 
@@ -97,6 +101,8 @@ fn volume(row: VolumeRow) -> Result<Volume, MetadataError> {
         id: VolumeId::from_bytes(row.id),
         revision: Revision(unsigned(row.revision)),
         root: MerkleHash::from_bytes(row.root),
+        used: row.used.cast_unsigned(),
+        quota: row.quota.map(i64::cast_unsigned),
     })
 }
 
@@ -178,12 +184,12 @@ fn token(row: TokenRow) -> Result<AccessToken, MetadataError> {
 
 impl ReadMetadata for Tables<'_> {
     fn volume(&self, name: &VolumeName) -> Result<Option<Volume>, MetadataError> {
-        let sql = "SELECT id, name, uuid, revision, root FROM volume WHERE name = ?1";
+        let sql = "SELECT id, name, uuid, revision, root, used, quota FROM volume WHERE name = ?1";
         self.one("read a volume", sql, [name.as_str()], volume_row)?.map(volume).transpose()
     }
 
     fn volumes(&self) -> Result<Vec<Volume>, MetadataError> {
-        let sql = "SELECT id, name, uuid, revision, root FROM volume ORDER BY name";
+        let sql = "SELECT id, name, uuid, revision, root, used, quota FROM volume ORDER BY name";
         self.all("list the volumes", sql, [], volume_row)?.into_iter().map(volume).collect()
     }
 

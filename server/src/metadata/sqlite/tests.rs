@@ -3,10 +3,11 @@
 use std::sync::Mutex;
 
 use dfs_shared::ids::VolumeId;
+use dfs_shared::wire::encode_plain;
 
 use super::*;
 use crate::metadata::WriteMetadata;
-use crate::metadata::conformance::{hold, name, names};
+use crate::metadata::conformance::{hold, name, names, node};
 
 mod sessions;
 
@@ -129,12 +130,18 @@ fn a_database_of_the_first_schema_is_brought_up_to_date_with_its_rows() {
         "INSERT INTO volume (name, uuid, revision, root) VALUES ('old', zeroblob(16), 7, zeroblob(32))",
     )
     .unwrap();
+    for (number, size) in [(1, 5), (2, 7)] {
+        let record = node(number, size);
+        let row = (record.key().to_bytes(), encode_plain(&record));
+        old.execute("INSERT INTO record (volume, key, revision, value) VALUES (1, ?1, 7, ?2)", row).unwrap();
+    }
     old.pragma_update(None, "user_version", 1).unwrap();
     drop(old);
     let store = SqliteStore::open(dir.path()).unwrap();
     let store: &dyn MetadataStore = &store;
     assert_eq!(names(store), ["old"]);
     let volume = store.read(|snapshot| snapshot.volume(&name("old"))).unwrap().unwrap();
+    assert_eq!((volume.used, volume.quota), (12, None));
     let key = volume.key;
     store.write(1, move |tx| tx.put_announced(key, b"a\0b", Some(b"x"))).wait().unwrap();
     let kept = store.read(|snapshot| snapshot.announced_from(key, b"a", 9)).unwrap();

@@ -44,13 +44,20 @@ impl WriteMetadata for Tables<'_> {
         volume: VolumeKey,
         revision: Revision,
         root: MerkleHash,
+        used: u64,
     ) -> Result<(), MetadataError> {
-        let sql = "UPDATE volume SET revision = ?2, root = ?3 WHERE id = ?1";
-        self.execute("advance a volume", sql, (volume.0, signed(revision.0), root.as_bytes()))?;
+        let sql = "UPDATE volume SET revision = ?2, root = ?3, used = ?4 WHERE id = ?1";
+        let params = (volume.0, signed(revision.0), root.as_bytes(), used.cast_signed());
+        self.execute("advance a volume", sql, params)?;
         let sql = "INSERT OR REPLACE INTO past_root (volume, revision, root) VALUES (?1, ?2, ?3)";
         self.execute("keep a root", sql, (volume.0, signed(revision.0), root.as_bytes()))?;
         let sql = "DELETE FROM past_root WHERE volume = ?1 AND revision <= ?2";
         self.execute("drop old roots", sql, (volume.0, signed(revision.0.saturating_sub(ROOTS_KEPT))))
+    }
+
+    fn set_quota(&mut self, volume: VolumeKey, quota: Option<u64>) -> Result<(), MetadataError> {
+        let sql = "UPDATE volume SET quota = ?2 WHERE id = ?1";
+        self.execute("set a quota", sql, (volume.0, quota.map(u64::cast_signed)))
     }
 
     fn put_record(
