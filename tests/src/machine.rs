@@ -27,7 +27,7 @@ pub enum Need {
 }
 
 /// Every need that some suite has, for the summary.
-pub const ALL: [Need; 21] = [
+pub const ALL: [Need; 19] = [
     Need::Fuse,
     Need::Root,
     Need::Program("fusermount3"),
@@ -40,8 +40,6 @@ pub const ALL: [Need; 21] = [
     Need::Program("openssl"),
     Need::Program("python3"),
     Need::Program("wrk"),
-    Need::Program("pjdfstest"),
-    Need::Program("fsx"),
     Need::Program("mount"),
     Need::Program("cc"),
     Need::Program("make"),

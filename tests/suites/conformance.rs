@@ -48,9 +48,17 @@ fn configuration(cluster: &Cluster, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Names a test that is left out for want of a program: `.ci/tools` may have had no way to build it.
+fn is_missing(program: &'static str, test: &str) -> bool {
+    machine::lacking(Need::Program(program)).map(|reason| machine::leave_out(test, &reason)).is_some()
+}
+
 #[test]
 fn pjdfstest_fails_nowhere_on_a_mount_and_skips_what_is_excluded() {
-    run(&Setup::mounts(2).needs(&[Need::Program("pjdfstest")]), |cluster| {
+    if is_missing("pjdfstest", "pjdfstest_fails_nowhere_on_a_mount_and_skips_what_is_excluded") {
+        return;
+    }
+    run(&Setup::mounts(2), |cluster| {
         let directory = cluster.a().join("pjdfstest");
         std::fs::create_dir(&directory)?;
         let mut command = Command::new("pjdfstest");
@@ -74,9 +82,12 @@ fn pjdfstest_fails_nowhere_on_a_mount_and_skips_what_is_excluded() {
 
 #[test]
 fn fsx_finds_every_byte_where_it_put_it() {
+    if is_missing("fsx", "fsx_finds_every_byte_where_it_put_it") {
+        return;
+    }
     let operations = machine::scale("DFS_TESTS_FSX_OPERATIONS", 500);
     let seed = machine::scale("DFS_TESTS_SEED", 1);
-    run(&Setup::mounts(2).needs(&[Need::Program("fsx")]), |cluster| {
+    run(&Setup::mounts(2), |cluster| {
         for (name, _) in CONFIGURATIONS.iter().filter(|(name, _)| name.starts_with("fsx-")) {
             let mut command = Command::new("fsx");
             command.arg("-q").arg("-f").arg(configuration(cluster, name)?);
