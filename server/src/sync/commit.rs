@@ -109,13 +109,10 @@ impl WriteJob for CommitJob {
             (Ok(()), Some(Done::Answer(answer))) => answer,
             (Ok(()), Some(Done::New { reply, commit, changes })) => {
                 if let Some(commit) = commit {
-                    let uploaded: Vec<_> = self
-                        .request
-                        .is_numbered()
-                        .then(|| uploads(&commit, &self.volume).collect())
-                        .unwrap_or_default();
+                    let is_upload = self.request.is_numbered();
+                    let uploaded = is_upload.then(|| uploads(&commit, &self.volume).collect::<Vec<_>>());
                     commit.publish(&self.volume, &self.bus);
-                    uploaded.into_iter().for_each(|upload| self.bus.publish(upload));
+                    uploaded.into_iter().flatten().for_each(|upload| self.bus.publish(upload));
                 }
                 for key in reply.outcomes.iter().filter_map(conflict) {
                     let (volume, client) = (self.volume.clone(), self.request.client.clone());
