@@ -116,8 +116,13 @@ impl World {
     async fn cut_power(&mut self, index: usize, chance: u64) -> Result<()> {
         // What the server has and what was synced is looked for, the rest of what was written here may be lost.
         let here = self.files(index)?;
-        let here = here.iter().filter(|node| node.dirty_content.is_some());
-        let digests = here.filter_map(|node| self.mounts[index].digest_here(node)).collect();
+        let sent: BTreeSet<_> = self.server.ledger().contents.iter().map(|(_, content)| *content).collect();
+        let is_sent = |node: &LocalNode| {
+            let content = node.live().and_then(|record| record.content);
+            node.dirty_content.is_none() && content.is_some_and(|content| sent.contains(&content))
+        };
+        let unsent = here.iter().filter(|node| !is_sent(node));
+        let digests = unsent.filter_map(|node| self.mounts[index].digest_here(node)).collect();
         self.oracle.excuse(&digests);
         self.oracle.forget(index);
         self.mounts[index].cut_power(chance).await?;
