@@ -124,9 +124,9 @@ impl Oracle {
         self.shown.remove(&(mount, ino));
     }
 
-    /// A mount lost its power: it may show older versions.
-    pub(crate) fn forget(&mut self, mount: usize) {
-        self.shown.retain(|(of, _), _| *of != mount);
+    /// A mount lost its power: it may show older versions, and send one again over a newer one whose acceptance it lost.
+    pub(crate) fn forget(&mut self) {
+        self.shown.clear();
     }
 
     /// Returns the versions that nobody dismissed and that are not among `there`.

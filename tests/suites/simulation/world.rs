@@ -124,7 +124,7 @@ impl World {
         let unsent = here.iter().filter(|node| !is_sent(node));
         let digests = unsent.filter_map(|node| self.mounts[index].digest_here(node)).collect();
         self.oracle.excuse(&digests);
-        self.oracle.forget(index);
+        self.oracle.forget();
         self.mounts[index].cut_power(chance).await?;
         self.mounts[index].restart()
     }
