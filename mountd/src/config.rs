@@ -305,18 +305,7 @@ fn parse_rate(flag: &'static str, text: Option<&str>) -> Result<Option<u64>, Con
 /// Reads a size such as `512MiB`, `20G` or `1000000`; units are powers of 1024.
 #[must_use]
 pub fn parse_size(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+    dfs_shared::size::parse(text.trim())
 }
 
 #[cfg(test)]

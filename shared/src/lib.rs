@@ -17,6 +17,7 @@ pub mod merkle;
 pub mod name;
 pub mod record;
 pub mod revision;
+pub mod size;
 #[cfg(test)]
 mod test_random;
 pub mod time;

@@ -88,8 +88,13 @@ pub fn skip(test: &str, reason: &str) {
     assert!(!requires_all(), "{test} would be skipped ({reason}), and DFS_TESTS_REQUIRE_ALL is set");
 }
 
-/// Says that `test` is skipped and why, where no run has to have what it lacks.
-pub fn leave_out(test: &str, reason: &str) {
+/// Says that the running test is skipped if `need` is not met, where no run has to meet it; false when it is met.
+#[must_use]
+pub fn leaves_out(test: &str, need: Need) -> bool {
+    lacking(need).map(|reason| leave_out(test, &reason)).is_some()
+}
+
+fn leave_out(test: &str, reason: &str) {
     let line = format!("skipped: {test}: {reason}");
     say(&line);
     if let Some(path) = std::env::var_os("DFS_TESTS_SKIP_LOG")

@@ -48,14 +48,11 @@ fn configuration(cluster: &Cluster, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Names a test that is left out for want of a program: `.ci/tools` may have had no way to build it.
-fn is_missing(program: &'static str, test: &str) -> bool {
-    machine::lacking(Need::Program(program)).map(|reason| machine::leave_out(test, &reason)).is_some()
-}
-
 #[test]
 fn pjdfstest_fails_nowhere_on_a_mount_and_skips_what_is_excluded() {
-    if is_missing("pjdfstest", "pjdfstest_fails_nowhere_on_a_mount_and_skips_what_is_excluded") {
+    // `.ci/tools` may have had no way to build it, nor fsx.
+    let name = "pjdfstest_fails_nowhere_on_a_mount_and_skips_what_is_excluded";
+    if machine::leaves_out(name, Need::Program("pjdfstest")) {
         return;
     }
     run(&Setup::mounts(2), |cluster| {
@@ -82,7 +79,7 @@ fn pjdfstest_fails_nowhere_on_a_mount_and_skips_what_is_excluded() {
 
 #[test]
 fn fsx_finds_every_byte_where_it_put_it() {
-    if is_missing("fsx", "fsx_finds_every_byte_where_it_put_it") {
+    if machine::leaves_out("fsx_finds_every_byte_where_it_put_it", Need::Program("fsx")) {
         return;
     }
     let operations = machine::scale("DFS_TESTS_FSX_OPERATIONS", 500);

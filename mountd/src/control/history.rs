@@ -9,7 +9,7 @@ use dfs_shared::wire::history::{FileVersion, HistoryReply, HistoryRequest, Versi
 use futures_util::StreamExt;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::server::Control;
+use super::server::{Control, send_line};
 use super::{Answer, Code, Failure, HistoryPage, RemovedEntry, Version, VersionId};
 use crate::limits::{DOWNLOAD_BATCH_LEN, RESTORE_BATCH_CHUNKS};
 use crate::remote::RemoteError;
@@ -113,15 +113,15 @@ impl Control {
     ) -> std::io::Result<()> {
         let found = match self.find_version(path, wanted).await {
             Ok(found) => found,
-            Err(error) => return line(write, &Answer::Error { error }).await,
+            Err(error) => return send_line(write, &Answer::Error { error }).await,
         };
         let described = serde_json::to_value(describe(&found)).map_err(std::io::Error::from)?;
-        line(write, &Answer::Done(described)).await?;
+        send_line(write, &Answer::Done(described)).await?;
         match self.send_bytes(&found, write).await? {
             Ok(()) => write.write_u32(0).await,
             Err(error) => {
                 write.write_u32(FAILED).await?;
-                line(write, &error).await
+                send_line(write, &error).await
             }
         }
     }
@@ -193,10 +193,4 @@ async fn zeros(write: &mut (impl AsyncWrite + Unpin), mut left: u64) -> std::io:
         left -= len as u64;
     }
     Ok(())
-}
-
-async fn line(write: &mut (impl AsyncWrite + Unpin), of: &impl serde::Serialize) -> std::io::Result<()> {
-    let mut text = serde_json::to_vec(of)?;
-    text.push(b'\n');
-    write.write_all(&text).await
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use dfs_shared::ids::NodeId;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 
-use super::server::Control;
+use super::server::{Control, send_line};
 use super::{Code, Failure, PinLine, Unpinned};
 use crate::engine::{PinError, PinProgress};
 use crate::tree::TreeError;
@@ -26,10 +26,10 @@ impl Control {
     ) -> std::io::Result<()> {
         let node = match self.pin(path).await {
             Ok(node) => node,
-            Err(failure) => return line(write, &PinLine::Error(failure)).await,
+            Err(failure) => return send_line(write, &PinLine::Error(failure)).await,
         };
         if !is_waiting {
-            return line(write, &PinLine::Pinned {}).await;
+            return send_line(write, &PinLine::Pinned {}).await;
         }
         let (progress, mut news) = mpsc::channel(1);
         let mut waiting = std::pin::pin!(self.engine.wait_pinned(node, progress));
@@ -38,7 +38,7 @@ impl Control {
                 biased;
                 Some(left) = news.recv() => {
                     let PinProgress { files, bytes, is_at_least } = left;
-                    line(write, &PinLine::Progress { files, bytes, is_at_least }).await?;
+                    send_line(write, &PinLine::Progress { files, bytes, is_at_least }).await?;
                 }
                 ended = &mut waiting => break ended,
             }
@@ -53,7 +53,7 @@ impl Control {
                 PinLine::Error(Failure::new(code, format!("{}: {error}", shown(path))))
             }
         };
-        line(write, &last).await
+        send_line(write, &last).await
     }
 
     async fn pin(&self, path: &[u8]) -> Result<NodeId, Failure> {
@@ -103,10 +103,4 @@ impl Control {
         };
         Failure::new(Code::Failed, why)
     }
-}
-
-async fn line(write: &mut (impl AsyncWrite + Unpin), of: &PinLine) -> std::io::Result<()> {
-    let mut text = serde_json::to_vec(of)?;
-    text.push(b'\n');
-    write.write_all(&text).await
 }

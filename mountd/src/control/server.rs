@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dfs_shared::wire::history::HistoryRequest;
 use serde::Serialize;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
@@ -113,9 +113,7 @@ async fn serve(control: Arc<Control>, stream: UnixStream) {
             Ok(value) => Answer::Done(value),
             Err(error) => Answer::Error { error },
         };
-        let mut text = serde_json::to_vec(&answer).unwrap_or_default();
-        text.push(b'\n');
-        if write.write_all(&text).await.is_err() {
+        if send_line(&mut write, &answer).await.is_err() {
             return;
         }
         if ends && done {
@@ -275,4 +273,14 @@ impl Control {
             Err(error) => Err(Failure::new(Code::Failed, error.to_string())),
         }
     }
+}
+
+/// Sends one line of an answer of several.
+pub(super) async fn send_line(
+    write: &mut (impl AsyncWrite + Unpin),
+    of: &impl serde::Serialize,
+) -> std::io::Result<()> {
+    let mut text = serde_json::to_vec(of)?;
+    text.push(b'\n');
+    write.write_all(&text).await
 }

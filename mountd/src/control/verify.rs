@@ -1,9 +1,9 @@
 //! `dfs verify` over the socket: a line for every piece of news.
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 
-use super::server::Control;
+use super::server::{Control, send_line};
 use super::{Code, Failure, VerifyLine};
 use crate::engine::verify::{Scope, VerifyEvent};
 use crate::limits::VERIFY_LINES_MAX;
@@ -31,25 +31,25 @@ impl Control {
     ) -> std::io::Result<()> {
         let scope = match self.scope(path) {
             Ok(scope) => scope,
-            Err(error) => return line(write, &VerifyLine::Error(error.into())).await,
+            Err(error) => return send_line(write, &VerifyLine::Error(error.into())).await,
         };
         let (events, mut news) = mpsc::channel(VERIFY_LINES_MAX);
         let mut verifying = std::pin::pin!(self.engine.verify(scope, is_repairing, events));
         let verified = loop {
             tokio::select! {
                 biased;
-                Some(event) = news.recv() => line(write, &told(event)).await?,
+                Some(event) = news.recv() => send_line(write, &told(event)).await?,
                 verified = &mut verifying => break verified,
             }
         };
         while let Ok(event) = news.try_recv() {
-            line(write, &told(event)).await?;
+            send_line(write, &told(event)).await?;
         }
         let last = match verified {
             Ok(verified) => VerifyLine::Verified(verified),
             Err(error) => VerifyLine::Error(Failure::new(Code::Failed, error.to_string())),
         };
-        line(write, &last).await
+        send_line(write, &last).await
     }
 }
 
@@ -58,10 +58,4 @@ fn told(event: VerifyEvent) -> VerifyLine {
         VerifyEvent::Progress { files, bytes } => VerifyLine::Progress { files, bytes },
         VerifyEvent::Found(finding) => VerifyLine::Found(finding),
     }
-}
-
-async fn line(write: &mut (impl AsyncWrite + Unpin), of: &VerifyLine) -> std::io::Result<()> {
-    let mut text = serde_json::to_vec(of)?;
-    text.push(b'\n');
-    write.write_all(&text).await
 }

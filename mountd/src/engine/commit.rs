@@ -44,12 +44,7 @@ enum Only {
 
 /// Sends what is journaled until the engine stops.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut stopping = shared.stopping.subscribe();
-    tokio::select! {
-        biased;
-        _ = stopping.wait_for(|stopping| *stopping) => {}
-        () = commits(&shared) => {}
-    }
+    shared.until_stopped(commits(&shared)).await;
 }
 
 async fn commits(shared: &Arc<Shared>) {

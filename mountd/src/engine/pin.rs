@@ -275,12 +275,7 @@ fn look(shared: &Shared, news: PinNews) -> Result<(), TreeError> {
 
 /// Fetches what is pinned until the engine stops.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut stopping = shared.stopping.subscribe();
-    tokio::select! {
-        biased;
-        _ = stopping.wait_for(|stopping| *stopping) => {}
-        () = keep(&shared) => {}
-    }
+    shared.until_stopped(keep(&shared)).await;
 }
 
 async fn keep(shared: &Arc<Shared>) {

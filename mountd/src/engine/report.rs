@@ -108,12 +108,7 @@ struct Found {
 
 /// Reports until the engine stops.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut stopping = shared.stopping.subscribe();
-    tokio::select! {
-        biased;
-        _ = stopping.wait_for(|stopping| *stopping) => {}
-        () = reports(&shared) => {}
-    }
+    shared.until_stopped(reports(&shared)).await;
 }
 
 async fn reports(shared: &Arc<Shared>) {

@@ -136,6 +136,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Does work until the engine stops.
+    pub(super) async fn until_stopped(&self, work: impl Future<Output = ()>) {
+        let mut stopping = self.stopping.subscribe();
+        tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+            () = work => {}
+        }
+    }
+
     pub(super) fn new(parts: Parts, tasks: Tasks) -> Result<Arc<Self>, TreeError> {
         let membership = parts.tree.membership()?;
         let settled = match parts.tree.in_flight()? {

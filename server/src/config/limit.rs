@@ -28,22 +28,9 @@ impl FromStr for ByteLimit {
         if text == "none" {
             return Ok(Self(None));
         }
-        let wrong = || ByteLimitError { text: text.to_owned() };
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (count, unit) = text.split_at(digits);
-        let unit: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
-            "" | "b" => 1,
-            "k" | "kb" | "kib" => 1 << 10,
-            "m" | "mb" | "mib" => 1 << 20,
-            "g" | "gb" | "gib" => 1 << 30,
-            "t" | "tb" | "tib" => 1 << 40,
-            _ => return Err(wrong()),
-        };
-        let count: u64 = count.parse().map_err(|_| wrong())?;
         // SQLite's integers are signed.
-        let bytes =
-            count.checked_mul(unit).filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or_else(wrong)?;
-        Ok(Self(Some(bytes)))
+        let bytes = dfs_shared::size::parse(text).filter(|bytes| i64::try_from(*bytes).is_ok());
+        Ok(Self(Some(bytes.ok_or_else(|| ByteLimitError { text: text.to_owned() })?)))
     }
 }
 

@@ -201,14 +201,18 @@ impl Mount {
         self.disk.lose_power(kept);
         self.boots += 1;
         self.end().await;
+        self.backing_files()?.iter().try_for_each(|file| self.lose_bytes(file, chance))
+    }
+
+    /// The backing files in both places, always in the same order.
+    fn backing_files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
         for place in [&self.dir, &self.dir.join("cache")] {
             for slot in sorted(&place.join("files"))? {
-                for file in sorted(&slot)? {
-                    self.lose_bytes(&file, chance)?;
-                }
+                files.extend(sorted(&slot)?);
             }
         }
-        Ok(())
+        Ok(files)
     }
 
     async fn end(&mut self) {
@@ -262,13 +266,8 @@ impl Mount {
         let Some(node) = self.tree().node(ino)? else { return Ok(()) };
         let Some(row) = self.tree().content_state(node.id)? else { return Ok(()) };
         let name = format!("{:016x}", row.file.0);
-        for place in [&self.dir, &self.dir.join("cache")] {
-            for slot in sorted(&place.join("files"))? {
-                let path = slot.join(&name);
-                if path.exists() {
-                    self.synced.insert(name.clone(), std::fs::read(path)?);
-                }
-            }
+        for file in self.backing_files()?.iter().filter(|file| name_of(file) == name) {
+            self.synced.insert(name.clone(), std::fs::read(file)?);
         }
         Ok(())
     }
