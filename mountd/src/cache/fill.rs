@@ -192,14 +192,16 @@ impl Backing {
         self.mark_holes(inner, manifest)
     }
 
-    /// Notes that holes need no bytes: a file that was not written there reads as zeros.
+    /// Notes where no bytes are to be fetched: in holes, as a file that was not written there reads as zeros, and behind the end of
+    /// what the server has, where a file may have grown here before that could be noted.
     fn mark_holes(&self, inner: &mut Inner, manifest: &Manifest) -> Result<(), CacheError> {
         let size = self.stamp(inner)?.size;
-        let holes = manifest.offsets().filter(|(at, chunk)| chunk.hash.is_hole() && *at < size);
+        let holes = manifest.offsets().filter(|(_, chunk)| chunk.hash.is_hole());
+        let holes = holes.map(|(at, chunk)| at..at.saturating_add(chunk.len).min(size));
         let mut found = false;
-        for (at, chunk) in holes {
-            inner.present.insert(at..at.saturating_add(chunk.len).min(size));
-            found = true;
+        for hole in holes.chain([manifest.size()..size]).filter(|hole| !hole.is_empty()) {
+            found |= !inner.present.contains(&hole);
+            inner.present.insert(hole);
         }
         if found { self.save_fill(inner) } else { Ok(()) }
     }

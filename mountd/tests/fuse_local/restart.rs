@@ -95,6 +95,30 @@ fn a_change_of_a_file_that_is_partly_here_is_known_after_a_kill() {
 }
 
 #[test]
+fn a_file_that_is_partly_here_and_grew_is_whole_when_it_is_read_after_a_kill() {
+    let bytes = pattern(20 * CHUNK, 0);
+    let Some(mount) = Local::new() else { return };
+    let id = partly_here(&mount, &bytes);
+    // As if the process had been killed between writing behind the end and noting which bytes are here.
+    mount.tree.mark_open(id).unwrap();
+    let row = mount.tree.content_state(id).unwrap();
+    let end = bytes.len() as u64;
+    mount.cache.backing(&mount.node("f")).unwrap().write_at(b"hello", end + 100).unwrap();
+    let noted = mount.tree.content_state(id).unwrap().unwrap();
+    mount
+        .tree
+        .update_content_state(id, |_| row.map(|row| ContentState { present: row.present, ..noted }))
+        .unwrap();
+    let (contents, manifest) = (Arc::clone(&mount.contents), mount.contents.add(&bytes, CHUNK));
+    let mount = mount.restart();
+    mount.contents.take(&contents);
+    mount.contents.set(id, &manifest);
+    let expected = [&bytes[..], &[0; 100], b"hello"].concat();
+    assert!(std::fs::read(mount.at("f")).unwrap() == expected);
+    assert!(mount.cache.backing(&mount.node("f")).unwrap().is_whole(), "it would wait for ever to be sent");
+}
+
+#[test]
 fn a_new_version_whose_file_has_the_old_length_after_a_kill_is_whole_when_it_is_read() {
     let long = pattern(20 * CHUNK, 0);
     for (old, new) in [(&long[..10 * CHUNK], &long[..]), (&long[..], &long[..10 * CHUNK])] {
