@@ -52,6 +52,7 @@ use std::time::Duration;
 use dfs_shared::event::kinds::mount::FileModified;
 use dfs_shared::event::{EventBus, SubscribeOptions, Subscription};
 use dfs_shared::ids::NodeId;
+use dfs_shared::record::RecordKey;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -184,6 +185,17 @@ impl Engine {
         self.shared.tasks.spawn(report::run(Arc::clone(&shared)));
         self.shared.tasks.spawn(pin::run(Arc::clone(&shared)));
         self.shared.tasks.spawn(commit::run(shared));
+    }
+
+    /// Tells people, in the log and in `dfs status`, which files lost bytes that had been written here.
+    pub fn notice_lost(&self, files: &[NodeId]) {
+        let Some((first, others)) = files.split_first() else { return };
+        let path = status::path_of(&self.shared, &RecordKey::Node(*first));
+        let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+        self.shared.notice(format!(
+            "{path}{others}: what was written here last had not reached the disk when the machine stopped, and is lost; \
+             look at them, and at `dfs history` for what the server has"
+        ));
     }
 
     /// Returns the runtime that the engine's tasks run on.

@@ -122,6 +122,8 @@ pub struct Fs {
     versions: Mutex<Versions>,
     /// Files that were closed after writing but may still be mapped.
     lingering: Mutex<Vec<Arc<Backing>>>,
+    /// Files whose bytes the end of the last run took.
+    lost: Mutex<Vec<NodeId>>,
     marks: Marks,
     bell: Arc<Bell>,
     touched: Touched,
@@ -158,6 +160,7 @@ impl Fs {
             orphans: Mutex::default(),
             versions: Mutex::default(),
             lingering: Mutex::default(),
+            lost: Mutex::default(),
             marks: Marks::default(),
             bell: Arc::default(),
             touched: Touched::default(),

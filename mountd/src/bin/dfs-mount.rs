@@ -279,6 +279,7 @@ impl Mount {
             control: Some(control_path.clone()),
             boot: boot(),
         })?;
+        engine.notice_lost(&fs.lost_files());
         let is_first = tree.membership()?.volume.is_none();
         let is_reachable = look_at_server(&engine, &remote, &places.volume, is_first)?;
         engine.start(Arc::clone(&fs) as _, Arc::clone(&fs) as _, &bus);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dfs_shared::ids::NodeId;
 use dfs_shared::lineage::State;
-use dfs_shared::record::{Change, ChangeGroup, Record};
+use dfs_shared::record::{Change, ChangeGroup, Record, RecordKey};
 use dfs_shared::revision::Revision;
 use dfs_shared::wire::messages::{CommitReply, GroupOutcome, Refusal};
 
@@ -38,7 +38,7 @@ pub(super) async fn settle(
     let mut base = shared.base.lock().await;
     // First: the base never has what a server that went back could not be asked about.
     super::lineage::note(shared, State { revision, root })?;
-    super::shared::blocking(|| shared.tree.acknowledge(&accepted, &done, revision))?;
+    super::shared::blocking(|| acknowledge(shared, &accepted, &done, revision))?;
     if !accepted.is_empty() {
         *base = (*base).max(revision);
     }
@@ -47,6 +47,35 @@ pub(super) async fn settle(
     shared.note_progress();
     drop(base);
     Ok(note_refusals(shared, refusals, revision))
+}
+
+/// Tells the tree, and whoever caches it where that changes files; blocks.
+fn acknowledge(
+    shared: &Shared,
+    accepted: &[Change],
+    done: &[u64],
+    revision: Revision,
+) -> Result<(), EngineError> {
+    if !shared.tree.has_given_up()? {
+        shared.tree.acknowledge(accepted, done, revision)?;
+        return Ok(());
+    }
+    let nodes = accepted.iter().filter_map(|change| match change.key {
+        RecordKey::Node(node) => Some(node),
+        RecordKey::Entry { .. } => None,
+    });
+    let nodes: Vec<NodeId> = nodes.collect();
+    let open = shared.open_files();
+    if let Some(open) = open {
+        open.notice(&nodes);
+    }
+    let hold = open.map(|open| open.hold());
+    let effects = shared.tree.acknowledge(accepted, done, revision)?;
+    if let Some(sink) = shared.sink() {
+        sink.effects(effects);
+    }
+    drop(hold);
+    Ok(())
 }
 
 /// What has to happen before refused changes are sent again.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use dfs_shared::ids::NodeId;
-use dfs_shared::record::NodeKind;
+use dfs_shared::record::{NodeKind, RecordKey};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
@@ -22,6 +22,7 @@ use tokio::time::{Duration, Instant};
 use super::download::fetch_again;
 use super::retry::Backoff;
 use super::shared::{Shared, blocking, chain};
+use super::status::path_of;
 use crate::cache::FetchError;
 use crate::limits::{
     PIN_FAILURES_SHOWN, PIN_FILES_AT_ONCE, PIN_PIECE_LEN, PIN_TELL_MS, PINNED_WAITING_MAX, READ_DIR_BATCH,
@@ -385,7 +386,10 @@ fn settle(shared: &Shared, node: NodeId, ended: Result<(), FetchError>) -> Settl
         }
         Err(error) => {
             let why = error.to_string();
-            shared.notice(format!("{} is pinned and cannot be fetched: {why}", path_of(shared, node)));
+            shared.notice(format!(
+                "{} is pinned and cannot be fetched: {why}",
+                path_of(shared, &RecordKey::Node(node))
+            ));
             let mut state = pinned.state.lock();
             let bytes = state.fetching.remove(&node).map_or(0, |fetching| fetching.bytes);
             state.failed.insert(node, (bytes, why));
@@ -394,13 +398,6 @@ fn settle(shared: &Shared, node: NodeId, ended: Result<(), FetchError>) -> Settl
     };
     pinned.news.send_modify(|count| *count += 1);
     settled
-}
-
-fn path_of(shared: &Shared, node: NodeId) -> String {
-    match shared.tree.path_of(node) {
-        Ok(Some(path)) => String::from_utf8_lossy(&path).into_owned(),
-        Ok(None) | Err(_) => node.to_string(),
-    }
 }
 
 /// Files that somebody waits for, in the order in which they are fetched.
@@ -445,7 +442,7 @@ impl Wanted {
                 (Some(_), Some(why)) => {
                     self.failures += 1;
                     if self.shown.len() < PIN_FAILURES_SHOWN {
-                        self.shown.push(format!("{}: {why}", path_of(shared, node)));
+                        self.shown.push(format!("{}: {why}", path_of(shared, &RecordKey::Node(node))));
                     }
                 }
                 (Some(_) | None, _) => {}

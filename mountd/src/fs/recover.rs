@@ -41,12 +41,18 @@ impl Fs {
                 // Whoever reads it is told; everything else goes on.
                 Err(error @ FsError::Cache(CacheError::Lost { .. })) => {
                     tracing::error!(node = %id, %error, "bytes that were written here are lost");
+                    self.lost.lock().push(id);
                 }
                 done => done?,
             }
             self.tree.unmark_open(id)?;
         }
         Ok(boot.map_or(Ok(()), |boot| self.tree.begin_boot(boot))?)
+    }
+
+    /// Returns the files that this start found without the bytes that had been written to them, for people to be told.
+    pub fn lost_files(&self) -> Vec<NodeId> {
+        self.lost.lock().clone()
     }
 
     fn recover_file(&self, node: &LocalNode, is_changed: bool) -> Result<(), FsError> {
@@ -113,6 +119,7 @@ impl Fs {
         let is_theirs = self.tree.give_up_content(node.id, self.now())?;
         let left = if is_theirs { "it is as the server has it" } else { "it is empty" };
         tracing::error!(node = %node.id, "bytes that were written here had not reached the disk: {left}");
+        self.lost.lock().push(node.id);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use std::ops::Range;
 use dfs_shared::hash::ContentId;
 use dfs_shared::ids::NodeId;
 use dfs_shared::manifest::Manifest;
-use dfs_shared::record::RecordKey;
+use dfs_shared::record::{NodeRecord, RecordKey};
 use dfs_shared::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -124,8 +124,8 @@ impl Tree {
         Ok(true)
     }
 
-    /// The bytes that were written to a file here are gone: it has the content again that the server has, or none. Returns whether
-    /// the server has any.
+    /// The bytes that were written to a file here are gone: it has the content again that the server has, or none. If a request is
+    /// in flight, which may hold a newer one, the answer brings it ([`Tree::acknowledge`]). Returns whether the server has any.
     ///
     /// # Errors
     /// [`TreeError`] when the store fails.
@@ -138,10 +138,19 @@ impl Tree {
         };
         let content = base.as_ref().and_then(|base| base.content);
         txn.change_node(id, |record| {
-            record.content = content;
-            (record.size, record.mtime) = base.map_or((0, at), |base| (base.size, base.mtime));
+            let before = base.as_ref().map_or((0, at), |base| (base.size, base.mtime));
+            (record.content, (record.size, record.mtime)) = (content, before);
+            // Nothing else changed: then there is nothing to send.
+            if let Some(base) =
+                base.filter(|base| *base == NodeRecord { ctime: base.ctime, ..record.clone() })
+            {
+                *record = base;
+            }
         })?;
         txn.edit_node(id, |node| node.dirty_content = None)?;
+        if let Some(left) = txn.live(id)?.and_then(|node| node.record.clone()) {
+            super::journal::give_up(&mut txn, left)?;
+        }
         txn.journal(vec![RecordKey::Node(id)]);
         txn.extra.push(Write::remove(Space::Content, id.as_bytes()));
         self.finish(txn, at, false)?;

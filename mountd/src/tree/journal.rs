@@ -7,7 +7,7 @@ use dfs_shared::hash::ContentId;
 use dfs_shared::ids::NodeId;
 use dfs_shared::manifest::Manifest;
 use dfs_shared::name::Name;
-use dfs_shared::record::{Change, EntryRecord, Record, RecordKey, Versioned};
+use dfs_shared::record::{Change, EntryRecord, NodeRecord, Record, RecordKey, Versioned};
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use super::content::ContentState;
 use super::node::{Ino, LocalNode, SyncState};
 use super::store::{Snapshot, Space, Store, Write, decode};
 use super::txn::Txn;
-use super::{Tree, TreeError};
+use super::{Effect, Tree, TreeError};
 
 /// A change group as it is stored; its key is its sequence number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +60,8 @@ pub enum KeyState {
 
 const IN_FLIGHT_KEY: &[u8] = b"in-flight";
 const SEQ_KEY: &[u8] = b"journal-seq";
+/// The files whose bytes were given up while a request was in flight, as they were left: the server may have taken those bytes.
+const GIVEN_UP_KEY: &[u8] = b"given-up";
 
 /// Returns the highest sequence number that a request in flight may name: none of them is given away again, as settling such a
 /// request takes its groups out of the journal, if need be a second time.
@@ -248,7 +250,19 @@ impl Tree {
     /// # Errors
     /// [`TreeError`] when the store fails.
     pub fn store_in_flight(&self, request: Option<&[u8]>) -> Result<(), TreeError> {
-        self.store.commit(vec![Write::raw(Space::Meta, IN_FLIGHT_KEY, request.map(<[u8]>::to_vec))])
+        let mut writes = vec![Write::raw(Space::Meta, IN_FLIGHT_KEY, request.map(<[u8]>::to_vec))];
+        if request.is_none() && self.has_given_up()? {
+            writes.push(Write::remove(Space::Meta, GIVEN_UP_KEY));
+        }
+        self.store.commit(writes)
+    }
+
+    /// Tells whether bytes were given up that the request in flight may hold: then [`Tree::acknowledge`] has effects.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the store fails.
+    pub fn has_given_up(&self) -> Result<bool, TreeError> {
+        Ok(self.store.read_raw(Space::Meta, GIVEN_UP_KEY)?.is_some())
     }
 
     /// Returns the request that was being sent.
@@ -260,18 +274,25 @@ impl Tree {
     }
 
     /// Notes that the server has accepted `sent` with `revision`: that is the base now. What changed here since
-    /// stays dirty and stands in the journal again; the groups `seqs` leave it. Repeating it changes nothing.
+    /// stays dirty and stands in the journal again; the groups `seqs` leave it. A file whose bytes were given up meanwhile, and
+    /// which was not changed since, is as it was sent. Repeating it changes nothing.
     ///
     /// # Errors
     /// [`TreeError`] when the store fails.
-    pub fn acknowledge(&self, sent: &[Change], seqs: &[u64], revision: Revision) -> Result<(), TreeError> {
+    pub fn acknowledge(
+        &self,
+        sent: &[Change],
+        seqs: &[u64],
+        revision: Revision,
+    ) -> Result<Vec<Effect>, TreeError> {
         let _writer = self.writer.lock();
         let mut txn = Txn::new(&self.store);
+        let given_up: Vec<NodeRecord> = self.store.read(Space::Meta, GIVEN_UP_KEY)?.unwrap_or_default();
         let mut leaves = Vec::with_capacity(sent.len());
         let mut again = Vec::new();
         for change in sent {
             let is_newer = match &change.key {
-                RecordKey::Node(id) => acknowledge_node(&mut txn, *id, change, revision)?,
+                RecordKey::Node(id) => acknowledge_node(&mut txn, *id, change, revision, &given_up)?,
                 RecordKey::Entry { parent, name } => {
                     acknowledge_entry(&mut txn, *parent, name, change, revision)?
                 }
@@ -293,11 +314,12 @@ impl Tree {
             let row = JournalRow { keys, at };
             txn.extra.push(Write::put(Space::Journal, &self.next_seq().to_be_bytes(), &row));
         }
+        let effects = if given_up.is_empty() { Vec::new() } else { txn.effects()? };
         let mut writes = txn.finish(at, || self.next_seq());
         writes.push(Write::put(Space::Meta, SEQ_KEY, &self.last_seq()));
         self.store.commit(writes)?;
         self.seq_written.store(self.last_seq(), Ordering::Release);
-        Ok(())
+        Ok(effects)
     }
 
     fn oldest(&self, seqs: &[u64]) -> Result<Option<Timestamp>, TreeError> {
@@ -343,12 +365,24 @@ impl Tree {
     }
 }
 
+/// Remembers how a file was left whose bytes are gone, while a request is in flight.
+pub(super) fn give_up(txn: &mut Txn<'_>, left: NodeRecord) -> Result<(), TreeError> {
+    let store = txn.store();
+    if store.read_raw(Space::Meta, IN_FLIGHT_KEY)?.is_some() {
+        let mut given_up: Vec<NodeRecord> = store.read(Space::Meta, GIVEN_UP_KEY)?.unwrap_or_default();
+        given_up.push(left);
+        txn.extra.push(Write::put(Space::Meta, GIVEN_UP_KEY, &given_up));
+    }
+    Ok(())
+}
+
 /// Returns whether the node is still dirty, or `None` when the base is as new already.
 fn acknowledge_node(
     txn: &mut Txn<'_>,
     id: NodeId,
     change: &Change,
     revision: Revision,
+    given_up: &[NodeRecord],
 ) -> Result<Option<bool>, TreeError> {
     let sent = match &change.value {
         Some(Record::Node(record)) => Some(record.clone()),
@@ -365,6 +399,12 @@ fn acknowledge_node(
     };
     if node.sync.base_revision().is_some_and(|known| known >= revision) {
         return Ok(None);
+    }
+    let is_left = node.record.as_ref().is_some_and(|record| given_up.contains(record));
+    if let (true, Some(sent), None) = (is_left, &sent, node.dirty_content) {
+        let sent = sent.clone();
+        txn.edit_node(id, |node| (node.record, node.sync) = (Some(sent), SyncState::Clean(revision)))?;
+        return Ok(Some(false));
     }
     let dirty = node.record != sent || node.dirty_content.is_some();
     let sync = match sent {

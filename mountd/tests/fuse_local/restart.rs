@@ -248,6 +248,11 @@ fn a_file_whose_bytes_are_gone_after_a_power_loss_is_as_the_server_has_it_or_emp
     assert!(std::fs::read(mount.at("theirs")).unwrap() == bytes);
     assert_eq!(std::fs::read(mount.at("ours")).unwrap(), b"");
     assert_eq!(mount.node("ours").dirty_content, None, "there is nothing to wait for");
+    let mut lost = mount.fs.lost_files();
+    lost.sort();
+    let mut expected = [id, mount.node("ours").id];
+    expected.sort();
+    assert_eq!(lost, expected, "people have to be told");
     assert_eq!(mount.tree.audit().unwrap(), Vec::<String>::new());
     std::fs::write(mount.at("ours"), b"again").unwrap();
     assert_eq!(std::fs::read(mount.at("ours")).unwrap(), b"again");

@@ -124,7 +124,7 @@ impl Oracle {
         self.shown.remove(&(mount, ino));
     }
 
-    /// A mount lost its power: it may show older versions, and send one again over a newer one whose acceptance it lost.
+    /// A mount lost its power: what its disk has counts, so older versions may be shown there, and sent to others.
     pub(crate) fn forget(&mut self) {
         self.shown.clear();
     }
