@@ -8,6 +8,13 @@ use dfs_shared::limits::{
 pub const STORE_CACHE_BYTES: u64 = 32 << 20;
 /// Bytes of one table's newest rows in memory before they go to disk: fourteen tables share 150 MiB at worst.
 pub const STORE_MEMTABLE_BYTES: u64 = 8 << 20;
+/// Bytes of the store's closed journals past which tables that hold them back are written: a start reads every journal, 100 MB in a
+/// second. The least that the store takes.
+pub const STORE_JOURNALS_BYTES: u64 = 64 << 20;
+/// Bytes of journals that a mount which ends leaves to be read by the next start.
+pub const STORE_JOURNALS_LEFT_BYTES: u64 = 8 << 20;
+/// Longest time in milliseconds that the end of a mount waits for tables to be written out.
+pub const STORE_FOLD_MS_MAX: u64 = 5_000;
 /// Room in bytes on the state directory's file system below which the tree takes no growth.
 pub const STORE_FREE_MIN: u64 = 16 << 20;
 /// Bytes kept in reserve for the journal when the disk is full.

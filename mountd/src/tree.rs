@@ -277,7 +277,8 @@ impl Tree {
     /// [`TreeError`] when the store fails.
     pub fn end_boot(&self) -> Result<(), TreeError> {
         self.store.commit(vec![Write::remove(Space::Meta, BOOT_KEY)])?;
-        self.persist()
+        self.persist()?;
+        self.store.fold_journals()
     }
 
     /// Makes everything that the tree holds survive power loss. Waits for the disk; free when nothing is new.

@@ -199,7 +199,7 @@ impl Backing {
         let holes = manifest.offsets().filter(|(_, chunk)| chunk.hash.is_hole());
         let holes = holes.map(|(at, chunk)| at..at.saturating_add(chunk.len).min(size));
         let mut found = false;
-        for hole in holes.chain([manifest.size()..size]).filter(|hole| !hole.is_empty()) {
+        for hole in holes.chain(std::iter::once(manifest.size()..size)).filter(|hole| !hole.is_empty()) {
             found |= !inner.present.contains(&hole);
             inner.present.insert(hole);
         }

@@ -202,6 +202,7 @@ async fn attempt(shared: &Arc<Shared>, node: NodeId, reason: Reason) -> Result<S
         }
         // It is small now, or not changed any more, or changed again: the commit loop knows what to do.
         (Reason::Changed, _) | (Reason::Lacking, Some(_)) => Ok(Step::Done),
+        (Reason::Lacking, None) if source.size == 0 => Ok(Step::Done),
         (Reason::Lacking, None) => {
             let source = Arc::new(source);
             let Some(manifest) = known_manifest(shared, node, &source).await? else { return Ok(Step::Again) };

@@ -7,7 +7,8 @@
 //!                            └─► compared with its manifest ─► good
 //!                                   └─► differs ─► written later ─► a change
 //!                                             └─► not written ───► forgotten, fetched when it is read
-//!                      └─► no file, content not sent ────────► as the server has it, or empty
+//!                      └─► no file, or partly here and cut
+//!                          off, content not sent ────────────► as the server has it, or empty
 //! ```
 //!
 //! A killed process leaves every byte and every row that it wrote. A machine without power leaves of both what had reached the
@@ -99,6 +100,9 @@ impl Fs {
             // An older version, which only serves to copy from.
             return self.forget_bytes(id);
         }
+        if node.dirty_content.is_some() && ends_too_early(&row.present, now) {
+            return self.give_up(&node);
+        }
         if node.dirty_content.is_some() || !self.cache.may_forget(id, row)? {
             let is_empty = row.content.is_none() && node.dirty_content.is_none();
             return if is_empty && is_same { Ok(()) } else { self.recover_file(&node, true) };
@@ -106,7 +110,7 @@ impl Fs {
         self.recover_named(&node, &standing)
     }
 
-    /// The file is gone that held a node's bytes.
+    /// The file is gone that held a node's bytes, or bytes of it that only it had.
     fn give_up(&self, node: &LocalNode) -> Result<(), FsError> {
         let Some(row) = self.tree.content_state(node.id)? else { return Ok(()) };
         if self.cache.may_forget(node.id, &row)? {
@@ -163,5 +167,13 @@ impl Fs {
             Ok(()) | Err(CacheError::Busy | CacheError::NotFound) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Tells whether bytes are gone of a file that is partly here: what is left cannot be told from what was never here.
+fn ends_too_early(present: &Present, now: &Stamp) -> bool {
+    match present {
+        Present::All => false,
+        Present::Ranges(ranges) => ranges.last().is_some_and(|last| last.end > now.size),
     }
 }

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice};
 use parking_lot::{Mutex, RwLock};
@@ -148,6 +149,7 @@ impl Inner {
             .cache_size(limits::STORE_CACHE_BYTES)
             .worker_threads(1)
             .manual_journal_persist(true)
+            .max_journaling_size(limits::STORE_JOURNALS_BYTES)
             .open()?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(limits::STORE_MEMTABLE_BYTES);
         let spaces =
@@ -200,6 +202,23 @@ impl Inner {
             Self::Database { database, .. } => Ok(database.persist(PersistMode::SyncData)?),
             Self::Memory(memory) => memory.persist(),
         }
+    }
+
+    /// Writes out what only the journals hold; returns before that is done if it takes long.
+    fn fold_journals(&self) -> Result<(), TreeError> {
+        let Self::Database { database, spaces } = self else { return Ok(()) };
+        if database.journal_disk_space()? <= limits::STORE_JOURNALS_LEFT_BYTES {
+            return Ok(());
+        }
+        for space in spaces {
+            space.rotate_memtable()?;
+        }
+        // Nothing tells of the end.
+        let until = Instant::now() + Duration::from_millis(limits::STORE_FOLD_MS_MAX);
+        while spaces.iter().any(|space| space.sealed_memtable_count() > 0) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     fn each(
@@ -347,6 +366,15 @@ impl Store {
         self.with(Inner::persist)?;
         self.persisted.fetch_max(committed, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// Makes the next start fast, which reads all journals. To be called when nothing more is written. Blocks on the disk, for some
+    /// seconds at most.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the disk fails; nothing is lost then.
+    pub(crate) fn fold_journals(&self) -> Result<(), TreeError> {
+        self.with(Inner::fold_journals)
     }
 
     fn with<T>(&self, work: impl FnOnce(&Inner) -> Result<T, TreeError>) -> Result<T, TreeError> {

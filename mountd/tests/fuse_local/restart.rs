@@ -257,3 +257,25 @@ fn a_file_whose_bytes_are_gone_after_a_power_loss_is_as_the_server_has_it_or_emp
     std::fs::write(mount.at("ours"), b"again").unwrap();
     assert_eq!(std::fs::read(mount.at("ours")).unwrap(), b"again");
 }
+
+// S44
+#[test]
+fn a_file_that_is_partly_here_and_was_cut_off_by_a_power_loss_is_as_the_server_has_it() {
+    let bytes = pattern(20 * CHUNK, 0);
+    let Some(mount) = Local::new() else { return };
+    let id = partly_here(&mount, &bytes);
+    mount.cache.backing(&mount.node("f")).unwrap().write_at(b"hello", 100).unwrap();
+    mount.fs.sweep();
+    assert!(mount.node("f").dirty_content.is_some());
+    let (contents, manifest) = (Arc::clone(&mount.contents), mount.contents.add(&bytes, CHUNK));
+    let mount = mount.restart_after_power_loss(|root| {
+        for path in files(&root.join("state/files")) {
+            File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+        }
+    });
+    mount.contents.take(&contents);
+    mount.contents.set(id, &manifest);
+    assert_eq!(mount.fs.lost_files(), [id]);
+    assert_eq!(mount.node("f").dirty_content, None, "nothing of it can be sent");
+    assert!(std::fs::read(mount.at("f")).unwrap() == bytes);
+}

@@ -257,6 +257,21 @@ fn a_file_whose_bytes_the_power_took_keeps_nobody_waiting() -> Result<()> {
     run(&script.parse()?).map(drop)
 }
 
+/// Found at seed 400023222: the server lacked the bytes of a change that a power loss had taken while it was being sent.
+#[test]
+fn what_a_power_loss_took_is_not_uploaded_for_ever() -> Result<()> {
+    let script = "seed 400023222 mounts 2 delay 2 loss 0
+        0 1 save a b/b 1 1
+        0 0 write b b 1 1
+        130 0 write a c/c 1 1
+        51 1 unlink a b 1 1
+        107 0 cut b/c/c c/c 1 1
+        0 0 write a a 1 1
+        375 0 sync c/a b/a/c 1 1
+        0 0 power c/b c/a/c 13 91";
+    run(&script.parse()?).map(drop)
+}
+
 #[test]
 fn the_patch_with_broken_rules_applies() -> Result<()> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

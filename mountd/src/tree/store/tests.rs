@@ -105,3 +105,41 @@ fn a_full_disk_in_memory_takes_no_growth_and_goes_on_with_its_books() {
     disk.set_full(false);
     store.commit_growth(vec![put(Space::Entries, b"1", 1)]).expect("there is room");
 }
+
+#[test]
+fn journals_do_not_grow_with_the_store_and_little_is_left_of_them_at_the_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(dir.path()).expect("a store");
+    let journals = || -> Vec<u64> {
+        let files = std::fs::read_dir(dir.path().join("tree")).expect("a directory");
+        let files = files.map(|file| file.expect("an entry").path());
+        let journals = files.filter(|path| path.extension().is_some_and(|extension| extension == "jnl"));
+        journals.map(|path| path.metadata().expect("a file").len()).collect()
+    };
+    // A table that is hardly ever written holds every journal back that was begun before it is written out.
+    store.commit(vec![put(Space::Meta, b"once", 1)]).expect("written");
+    let mut state = 1_u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_le_bytes()
+    };
+    let incompressible: Vec<u8> = (0..1 << 17).flat_map(|_| noise()).collect();
+    for number in 0..320_u32 {
+        let write = Write::raw(Space::Content, &number.to_be_bytes(), Some(incompressible.clone()));
+        store.commit(vec![write]).expect("written");
+    }
+    // They are removed behind the writer's back.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while journals().iter().sum::<u64>() > 250 << 20 {
+        assert!(std::time::Instant::now() < deadline, "of 320 MiB: {:?}", journals());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    store.persist().expect("a disk");
+    store.fold_journals().expect("a disk");
+    assert!(journals().len() <= 2, "{:?}", journals());
+    drop(store);
+    let store = Store::open(dir.path()).expect("a store");
+    assert!(store.read_raw(Space::Meta, b"once").expect("a store").is_some());
+    let found = store.read_raw(Space::Content, &319_u32.to_be_bytes()).expect("a store");
+    assert_eq!(found.map(|value| value.len()), Some(1 << 20));
+}
