@@ -21,7 +21,7 @@ mod ranges;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -69,6 +69,8 @@ pub trait Progress: Send + Sync {
     fn is_uploading(&self, node: NodeId) -> bool;
     /// Tells whether the node is one side of a conflict that waits for somebody.
     fn is_conflict(&self, node: NodeId) -> bool;
+    /// Tells whether the server takes what is written here.
+    fn is_sending(&self) -> bool;
 }
 
 /// Lets the engine coordinate with open files. Implemented by `fs`.
@@ -179,6 +181,8 @@ pub struct Cache {
     first_number: u64,
     dirs: Arc<Dirs>,
     state_dir: PathBuf,
+    /// Both directories share their room.
+    is_on_one_disk: bool,
     size_max: u64,
     live: Mutex<HashMap<NodeId, Weak<Backing>>>,
     /// Bytes of nodes that are gone while somebody reads them: what is missing can still be fetched.
@@ -211,11 +215,14 @@ impl Cache {
             None
         };
         let first_number = tree.next_number()?;
+        let disk_of = |path: &Path| std::fs::metadata(path).map(|found| found.dev()).ok();
+        let is_on_one_disk = disk_of(&options.state_dir) == disk_of(&options.cache_dir);
         Ok(Arc::new(Self {
             tree,
             first_number,
             dirs,
             state_dir: options.state_dir,
+            is_on_one_disk,
             size_max: options.size_max,
             live: Mutex::default(),
             orphans: Mutex::default(),

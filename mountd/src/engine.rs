@@ -315,6 +315,10 @@ impl crate::cache::Progress for Engine {
     fn is_conflict(&self, node: NodeId) -> bool {
         self.shared.tree.is_marked_conflict(node)
     }
+
+    fn is_sending(&self) -> bool {
+        self.shared.online().is_some() && !self.shared.read_only
+    }
 }
 
 impl ServerBarrier for Engine {

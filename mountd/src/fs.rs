@@ -20,6 +20,7 @@
 
 mod answers;
 mod attributes;
+mod brake;
 mod bytes;
 mod effects;
 mod error;
@@ -58,6 +59,7 @@ use crate::cache::{Backing, Cache, Fetch, Progress, ServerBarrier};
 use crate::clock::Clock;
 use crate::tree::{Ino, LocalNode, Tree};
 use answers::Answers;
+use brake::Brake;
 use effects::InvalidationSender;
 use marks::Marks;
 use open::OpenFile;
@@ -124,6 +126,7 @@ pub struct Fs {
     lingering: Mutex<Vec<Arc<Backing>>>,
     /// Files whose bytes the end of the last run took.
     lost: Mutex<Vec<NodeId>>,
+    brake: Brake,
     marks: Marks,
     bell: Arc<Bell>,
     touched: Touched,
@@ -161,6 +164,7 @@ impl Fs {
             versions: Mutex::default(),
             lingering: Mutex::default(),
             lost: Mutex::default(),
+            brake: Brake::default(),
             marks: Marks::default(),
             bell: Arc::default(),
             touched: Touched::default(),

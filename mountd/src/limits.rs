@@ -17,6 +17,14 @@ pub const STORE_JOURNALS_LEFT_BYTES: u64 = 8 << 20;
 pub const STORE_FOLD_MS_MAX: u64 = 5_000;
 /// Room in bytes on the state directory's file system below which the tree takes no growth.
 pub const STORE_FREE_MIN: u64 = 16 << 20;
+/// Room in bytes on that disk below which fetched and sent bytes go, whatever `--cache-size` allows, and writers are slowed while the
+/// server takes what they write; an eighth of the disk, if that is less.
+pub const DISK_LOW: u64 = 256 << 20;
+/// Longest pause in milliseconds before a file is made or written while the disk is nearly full: at a MiB a write this leaves
+/// 5 MiB/s for each writer, and nobody takes it for a hang.
+pub const WRITER_PAUSE_MS_MAX: u64 = 200;
+/// Shortest time in milliseconds between two looks for bytes that may go while the disk is nearly full.
+pub const DISK_LOW_LOOK_MS: u64 = 250;
 /// Bytes kept in reserve for the journal when the disk is full.
 pub const STORE_RESERVE_BYTES: u64 = 16 << 20;
 /// Numbers reserved with one write; a crash wastes at most this many of 2^64.

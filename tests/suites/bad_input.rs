@@ -186,6 +186,32 @@ fn a_full_disk_under_the_state_directory_is_enospc_and_goes_on_when_there_is_roo
     });
 }
 
+// S26
+#[test]
+fn more_than_the_disk_holds_can_be_written_while_the_server_takes_it() {
+    let needs = [Need::Root, Need::Program("mount")];
+    run(&Setup::mounts(2).needs(&needs).unstarted(), |cluster| {
+        let disk = SmallDisk::mount(&cluster.mounts[0].state_dir(), 256)?;
+        let cache = cluster.mounts[0].cache_dir();
+        std::os::unix::fs::symlink(cluster.mounts[0].state_dir().join("cache"), cache)?;
+        fs::create_dir(cluster.mounts[0].state_dir().join("cache"))?;
+        cluster.mounts[0].start()?;
+        cluster.mounts[1].start()?;
+        let bytes = |number: u64| Random::new(number).bytes(4 * MIB);
+        for number in 0..100 {
+            let path = cluster.a().join(format!("file {number}"));
+            fs::write(&path, bytes(number)).with_context(|| format!("file {number} of 4 MiB"))?;
+        }
+        cluster.settle()?;
+        for number in [0, 50, 99] {
+            ensure!(fs::read(cluster.b().join(format!("file {number}")))? == bytes(number), "file {number}");
+        }
+        cluster.mounts[0].stop()?;
+        drop(disk);
+        Ok(())
+    });
+}
+
 /// A small filesystem of its own, taken away when dropped.
 struct SmallDisk {
     point: std::path::PathBuf,

@@ -109,17 +109,23 @@ impl Cache {
         Ok(())
     }
 
-    /// Evicts the files that were used longest ago until the cache is within its bounds. Blocks on the disk.
+    /// Evicts the files that were used longest ago until the cache is within its bounds, and the disk of the state directory has room.
+    /// Blocks on the disk.
     ///
     /// # Errors
     /// [`CacheError::Tree`].
     pub fn make_room(self: &Arc<Self>) -> Result<(), CacheError> {
-        if self.bytes_used() <= self.size_max {
+        let used = self.bytes_used();
+        let lacks = self.tree.store().shortage().map_or(0, |shortage| shortage.lacks);
+        let is_within = used <= self.size_max;
+        if is_within && lacks == 0 {
             return Ok(());
         }
         let mut rows = Vec::new();
         self.tree.content_states(|node, row| {
-            if row.stamp.blocks > 0 {
+            // What lies on another disk helps only the cache's own bound.
+            let helps = !is_within || row.place == Place::State || self.is_on_one_disk;
+            if row.stamp.blocks > 0 && helps {
                 rows.push((node, row.place, row.file));
             }
         })?;
@@ -132,7 +138,8 @@ impl Cache {
             }
         }
         candidates.sort_unstable();
-        let enough = self.size_max / 100 * CACHE_LOW_PERCENT;
+        let bound = if is_within { used } else { self.size_max / 100 * CACHE_LOW_PERCENT };
+        let enough = bound.min(used.saturating_sub(lacks));
         for (_, node) in candidates {
             if self.bytes_used() <= enough {
                 break;

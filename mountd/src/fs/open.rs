@@ -176,7 +176,7 @@ impl Fs {
         }
         if inner.mode.is_none() {
             let large = record_of(node)?.size > SMALL_FILE_LEN_MAX;
-            let is_near = (writes || cuts) && self.is_quota_near();
+            let is_near = (writes || cuts) && self.looks_at_writes();
             let mut wanted = backing.is_whole() && !privileged && !is_near && (writes || cuts || large);
             if wanted {
                 // Opening tells whether the file is there at all: the cache directory may have been emptied.
@@ -243,7 +243,7 @@ impl Fs {
     ) -> Result<Opened, FsError> {
         self.with_open_file(node.ino, |inner| {
             inner.made_in = Some(parent);
-            self.choose_mode(inner, backing, !self.is_quota_near(), register)?;
+            self.choose_mode(inner, backing, !self.looks_at_writes(), register)?;
             backing.use_it();
             inner.backing = Some(Arc::clone(backing));
             if access(flags) == libc::O_RDONLY {

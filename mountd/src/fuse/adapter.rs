@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use dfs_shared::record::NodeKind;
 use fuser::{
@@ -15,6 +15,8 @@ use fuser::{
     ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
     ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+
+use parking_lot::Mutex;
 
 use super::convert::{self, FOR_EVER, ino};
 use super::errno::errno;
@@ -42,6 +44,45 @@ fn caller(req: &Request) -> Caller {
 fn guarded(handler: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(handler)).is_err() {
         tracing::error!("a handler panicked; its caller got EIO");
+    }
+}
+
+/// Runs a handler after a pause, in which this thread serves others.
+fn slowly(pause: Duration, handler: impl FnOnce() + Send + 'static) {
+    let handler = Arc::new(Mutex::new(Some(handler)));
+    let run = |handler: &Mutex<Option<_>>| {
+        let handler = handler.lock().take();
+        handler.into_iter().for_each(guarded);
+    };
+    let later = Arc::clone(&handler);
+    let thread = std::thread::Builder::new().name("dfs-slow".to_owned()).spawn(move || {
+        std::thread::sleep(pause);
+        run(&later);
+    });
+    if thread.is_err() {
+        run(&handler);
+    }
+}
+
+fn written(fs: &Fs, node: INodeNo, offset: u64, data: &[u8], killer: Option<Caller>, reply: ReplyWrite) {
+    match fs.write(ino(node), offset, data, killer) {
+        Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// Makes and opens a file, with a mode and flags.
+fn created(fs: &Fs, parent: INodeNo, name: &[u8], modes: (u32, i32), caller: Caller, reply: ReplyCreate) {
+    let mut register = |file: BorrowedFd<'_>| token(reply.open_backing(file));
+    match fs.create(ino(parent), name, modes.0, modes.1, caller, &mut register) {
+        Ok((attr, opened)) => {
+            let (attr, handle, flags) = (convert::attr(&attr), FileHandle(opened.handle), flags_of(&opened));
+            match backing_id(&opened) {
+                Some(id) => reply.created_passthrough(&FOR_EVER, &attr, GENERATION, handle, flags, id),
+                None => reply.created(&FOR_EVER, &attr, GENERATION, handle, flags),
+            }
+        }
+        Err(error) => reply.error(errno(&error)),
     }
 }
 
@@ -278,13 +319,15 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        guarded(|| {
-            let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-            match self.fs.write(ino(node), offset, data, kill.then(|| caller(req))) {
-                Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
-                Err(error) => reply.error(errno(&error)),
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let killer = kill.then(|| caller(req));
+        match self.fs.writer_pause() {
+            None => guarded(|| written(&self.fs, node, offset, data, killer, reply)),
+            Some(pause) => {
+                let (fs, data) = (Arc::clone(&self.fs), data.to_vec());
+                slowly(pause, move || written(&fs, node, offset, &data, killer, reply));
             }
-        });
+        }
     }
 
     fn flush(&self, _req: &Request, node: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
@@ -420,22 +463,14 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        guarded(|| {
-            let mut register = |file: BorrowedFd<'_>| token(reply.open_backing(file));
-            match self.fs.create(ino(parent), name.as_bytes(), mode, flags, caller(req), &mut register) {
-                Ok((attr, opened)) => {
-                    let (attr, handle, flags) =
-                        (convert::attr(&attr), FileHandle(opened.handle), flags_of(&opened));
-                    match backing_id(&opened) {
-                        Some(id) => {
-                            reply.created_passthrough(&FOR_EVER, &attr, GENERATION, handle, flags, id)
-                        }
-                        None => reply.created(&FOR_EVER, &attr, GENERATION, handle, flags),
-                    }
-                }
-                Err(error) => reply.error(errno(&error)),
+        let (modes, caller) = ((mode, flags), caller(req));
+        match self.fs.writer_pause() {
+            None => guarded(|| created(&self.fs, parent, name.as_bytes(), modes, caller, reply)),
+            Some(pause) => {
+                let (fs, name) = (Arc::clone(&self.fs), name.as_bytes().to_vec());
+                slowly(pause, move || created(&fs, parent, &name, modes, caller, reply));
             }
-        });
+        }
     }
 
     fn ioctl(

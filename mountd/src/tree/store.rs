@@ -526,6 +526,18 @@ impl Store {
         Ok(())
     }
 
+    /// Returns how little room the store's disk has; `None` while it is comfortable.
+    #[must_use]
+    pub fn shortage(&self) -> Option<Shortage> {
+        if matches!(&*self.inner.read(), Some(Inner::Memory(_))) {
+            return None;
+        }
+        let space = space_of(&self.dir).ok()?;
+        let comfortable = (space.all / 8).min(limits::DISK_LOW);
+        let lacks = comfortable.saturating_sub(space.free);
+        (lacks > 0).then_some(Shortage { lacks, comfortable })
+    }
+
     /// Returns the room in bytes that this process may still use on the store's file system.
     fn room(&self) -> u64 {
         match &*self.inner.read() {
@@ -536,7 +548,7 @@ impl Store {
                     u64::MAX
                 }
             }
-            Some(Inner::Database { .. }) | None => free_bytes(&self.dir).unwrap_or(u64::MAX),
+            Some(Inner::Database { .. }) | None => space_of(&self.dir).map_or(u64::MAX, |space| space.free),
         }
     }
 
@@ -583,11 +595,25 @@ fn preallocate(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Returns the bytes that this process may still allocate on the file system that holds `path`.
-///
-/// # Errors
-/// What `statvfs(3)` says.
-pub fn free_bytes(path: &Path) -> std::io::Result<u64> {
+/// What a disk with little room lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shortage {
+    /// Bytes to be freed, so that it is comfortable again.
+    pub lacks: u64,
+    /// How much room that is: [`limits::DISK_LOW`], or an eighth of a small disk.
+    pub comfortable: u64,
+}
+
+/// A file system's bytes.
+struct DiskSpace {
+    /// How many it has.
+    all: u64,
+    /// How many this process may still allocate.
+    free: u64,
+}
+
+/// Returns the space of the file system that holds `path`.
+fn space_of(path: &Path) -> std::io::Result<DiskSpace> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
     let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
@@ -600,7 +626,8 @@ pub fn free_bytes(path: &Path) -> std::io::Result<u64> {
     // SAFETY: geteuid has no preconditions.
     let root = unsafe { libc::geteuid() } == 0;
     let blocks = if root { found.f_bfree } else { found.f_bavail };
-    Ok(blocks.saturating_mul(found.f_frsize))
+    let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+    Ok(DiskSpace { all: bytes(found.f_blocks), free: bytes(blocks) })
 }
 
 /// Returns the first key after all that start with `prefix`.
