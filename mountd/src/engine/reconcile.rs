@@ -8,7 +8,7 @@ use dfs_shared::merkle::Walk;
 use dfs_shared::record::RecordKey;
 use dfs_shared::revision::Revision;
 
-use super::apply::{Incoming, apply_what_fits};
+use super::apply::{Incoming, apply, apply_what_fits};
 use super::shared::{EngineError, Shared, blocking};
 use crate::limits::WALK_PREFIXES_AT_ONCE;
 
@@ -29,12 +29,34 @@ pub(super) async fn reconcile(
     root: MerkleHash,
     lost_after: Option<Revision>,
 ) -> Result<usize, EngineError> {
-    if shared.tree.base_root()? == root {
+    let base = shared.tree.base_root()?;
+    if base == root {
         return Ok(0);
     }
     let differences = walk(shared).await?.differences;
     tracing::info!(records = differences.len(), "reconciling with the server");
+    if base == MerkleHash::EMPTY && lost_after.is_none() {
+        return take_everything(shared, differences).await;
+    }
     take(shared, &differences, lost_after).await
+}
+
+/// Applies the server's side where this mount had nothing of it: nodes, then names, a request at a time, so that memory does not
+/// grow with the volume. A name that came with no node, or a node without a name, because the server went on meanwhile, differs
+/// at the next comparison. The caller holds `Shared::base`. Returns how many records were news.
+async fn take_everything(shared: &Arc<Shared>, differences: Vec<RecordKey>) -> Result<usize, EngineError> {
+    let is_node = |key: &RecordKey| matches!(key, RecordKey::Node(_));
+    let (nodes, names): (Vec<_>, Vec<_>) = differences.into_iter().partition(is_node);
+    let mut news = 0;
+    for keys in nodes.chunks(QUERY_ITEMS_MAX) {
+        let records = shared.remote.records(keys.to_vec()).await?.records;
+        news += apply(shared, Incoming::of(records, None))?;
+    }
+    for keys in names.chunks(QUERY_ITEMS_MAX) {
+        let records = shared.remote.records(keys.to_vec()).await?.records;
+        news += apply_what_fits(shared, Incoming::of(records, None))?;
+    }
+    Ok(news)
 }
 
 /// Applies the server's side of records. The caller holds `Shared::base`. Returns how many were news.
