@@ -150,7 +150,8 @@ fn peak_kib() -> u64 {
 fn in_constant_memory(work: impl FnOnce()) {
     let before = peak_kib();
     work();
-    let grown = peak_kib() - before;
+    // The kernel adds up what each processor counted, now and then: the highest value can go down a little.
+    let grown = peak_kib().saturating_sub(before);
     assert!(grown <= GROWTH_KIB_MAX, "peak memory grew by {grown} KiB");
 }
 
