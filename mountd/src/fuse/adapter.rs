@@ -71,21 +71,6 @@ fn written(fs: &Fs, node: INodeNo, offset: u64, data: &[u8], killer: Option<Call
     }
 }
 
-/// Makes and opens a file, with a mode and flags.
-fn created(fs: &Fs, parent: INodeNo, name: &[u8], modes: (u32, i32), caller: Caller, reply: ReplyCreate) {
-    let mut register = |file: BorrowedFd<'_>| token(reply.open_backing(file));
-    match fs.create(ino(parent), name, modes.0, modes.1, caller, &mut register) {
-        Ok((attr, opened)) => {
-            let (attr, handle, flags) = (convert::attr(&attr), FileHandle(opened.handle), flags_of(&opened));
-            match backing_id(&opened) {
-                Some(id) => reply.created_passthrough(&FOR_EVER, &attr, GENERATION, handle, flags, id),
-                None => reply.created(&FOR_EVER, &attr, GENERATION, handle, flags),
-            }
-        }
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
 fn entry(reply: ReplyEntry, result: Result<Attr, FsError>) {
     match result {
         Ok(attr) => reply.entry(&FOR_EVER, &convert::attr(&attr), GENERATION),
@@ -321,7 +306,7 @@ impl Filesystem for Adapter {
     ) {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let killer = kill.then(|| caller(req));
-        match self.fs.writer_pause() {
+        match self.fs.writer_pause(data.len()) {
             None => guarded(|| written(&self.fs, node, offset, data, killer, reply)),
             Some(pause) => {
                 let (fs, data) = (Arc::clone(&self.fs), data.to_vec());
@@ -463,14 +448,22 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (modes, caller) = ((mode, flags), caller(req));
-        match self.fs.writer_pause() {
-            None => guarded(|| created(&self.fs, parent, name.as_bytes(), modes, caller, reply)),
-            Some(pause) => {
-                let (fs, name) = (Arc::clone(&self.fs), name.as_bytes().to_vec());
-                slowly(pause, move || created(&fs, parent, &name, modes, caller, reply));
+        guarded(|| {
+            let mut register = |file: BorrowedFd<'_>| token(reply.open_backing(file));
+            match self.fs.create(ino(parent), name.as_bytes(), mode, flags, caller(req), &mut register) {
+                Ok((attr, opened)) => {
+                    let (attr, handle, flags) =
+                        (convert::attr(&attr), FileHandle(opened.handle), flags_of(&opened));
+                    match backing_id(&opened) {
+                        Some(id) => {
+                            reply.created_passthrough(&FOR_EVER, &attr, GENERATION, handle, flags, id)
+                        }
+                        None => reply.created(&FOR_EVER, &attr, GENERATION, handle, flags),
+                    }
+                }
+                Err(error) => reply.error(errno(&error)),
             }
-        }
+        });
     }
 
     fn ioctl(
