@@ -12,7 +12,7 @@ use dfs_tests::machine::Need;
 use dfs_tests::mount::{self, Mount};
 use dfs_tests::ops::expect_error;
 use dfs_tests::random::Random;
-use dfs_tests::{Setup, eventually, eventually_within, ops, process, run};
+use dfs_tests::{Cluster, Setup, eventually, eventually_within, ops, process, run};
 use rustix::io::Errno;
 
 const MIB: usize = 1 << 20;
@@ -139,17 +139,23 @@ fn a_state_directory_in_use_is_refused_with_the_name_of_its_user() {
     });
 }
 
+/// Starts two mounts, the first with state and cache on a disk of so many MiB.
+fn start_on_a_small_disk(cluster: &mut Cluster, size_mib: u64) -> Result<SmallDisk> {
+    let state = cluster.mounts[0].state_dir();
+    let disk = SmallDisk::mount(&state, size_mib)?;
+    std::os::unix::fs::symlink(state.join("cache"), cluster.mounts[0].cache_dir())?;
+    fs::create_dir(state.join("cache"))?;
+    cluster.mounts[0].start()?;
+    cluster.mounts[1].start()?;
+    Ok(disk)
+}
+
 // S26
 #[test]
 fn a_full_disk_under_the_state_directory_is_enospc_and_goes_on_when_there_is_room() {
     let needs = [Need::Root, Need::Program("mount")];
     run(&Setup::mounts(2).needs(&needs).unstarted(), |cluster| {
-        let disk = SmallDisk::mount(&cluster.mounts[0].state_dir(), 512)?;
-        let cache = cluster.mounts[0].cache_dir();
-        std::os::unix::fs::symlink(cluster.mounts[0].state_dir().join("cache"), cache)?;
-        fs::create_dir(cluster.mounts[0].state_dir().join("cache"))?;
-        cluster.mounts[0].start()?;
-        cluster.mounts[1].start()?;
+        let disk = start_on_a_small_disk(cluster, 512)?;
         let kept = Random::new(61).bytes(2 * MIB);
         fs::write(cluster.a().join("kept"), &kept)?;
         cluster.settle()?;
@@ -191,12 +197,7 @@ fn a_full_disk_under_the_state_directory_is_enospc_and_goes_on_when_there_is_roo
 fn more_than_the_disk_holds_can_be_written_while_the_server_takes_it() {
     let needs = [Need::Root, Need::Program("mount")];
     run(&Setup::mounts(2).needs(&needs).unstarted(), |cluster| {
-        let disk = SmallDisk::mount(&cluster.mounts[0].state_dir(), 256)?;
-        let cache = cluster.mounts[0].cache_dir();
-        std::os::unix::fs::symlink(cluster.mounts[0].state_dir().join("cache"), cache)?;
-        fs::create_dir(cluster.mounts[0].state_dir().join("cache"))?;
-        cluster.mounts[0].start()?;
-        cluster.mounts[1].start()?;
+        let disk = start_on_a_small_disk(cluster, 256)?;
         let bytes = |number: u64| Random::new(number).bytes(4 * MIB);
         for number in 0..100 {
             let path = cluster.a().join(format!("file {number}"));
