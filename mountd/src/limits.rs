@@ -20,9 +20,9 @@ pub const STORE_FREE_MIN: u64 = 16 << 20;
 /// Room in bytes on that disk below which fetched and sent bytes go, whatever `--cache-size` allows, and writers are slowed while the
 /// server takes what they write; an eighth of the disk, if that is less.
 pub const DISK_LOW: u64 = 256 << 20;
-/// Longest pause in milliseconds before a write of a MiB while the disk is nearly full: this leaves 5 MiB/s for each writer, and
-/// nobody takes it for a hang.
-pub const WRITER_PAUSE_MS_MAX: u64 = 200;
+/// Longest pause in milliseconds before a write of a MiB while the disk is nearly full: slower than most networks, and nobody takes
+/// it for a hang.
+pub const WRITER_PAUSE_MS_MAX: u64 = 1_000;
 /// Shortest time in milliseconds between two looks for bytes that may go while the disk is nearly full.
 pub const DISK_LOW_LOOK_MS: u64 = 250;
 /// Bytes kept in reserve for the journal when the disk is full.

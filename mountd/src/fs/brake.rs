@@ -60,12 +60,14 @@ impl Fs {
     }
 }
 
-/// A share of the longest pause that grows with the shortage, to the whole where the tree takes no growth, and with the bytes.
+/// A share of the longest pause that grows with the bytes, and with the square of the shortage, to the whole where the tree takes no
+/// growth.
 fn pause(Shortage { lacks, comfortable }: Shortage, len: usize) -> Duration {
     let range = comfortable.saturating_sub(STORE_FREE_MIN).max(1);
     let share = lacks.min(range) as f64 / range as f64;
     let longest = Duration::from_millis(WRITER_PAUSE_MS_MAX);
-    longest.mul_f64(share * len.min(FUSE_WRITE_LEN_MAX as usize) as f64 / f64::from(FUSE_WRITE_LEN_MAX))
+    longest
+        .mul_f64(share * share * len.min(FUSE_WRITE_LEN_MAX as usize) as f64 / f64::from(FUSE_WRITE_LEN_MAX))
 }
 
 #[cfg(test)]
@@ -78,7 +80,7 @@ mod tests {
         let comfortable = STORE_FREE_MIN + 100;
         let of = |lacks, len| pause(Shortage { lacks, comfortable }, len);
         let full = [1, 50, 100, comfortable].map(|lacks| of(lacks, whole));
-        assert_eq!(full, [longest / 100, longest / 2, longest, longest]);
+        assert_eq!(full, [longest / 10_000, longest / 4, longest, longest]);
         assert_eq!(
             [of(100, whole / 4), of(100, 2 * whole), of(100, 0)],
             [longest / 4, longest, Duration::ZERO]
