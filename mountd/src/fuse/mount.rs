@@ -185,6 +185,12 @@ fn config(options: &MountOptions) -> Config {
 }
 
 fn add_option(config: &mut Config, option: &str) {
+    if let Some(name) = option.strip_prefix("fsname=") {
+        // The kernel takes one only.
+        config.mount_options.retain(|have| !matches!(have, MountOption::FSName(_)));
+        config.mount_options.push(MountOption::FSName(name.to_owned()));
+        return;
+    }
     let (known, opposite) = match option {
         "allow_other" => {
             config.acl = SessionACL::All;
@@ -344,4 +350,25 @@ const NO_WARM: &str = "nowarm";
 /// Tells whether changed directories are to be listed for the kernel's caches. It needs root; `-o nowarm` switches it off.
 fn wants_warming(options: &MountOptions) -> bool {
     is_root() && !options.extra.iter().any(|option| option == NO_WARM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MountOption, MountOptions, config};
+
+    #[test]
+    fn a_name_among_the_options_takes_the_place_of_ours() {
+        let named = |extra: &[&str]| {
+            let extra = extra.iter().map(|&option| option.to_owned()).collect();
+            let options = MountOptions { extra, ..MountOptions::default() };
+            let names = config(&options).mount_options.into_iter().filter_map(|option| match option {
+                MountOption::FSName(name) => Some(name),
+                MountOption::CUSTOM(other) if other.starts_with("fsname") => Some(other),
+                _ => None,
+            });
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(named(&[]), ["dfs"]);
+        assert_eq!(named(&["noatime", "fsname=host/volume"]), ["host/volume"]);
+    }
 }
