@@ -1,5 +1,6 @@
 //! Mounts a volume: arguments → parts → mount → wait → unmount. The only place that joins the parts.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -86,7 +87,7 @@ fn main() -> ExitCode {
 }
 
 fn end(failed: &Failed) -> ExitCode {
-    eprintln!("dfs-mount: {}", describe(&failed.error));
+    say(format_args!("dfs-mount: {}", describe(&failed.error)));
     ExitCode::from(failed.code)
 }
 
@@ -103,9 +104,16 @@ fn start_log(level: Option<&str>) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(level.unwrap_or("info"))
         .map_err(|error| anyhow::anyhow!("--log-level: {error}"))?;
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let format = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(ansi);
+    // Or a log on a full disk would end the mount: what cannot be written to it is told on standard error, which is the log.
+    let format = tracing_subscriber::fmt().log_internal_errors(false);
+    let format = format.with_writer(std::io::stderr).with_target(false).with_ansi(ansi);
     format.with_env_filter(filter).init();
     Ok(())
+}
+
+/// Says something on standard error; nobody may read it, and the disk where it goes may be full.
+fn say(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Where everything is.
@@ -162,17 +170,17 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
         let _inside = mount.engine.runtime().enter();
         Signals::new()
     };
-    eprintln!(
+    say(format_args!(
         "mounted {} (volume {}, server {})",
         mount.mounted.mount_point().display(),
         places.volume,
         mount.remote.name()
-    );
+    ));
     if let Some(server) = &embedded {
-        eprintln!(
+        say(format_args!(
             "others on this machine join with `dfs-mount DIRECTORY --server {}`; for other machines run dfs-server",
             server.addr()
-        );
+        ));
     }
     if let Some(parent) = parent {
         parent.ready(&places.state_dir.join("log"))?;
@@ -216,8 +224,8 @@ fn start_server(environment: &Environment) -> anyhow::Result<dfs_server::Server>
         }
         error => anyhow::Error::new(error),
     })?;
-    eprintln!("no --server given: running one of its own, with its data in {}", data_dir.display());
-    eprintln!("listening on http://{}", server.addr());
+    say(format_args!("no --server given: running one of its own, with its data in {}", data_dir.display()));
+    say(format_args!("listening on http://{}", server.addr()));
     Ok(server)
 }
 
@@ -356,7 +364,7 @@ impl Mount {
         if let Err(error) = make_durable(&self.cache, &self.tree, ended) {
             tracing::error!("what was changed could not be written to the disk: {}", describe(&error));
         }
-        eprintln!("{}", last_line(&self.engine, self.mounted.mount_point()));
+        say(format_args!("{}", last_line(&self.engine, self.mounted.mount_point())));
         drop(self.control);
         drop(waiting_for_end);
     }
@@ -426,11 +434,11 @@ fn look_at_server(
                 ));
             }
             RemoteError::Refused { status: 401 | 403, ref message, .. } => {
-                eprintln!(
+                say(format_args!(
                     "{} refuses the access token ({message}): mounting offline; changes are kept here and sent when \
                      the token file holds a good one",
                     remote.name()
-                );
+                ));
                 return Ok(false);
             }
             RemoteError::VersionMismatch { .. } => return Err(error.into()),
@@ -438,9 +446,9 @@ fn look_at_server(
         },
         Err(_) => format!("{} does not answer", remote.name()),
     };
-    eprintln!(
+    say(format_args!(
         "the server cannot be reached ({why}): mounting offline; changes are kept here and sent when it is back"
-    );
+    ));
     Ok(false)
 }
 
