@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -136,6 +136,32 @@ fn a_state_directory_in_use_is_refused_with_the_name_of_its_user() {
         refused_with(&output, &[&first])?;
         fs::write(cluster.a().join("file"), b"x").context("the first goes on")?;
         cluster.settle()
+    });
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    run(&Setup::mounts(1).unstarted(), |cluster| {
+        let mount = &cluster.mounts[0];
+        let mut command = mount.command()?;
+        // It takes nothing, as a file on a full disk.
+        let full = File::options().write(true).open("/dev/full")?;
+        let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(full).spawn()?;
+        let work = || {
+            eventually("it is mounted", || Ok(mount::is_mounted(mount.root())))?;
+            fs::write(mount.path("file"), b"bytes")?;
+            mount.wait_synced()?;
+            let output = mount.dfs(&["umount", &mount.root().to_string_lossy()])?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            Ok(())
+        };
+        let worked = work();
+        if worked.is_err() {
+            mount::unmount_lazily(mount.root());
+            process.kill()?;
+        }
+        let status = process.wait()?;
+        worked.and_then(|()| status.success().then_some(()).context("it ended badly"))
     });
 }
 
