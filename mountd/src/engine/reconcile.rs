@@ -10,7 +10,7 @@ use dfs_shared::revision::Revision;
 
 use super::apply::{Incoming, apply, apply_what_fits};
 use super::shared::{EngineError, Shared, blocking};
-use crate::limits::WALK_PREFIXES_AT_ONCE;
+use crate::limits::{APPLY_RECORDS_MAX, WALK_PREFIXES_AT_ONCE};
 
 /// What a walk found.
 #[derive(Debug)]
@@ -35,15 +35,15 @@ pub(super) async fn reconcile(
     }
     let differences = walk(shared).await?.differences;
     tracing::info!(records = differences.len(), "reconciling with the server");
-    if base == MerkleHash::EMPTY && lost_after.is_none() {
+    if base == MerkleHash::EMPTY && lost_after.is_none() && differences.len() > APPLY_RECORDS_MAX {
         return take_everything(shared, differences).await;
     }
     take(shared, &differences, lost_after).await
 }
 
-/// Applies the server's side where this mount had nothing of it: nodes, then names, a request at a time, so that memory does not
-/// grow with the volume. A name that came with no node, or a node without a name, because the server went on meanwhile, differs
-/// at the next comparison. The caller holds `Shared::base`. Returns how many records were news.
+/// Applies the server's side of many records where this mount had nothing of it: nodes, then names, a request at a time, so that memory
+/// does not grow with the volume. Until its names come a node has none, and is not seen; if they do not come, because the connection
+/// breaks or the server went on, they differ at the next comparison. The caller holds `Shared::base`. Returns how many records were news.
 async fn take_everything(shared: &Arc<Shared>, differences: Vec<RecordKey>) -> Result<usize, EngineError> {
     let is_node = |key: &RecordKey| matches!(key, RecordKey::Node(_));
     let (nodes, names): (Vec<_>, Vec<_>) = differences.into_iter().partition(is_node);
