@@ -63,7 +63,7 @@ pub trait ServerBarrier: Send + Sync {
     fn reached(&self, done: FetchDone);
 }
 
-/// Tells how far a node has come; the engine knows more than the tree.
+/// Tells how far a node, and everything, has come; the engine knows more than the tree.
 pub trait Progress: Send + Sync {
     /// Tells whether the node's content is being sent.
     fn is_uploading(&self, node: NodeId) -> bool;

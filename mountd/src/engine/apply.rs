@@ -137,7 +137,6 @@ fn apply_batch(
     records: &[CurrentRecord],
     lost_after: Option<Revision>,
 ) -> Result<usize, EngineError> {
-    let open = shared.open_files();
     let files: Vec<NodeId> = records
         .iter()
         .filter_map(|current| match current.key {
@@ -146,22 +145,17 @@ fn apply_batch(
         })
         .collect();
     for attempt in 0..3 {
-        if let Some(open) = open {
-            open.notice(&files);
-        }
-        let hold = open.map(|open| open.hold());
-        let options = ApplyOptions { at: shared.clock.now(), force_conflicts: attempt > 1, lost_after };
-        match shared.tree.apply(records, options) {
-            Ok(Applied { effects, conflicts, news }) => {
-                if let Some(sink) = shared.sink() {
-                    sink.effects(effects);
-                }
-                drop(hold);
+        let applied = shared.change_files(&files, || {
+            let options = ApplyOptions { at: shared.clock.now(), force_conflicts: attempt > 1, lost_after };
+            let Applied { effects, conflicts, news } = shared.tree.apply(records, options)?;
+            Ok(((conflicts, news), effects))
+        });
+        match applied {
+            Ok((conflicts, news)) => {
                 shared.note_conflicts(conflicts);
                 return Ok(news);
             }
             Err(TreeError::HashFirst { nodes }) => {
-                drop(hold);
                 for node in nodes {
                     if let Err(error) = hash_node(shared, node, u64::MAX) {
                         tracing::warn!(%node, error = chain(&error), "a changed file cannot be read to compare it");

@@ -31,7 +31,7 @@ use super::shared::{EngineError, Shared, blocking, chain};
 use crate::limits::{MERGE_ASKED_ATTEMPTS_MAX, MERGE_ATTEMPTS_MAX, MERGE_LEN_MAX};
 use crate::remote::RemoteError;
 use crate::tree::content::ContentState;
-use crate::tree::{Fate, Merged, SyncState, Undecided};
+use crate::tree::{Fate, Merged, SyncState, Taken, Undecided};
 
 /// What is going on, by the copy.
 pub(super) type Merges = parking_lot::Mutex<BTreeSet<NodeId>>;
@@ -317,31 +317,26 @@ fn take(
     } else {
         small_manifest(text.to_vec()).0
     };
-    let nodes = [undecided.copy, undecided.original];
-    let open = shared.open_files();
-    if let Some(open) = open {
-        open.notice(&nodes);
-    }
     // The original's bytes get their row now: a download that began would write one later, in the place of the merged text's.
     let Some(node) = shared.tree.node_by_id(undecided.original)?.filter(|node| node.live().is_some()) else {
         return Ok(false);
     };
     let before = shared.cache.backing(&node)?;
     before.file()?;
-    let hold = open.map(|open| open.hold());
-    let merged =
-        Merged { copy: undecided.copy, original: undecided.original, local, remote, manifest: &manifest };
     let row = ContentState { content: content_id(&manifest), ..prepared.row().clone() };
-    let Some(taken) = shared.tree.take_merged(merged, &row, shared.clock.now())? else {
-        return Ok(false);
-    };
-    if let Some(sink) = shared.sink() {
-        sink.effects(taken.effects);
-    }
-    drop(hold);
+    let taken = shared.change_files(&[undecided.copy, undecided.original], || {
+        let merged =
+            Merged { copy: undecided.copy, original: undecided.original, local, remote, manifest: &manifest };
+        let taken = shared.tree.take_merged(merged, &row, shared.clock.now())?;
+        Ok::<_, EngineError>(match taken {
+            Some(Taken { effects, replaced }) => (Some(replaced), effects),
+            None => (None, Vec::new()),
+        })
+    })?;
+    let Some(replaced) = taken else { return Ok(false) };
     drop(before);
     prepared.keep();
-    if let Some(old) = taken.replaced {
+    if let Some(old) = replaced {
         shared.cache.drop_replaced(&old);
     }
     tracing::info!(original = %undecided.original, "conflict: both versions were merged");

@@ -101,17 +101,8 @@ async fn settle(
 
 /// Removes the copy if it still is what the server keeps.
 fn drop_copy(shared: &Shared, copy: NodeId, version: &NodeRecord) -> Result<bool, EngineError> {
-    let open = shared.open_files();
-    if let Some(open) = open {
-        open.notice(&[copy]);
-    }
-    let hold = open.map(|open| open.hold());
-    let Some(effects) = shared.tree.drop_filed(copy, version.content, shared.clock.now())? else {
-        return Ok(false);
-    };
-    if let Some(sink) = shared.sink() {
-        sink.effects(effects);
-    }
-    drop(hold);
-    Ok(true)
+    shared.change_files(&[copy], || {
+        let dropped = shared.tree.drop_filed(copy, version.content, shared.clock.now())?;
+        Ok((dropped.is_some(), dropped.unwrap_or_default()))
+    })
 }

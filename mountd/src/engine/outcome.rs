@@ -65,17 +65,8 @@ fn acknowledge(
         RecordKey::Entry { .. } => None,
     });
     let nodes: Vec<NodeId> = nodes.collect();
-    let open = shared.open_files();
-    if let Some(open) = open {
-        open.notice(&nodes);
-    }
-    let hold = open.map(|open| open.hold());
-    let effects = shared.tree.acknowledge(accepted, done, revision)?;
-    if let Some(sink) = shared.sink() {
-        sink.effects(effects);
-    }
-    drop(hold);
-    Ok(())
+    let acknowledge = || Ok(((), shared.tree.acknowledge(accepted, done, revision)?));
+    shared.change_files(&nodes, acknowledge)
 }
 
 /// What has to happen before refused changes are sent again.

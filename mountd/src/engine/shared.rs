@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use crate::limits::{MANIFEST_CHUNKS_KEPT, NOTICES_KEPT};
 use crate::remote::{Remote, RemoteError};
 use crate::tree::apply::Conflict;
-use crate::tree::{EffectSink, Membership, Tree, TreeError};
+use crate::tree::{Effect, EffectSink, Membership, Tree, TreeError};
 
 /// How the mount stands to its server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -272,6 +272,26 @@ impl Shared {
                 tracing::debug!(%error, "a conflict is not told to the server");
             }
         }
+    }
+
+    /// Changes the tree where open files and the kernel have to hear of it: what was written to `nodes` is noticed before, and what
+    /// is written meanwhile after the effects have been taken. Blocks.
+    pub(super) fn change_files<T, E>(
+        &self,
+        nodes: &[NodeId],
+        change: impl FnOnce() -> Result<(T, Vec<Effect>), E>,
+    ) -> Result<T, E> {
+        let open = self.open_files();
+        if let Some(open) = open {
+            open.notice(nodes);
+        }
+        let hold = open.map(|open| open.hold());
+        let (changed, effects) = change()?;
+        if let Some(sink) = self.sink() {
+            sink.effects(effects);
+        }
+        drop(hold);
+        Ok(changed)
     }
 
     /// Says something that people should know of, in the log and in `dfs status`.
