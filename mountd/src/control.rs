@@ -161,7 +161,7 @@ pub struct Conflict {
 pub struct Explanation {
     /// Its node.
     pub node: String,
-    /// `synced`, `journaled`, `uploading`, `no-room` (the volume's quota is reached) or `stuck`.
+    /// `synced`, `journaled`, `uploading`, `no-room` (the quota or the disk there) or `stuck`.
     pub state: String,
     /// In words.
     pub text: String,

@@ -264,6 +264,12 @@ impl Engine {
         uploading.or_else(no_room).or_else(|| self.shared.stuck_reason(node).map(Obstacle::Stuck))
     }
 
+    /// Says in words that the server's disk has no room, if what was sent last found none.
+    #[must_use]
+    pub fn server_full(&self) -> Option<String> {
+        self.shared.server_full()
+    }
+
     /// Merges the two versions of a conflict, by its copy, if that is clean. Asks the server for what both sides had before, and
     /// returns when the kernel shows the result.
     ///

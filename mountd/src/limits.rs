@@ -91,6 +91,8 @@ pub const APPLY_RECORDS_MAX: usize = 20_000;
 pub const RECONCILE_ATTEMPTS_MAX: u32 = 4;
 /// Manifests kept in memory until their file is opened, counted in chunks: at most 40 MiB.
 pub const MANIFEST_CHUNKS_KEPT: usize = 1 << 20;
+/// Longest pause in milliseconds before a write of a MiB while the quota is near and what waits here could take all of its room.
+pub const QUOTA_PAUSE_MS_MAX: u64 = 100;
 /// Longest pause before a change is sent again that the server refused for its quota though it seemed to fit.
 pub const QUOTA_RETRY_MS_MAX: u64 = 5_000;
 /// While the quota leaves fewer bytes than this, the daemon sees every write that makes a file longer; above it the kernel may

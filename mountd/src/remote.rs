@@ -182,6 +182,12 @@ impl RemoteError {
         }
     }
 
+    /// Tells whether the server's disk has no room.
+    #[must_use]
+    pub fn is_server_full(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "disk_full")
+    }
+
     /// Tells whether the server wants another access token: `Some(true)` when this one is no good at all,
     /// `Some(false)` when it is good and does not allow what was asked.
     #[must_use]

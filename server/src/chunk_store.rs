@@ -12,6 +12,7 @@ use bytes::Bytes;
 use dfs_shared::hash::ChunkHash;
 
 mod disk;
+pub(crate) mod room;
 mod verified;
 
 pub use disk::DiskStore;
@@ -107,4 +108,7 @@ pub trait ChunkStore: Send + Sync {
     /// # Errors
     /// As [`ChunkStore::get`].
     fn open(&self, hash: ChunkHash) -> Result<Option<ChunkFile>, ChunkError>;
+
+    /// Tells whether [`ChunkStore::open`] will hardly read the chunk: it was verified lately. A guess that touches no disk.
+    fn is_verified(&self, hash: ChunkHash) -> bool;
 }

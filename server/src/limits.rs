@@ -213,6 +213,11 @@ pub const ACCESS_TOKENS_MAX: usize = 10_000;
 /// Longest name of an access token in bytes: it is printed in a line.
 pub const ACCESS_TOKEN_NAME_LEN_MAX: usize = 128;
 
+// disk
+
+/// Room in bytes that chunks leave on the disk of the data directory, for the metadata; of a small disk an eighth.
+pub const DISK_RESERVE: u64 = 64 << 20;
+
 // upkeep
 
 /// Seconds for which a version is kept after it was replaced or removed, unless the configuration says otherwise: a month.

@@ -35,6 +35,7 @@ mod claims;
 mod commit;
 mod error;
 mod event;
+mod full;
 mod group;
 mod merkle;
 mod past;
@@ -169,6 +170,7 @@ impl SyncService {
         request: RegisterRequest,
     ) -> Result<RegisterReply, SyncError> {
         at_most("bytes in a client's name", request.client_name.len(), CLIENT_NAME_LEN_MAX)?;
+        let known = request.client.clone();
         let id = match request.client {
             Some(client) => client,
             None => new_client_id(&request.client_name)?,
@@ -183,14 +185,12 @@ impl SyncService {
             done: None,
             reply,
         }));
-        let volume = replied.await.unwrap_or_else(|_| Err(writer_ended()))?;
-        Ok(RegisterReply {
-            client: id,
-            volume: volume.id,
-            revision: volume.revision,
-            root: volume.root,
-            server_version: env!("CARGO_PKG_VERSION").to_owned(),
-        })
+        match (replied.await.unwrap_or_else(|_| Err(writer_ended())), known) {
+            (Err(SyncError::Metadata(MetadataError::DiskFull)), Some(known)) => {
+                full::register_anyway(&self.metadata, name, known).await
+            }
+            (registered, _) => Ok(register::reply(id, &registered?)),
+        }
     }
 
     /// Tells which of the states that a mount has seen the volume had. Blocks.
@@ -233,6 +233,7 @@ impl SyncService {
             let (volume, client) = (name.clone(), request.client.clone());
             self.bus.publish(SyncStarted { volume, client, round: SyncRound::Commit });
         }
+        let numbered = request.is_numbered().then(|| (request.client.clone(), request.commit));
         let (reply, replied) = oneshot::channel();
         self.metadata.submit(Box::new(CommitJob {
             volume: name.clone(),
@@ -242,7 +243,12 @@ impl SyncService {
             done: None,
             reply,
         }));
-        replied.await.unwrap_or_else(|_| Err(writer_ended()))
+        match (replied.await.unwrap_or_else(|_| Err(writer_ended())), numbered) {
+            (Err(SyncError::Metadata(MetadataError::DiskFull)), Some((client, number))) => {
+                full::commit_anyway(&self.metadata, name, client, number).await
+            }
+            (committed, _) => committed,
+        }
     }
 
     /// Keeps a version of a file that lost to a later one in its history. Returns when that is durable; the file stays as it is.
@@ -318,14 +324,23 @@ impl SyncService {
     fn read<T>(
         &self,
         name: &VolumeName,
-        mut work: impl FnMut(&dyn ReadMetadata, &Volume) -> Result<T, MetadataError>,
+        work: impl FnMut(&dyn ReadMetadata, &Volume) -> Result<T, MetadataError>,
     ) -> Result<T, SyncError> {
-        let found = self.metadata.read(|snapshot| match snapshot.volume(name)? {
-            Some(volume) => work(snapshot, &volume).map(Some),
-            None => Ok(None),
-        })?;
-        found.ok_or_else(|| SyncError::VolumeNotFound { name: name.clone() })
+        read(&*self.metadata, name, work)
     }
+}
+
+/// Reads in one snapshot, with the volume's row at hand.
+fn read<T>(
+    metadata: &dyn MetadataStore,
+    name: &VolumeName,
+    mut work: impl FnMut(&dyn ReadMetadata, &Volume) -> Result<T, MetadataError>,
+) -> Result<T, SyncError> {
+    let found = metadata.read(|snapshot| match snapshot.volume(name)? {
+        Some(volume) => work(snapshot, &volume).map(Some),
+        None => Ok(None),
+    })?;
+    found.ok_or_else(|| SyncError::VolumeNotFound { name: name.clone() })
 }
 
 fn writer_ended() -> SyncError {

@@ -239,6 +239,60 @@ fn more_than_the_disk_holds_can_be_written_while_the_server_takes_it() {
     });
 }
 
+// S49
+#[test]
+fn changes_wait_for_a_full_disk_of_the_server_and_go_on_when_there_is_room() {
+    let needs = [Need::Root, Need::Program("mount")];
+    run(&Setup::mounts(2).needs(&needs).unstarted(), |cluster| {
+        cluster.server.kill();
+        let disk = SmallDisk::mount(cluster.server.data(), 128)?;
+        cluster.server.start()?;
+        cluster.mounts[0].start()?;
+        cluster.mounts[1].start()?;
+        let bytes = |number: u64| Random::new(number).bytes(8 * MIB);
+        fs::write(cluster.a().join("first"), bytes(0))?;
+        cluster.settle()?;
+
+        let ballast = disk.fill_up_to(12 * MIB as u64)?;
+        for number in 1..6 {
+            ops::write_synced(&cluster.a().join(format!("file {number}")), &bytes(number))?;
+        }
+        ops::write_synced(&cluster.a().join("small"), b"few bytes go on")?;
+        eventually("what is small arrives", || Ok(cluster.b().join("small").exists()))?;
+        eventually("it is said why the others wait", || {
+            let reason = cluster.mounts[0].status()?["reason"].as_str().unwrap_or_default().to_owned();
+            Ok(reason.contains("no room on the server's disk"))
+        })?;
+        for number in 1..6 {
+            ensure!(
+                fs::read(cluster.a().join(format!("file {number}")))? == bytes(number),
+                "file {number} is here"
+            );
+        }
+        ensure!(fs::read(cluster.b().join("first"))? == bytes(0), "reading goes on");
+        // Both come back to it while it is full, and what is only there can be read.
+        let is = |mount: &Mount, state: &str| Ok(mount.status()?["state"] == state);
+        cluster.server.kill();
+        eventually("a is without the server", || is(&cluster.mounts[0], "offline"))?;
+        cluster.server.start()?;
+        eventually("a is let in", || is(&cluster.mounts[0], "online"))?;
+        eventually("b is let in", || is(&cluster.mounts[1], "online"))?;
+        cluster.mounts[1].dfs(&["evict", &cluster.b().join("first").to_string_lossy()])?;
+        ensure!(fs::read(cluster.b().join("first"))? == bytes(0), "b reads on");
+
+        fs::remove_file(ballast)?;
+        cluster.settle()?;
+        for number in 1..6 {
+            ensure!(fs::read(cluster.b().join(format!("file {number}")))? == bytes(number), "file {number}");
+        }
+        cluster.compare_trees()?;
+        cluster.mounts.iter_mut().try_for_each(Mount::stop)?;
+        cluster.server.stop()?;
+        drop(disk);
+        Ok(())
+    });
+}
+
 /// A small filesystem of its own, taken away when dropped.
 struct SmallDisk {
     point: std::path::PathBuf,

@@ -197,7 +197,11 @@ impl Control {
                 ),
             ),
             false => {
-                Failure::new(Code::TimedOut, format!("{} changes are still on their way", status.pending))
+                let why = self.engine.server_full().map(|why| format!(": {why}")).unwrap_or_default();
+                Failure::new(
+                    Code::TimedOut,
+                    format!("{} changes are still on their way{why}", status.pending),
+                )
             }
         })
     }
@@ -217,9 +221,12 @@ impl Control {
             Some(Obstacle::Uploading(reason)) => ("uploading", reason),
             Some(Obstacle::NoRoom(reason)) => ("no-room", reason),
             Some(Obstacle::Stuck(reason)) => ("stuck", reason),
-            None if dirty => {
-                ("journaled", "changed here; it is sent as soon as the server can be reached".to_owned())
-            }
+            None if dirty => match self.engine.server_full() {
+                Some(reason) => ("no-room", reason),
+                None => {
+                    ("journaled", "changed here; it is sent as soon as the server can be reached".to_owned())
+                }
+            },
             None => ("synced", "the server has this version".to_owned()),
         };
         let size = node.live().map_or(0, |record| record.size);

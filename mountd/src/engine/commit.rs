@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dfs_shared::wire::messages::CommitReply;
@@ -56,6 +57,7 @@ async fn commits(shared: &Arc<Shared>) {
             Ok(Round::Sent) => {
                 backoff.reset();
                 *shared.token_refused.lock() = None;
+                shared.is_server_full.store(false, Ordering::Relaxed);
                 // In a burst of changes half of the time is for gathering: fewer and larger requests.
                 if shared.tree.pending(0, 1).is_ok_and(|more| !more.is_empty()) {
                     tokio::time::sleep(begun.elapsed().min(Duration::from_millis(GATHER_MS_MAX))).await;
@@ -70,6 +72,7 @@ async fn commits(shared: &Arc<Shared>) {
             }
             Ok(Round::Idle(again_in)) => {
                 backoff.reset();
+                shared.is_server_full.store(false, Ordering::Relaxed);
                 tokio::select! {
                     biased;
                     () = shared.wake.0.notified() => {}
@@ -90,6 +93,7 @@ async fn commits(shared: &Arc<Shared>) {
                     let _ = tokio::time::timeout(Duration::from_secs(1), shared.wait_lost()).await;
                 } else {
                     shared.note_token(&error);
+                    shared.is_server_full.store(error.is_server_full(), Ordering::Relaxed);
                     tracing::warn!(error = chain(&error), "changes cannot be sent; trying again");
                     tokio::time::sleep(backoff.next()).await;
                 }
@@ -185,11 +189,20 @@ async fn send(
         Ok(reply) => outcome::settle(shared, flight, reply).await,
         // A token that was revoked under way leaves open what became of the commit: it stays stored.
         Err(EngineError::Remote(error)) if error.token_refused() == Some(true) => Err(error.into()),
-        Err(EngineError::Remote(error)) if !error.is_retryable() => {
-            tracing::error!(error = chain(&error), "the server refuses a commit; its changes are sent anew");
+        Err(EngineError::Remote(error)) if !error.is_retryable() || error.is_server_full() => {
+            // It was not made, nor was it before: the server would know. So it keeps nobody from coming back and reading.
+            if !error.is_server_full() {
+                tracing::error!(
+                    error = chain(&error),
+                    "the server refuses a commit; its changes are sent anew"
+                );
+            }
             shared.tree.store_in_flight(None)?;
             shared.settled.send_replace(commit);
-            Err(error.into())
+            match only {
+                Only::AsItIs if error.is_server_full() => Ok(None),
+                Only::AsItIs | Only::Online => Err(error.into()),
+            }
         }
         Err(error) => Err(error),
     }

@@ -74,6 +74,12 @@ pub(super) enum EngineError {
     Lost,
 }
 
+impl EngineError {
+    pub(super) fn is_server_full(&self) -> bool {
+        matches!(self, Self::Remote(error) if error.is_server_full())
+    }
+}
+
 /// A change that the server does not take.
 #[derive(Debug, Clone)]
 pub(super) struct Refused {
@@ -127,6 +133,8 @@ pub(super) struct Shared {
     pub(super) refused: parking_lot::Mutex<BTreeMap<u64, Refused>>,
     /// Why the server does not accept the access token, while it does not.
     pub(super) token_refused: parking_lot::Mutex<Option<String>>,
+    /// The server's disk had no room for the last commit.
+    pub(super) is_server_full: AtomicBool,
     pub(super) conflict_count: AtomicU64,
     /// Tells that the server went back and is not in step with this mount again.
     pub(super) went_back: AtomicBool,
@@ -183,6 +191,7 @@ impl Shared {
             quota: Waiting::default(),
             refused: parking_lot::Mutex::default(),
             token_refused: parking_lot::Mutex::default(),
+            is_server_full: AtomicBool::new(false),
             conflict_count: AtomicU64::new(0),
             went_back: AtomicBool::new(false),
             notices: parking_lot::Mutex::default(),
@@ -214,6 +223,14 @@ impl Shared {
 
     pub(super) fn is_offline(&self) -> bool {
         matches!(*self.connection.borrow(), Connection::Offline { .. } | Connection::Stopped { .. })
+    }
+
+    /// Says in words that the server's disk has no room, if what was sent last found none.
+    pub(super) fn server_full(&self) -> Option<String> {
+        let is_full = self.is_server_full.load(Ordering::Relaxed) || self.uploads.is_server_full();
+        is_full.then(|| {
+            "there is no room on the server's disk; what was changed here waits, and is sent when there is".to_owned()
+        })
     }
 
     /// Keeps in mind whether an error was about the access token.

@@ -103,6 +103,7 @@ pub(super) fn snapshot(shared: &Shared) -> Result<Status, TreeError> {
     };
     let (state, reason) = match shared.token_refused.lock().clone() {
         Some(why) if state != "stopped" => ("refused: token", why),
+        None if state == "online" => (state, shared.server_full().unwrap_or_default()),
         Some(_) | None => (state, reason),
     };
     let pending = count_pending(shared)?;

@@ -1,5 +1,6 @@
 //! The engine with a real tree and cache against the server in memory.
 
+mod full;
 mod last_write;
 mod pin;
 mod quota;

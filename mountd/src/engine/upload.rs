@@ -44,6 +44,8 @@ pub(super) struct Progress {
     pub(super) total: u64,
     /// Bytes of them that were.
     pub(super) done: u64,
+    /// The server's disk had no room for it.
+    is_server_full: bool,
 }
 
 impl Default for Uploads {
@@ -76,6 +78,10 @@ impl Uploads {
             0 => progress.state.clone(),
             total => format!("{} ({} of {total} bytes)", progress.state, progress.done),
         })
+    }
+
+    pub(super) fn is_server_full(&self) -> bool {
+        self.active.lock().values().any(|progress| progress.is_server_full)
     }
 
     /// Returns how many bytes were uploaded since the start.
@@ -162,6 +168,7 @@ async fn run(shared: Arc<Shared>, node: NodeId, reason: Reason) {
             Err(error) => {
                 let unreachable = matches!(&error, EngineError::Remote(error) if error.is_unreachable());
                 shared.uploads.say(node, &format!("waiting to try again: {}", chain(&error)));
+                shared.uploads.note(node, |progress| progress.is_server_full = error.is_server_full());
                 if !unreachable {
                     tracing::warn!(%node, error = chain(&error), "an upload failed; trying again");
                 }

@@ -305,7 +305,7 @@ impl Filesystem for Adapter {
     ) {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let killer = kill.then(|| caller(req));
-        match self.fs.writer_pause(data.len()) {
+        match self.fs.writer_pause(ino(node), offset, data.len()) {
             None => guarded(|| written(&self.fs, node, offset, data, killer, reply)),
             Some(pause) => {
                 let (fs, data) = (Arc::clone(&self.fs), data.to_vec());

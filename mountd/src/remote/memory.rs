@@ -79,6 +79,7 @@ impl MemoryRemote {
             swallow_contents: 0,
             past: Vec::new(),
             lose_past: false,
+            full: false,
             quota: None,
         };
         let root = Record::Node(root());
@@ -95,6 +96,11 @@ impl MemoryRemote {
                 let _ = stream.send(Err(unreachable()));
             }
         }
+    }
+
+    /// Fills the server's disk or makes room.
+    pub fn set_full(&self, full: bool) {
+        self.state.lock().full = full;
     }
 
     /// Makes the server do the next `count` commits without answering.
@@ -252,6 +258,11 @@ fn unreachable() -> RemoteError {
     }
 }
 
+fn no_room() -> RemoteError {
+    let (code, message) = ("disk_full".to_owned(), "the disk is full".to_owned());
+    RemoteError::Refused { status: 507, code, message }
+}
+
 fn message(request: &Bytes) -> Result<CommitRequest, RemoteError> {
     decode(request).map_err(|error| RemoteError::Refused {
         status: 400,
@@ -294,6 +305,11 @@ impl Remote for MemoryRemote {
                 state.commits += 1;
                 return Err(RemoteError::Disconnected { server: "memory".to_owned() });
             }
+            let made =
+                state.replies.get(&request.client).is_some_and(|(number, _)| *number == request.commit);
+            if state.full && !made {
+                return Err(no_room());
+            }
             let reply = state.commit(request);
             state.answer(reply)
         })
@@ -321,6 +337,9 @@ impl Remote for MemoryRemote {
             if let Some((hash, _)) = chunks.iter().find(|(hash, bytes)| ChunkHash::of(bytes) != *hash) {
                 let (code, message) = ("hash_mismatch".to_owned(), format!("not the bytes of {hash}"));
                 return Err(RemoteError::Refused { status: 422, code, message });
+            }
+            if state.full {
+                return Err(no_room());
             }
             state.chunks.extend(chunks);
             Ok(())

@@ -30,7 +30,7 @@ const QUOTA_KEY: &[u8] = b"quota";
 
 impl Sizes {
     /// Returns what one node comes to.
-    pub(super) fn of(node: &LocalNode) -> Self {
+    pub(crate) fn of(node: &LocalNode) -> Self {
         let here = node.record.as_ref();
         let base = match &node.sync {
             SyncState::Clean(_) => here,
@@ -40,6 +40,12 @@ impl Sizes {
         let len =
             |record: Option<&dfs_shared::record::NodeRecord>| record.map_or(0, |record| record.quota_len());
         Self { here: len(here), base: len(base) }
+    }
+
+    /// Returns by how many bytes the files grow on the server when what waits here is sent; 0 if they shrink.
+    #[must_use]
+    pub fn unsent(self) -> u64 {
+        self.here.saturating_sub(self.base)
     }
 
     /// Counts what becomes of a row.

@@ -4,6 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use dfs_mountd::limits::QUOTA_PAUSE_MS_MAX;
+use dfs_mountd::tree::{Ino, Quota};
 
 use super::kit::Local;
 
@@ -207,4 +212,32 @@ fn the_tree_knows_of_a_change_soon_after_the_close() {
         mount.wait_released("f");
         assert_ne!(mount.node("f").dirty_content, first);
     }
+}
+
+// S48
+#[test]
+fn who_makes_a_file_longer_near_the_quota_waits_for_what_other_files_have_yet_to_send() {
+    let Some(mount) = Local::served() else { return };
+    mount.contents.takes.store(true, Ordering::SeqCst);
+    mount.tree.set_quota(Quota { limit: Some(4 << 20) }).unwrap();
+    std::fs::write(mount.at("waits"), vec![1; 2 << 20]).unwrap();
+    mount.wait_released("waits");
+    let grows = File::create(mount.at("grows")).unwrap();
+    grows.write_all_at(&[2; 1000], 0).unwrap();
+    let ino = Ino(grows.metadata().unwrap().ino());
+    let pause = |offset| mount.fs.writer_pause(ino, offset, 1 << 20);
+    let due = Duration::from_millis(QUOTA_PAUSE_MS_MAX) / 4;
+    assert_eq!(pause(1000), Some(due), "half of the room waits");
+    assert_eq!(mount.fs.writer_pause(ino, 0, 1000), None, "within its length");
+    mount.contents.takes.store(false, Ordering::SeqCst);
+    assert_eq!(pause(1000), None, "nobody takes it");
+    mount.contents.takes.store(true, Ordering::SeqCst);
+    assert_eq!(pause(1000), Some(due));
+    std::fs::remove_file(mount.at("waits")).unwrap();
+    grows.write_all_at(&[2; 1000], (3 << 20) - 1000).unwrap();
+    assert_eq!(pause(3 << 20), None, "its own growth does not count");
+    mount.tree.set_quota(Quota { limit: Some(4 << 30) }).unwrap();
+    std::fs::write(mount.at("waits"), vec![1; 2 << 20]).unwrap();
+    mount.wait_released("waits");
+    assert_eq!(pause(3 << 20), None, "far from the quota");
 }

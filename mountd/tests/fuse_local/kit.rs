@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use dfs_mountd::cache::{Cache, CacheOptions, Fetch, FetchDone, FetchError, OpenFiles};
+use dfs_mountd::cache::{Cache, CacheOptions, Fetch, FetchDone, FetchError, OpenFiles, Progress};
 use dfs_mountd::fs::{Fs, FsParts};
 use dfs_mountd::fuse::{MountOptions, Mounted, mount};
 use dfs_mountd::tree::Tree;
@@ -22,6 +23,8 @@ pub(crate) struct Contents {
     pub(crate) fetched: Mutex<Vec<Range<u64>>>,
     /// The next fetch runs this before it does anything.
     pub(crate) before_fetch: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// It takes what is written here.
+    pub(crate) takes: AtomicBool,
     cache: OnceLock<std::sync::Weak<Cache>>,
 }
 
@@ -80,6 +83,20 @@ impl Fetch for Fetcher {
                 None => Err(FetchError::Offline),
             });
         });
+    }
+}
+
+impl Progress for Fetcher {
+    fn is_uploading(&self, _node: NodeId) -> bool {
+        false
+    }
+
+    fn is_conflict(&self, _node: NodeId) -> bool {
+        false
+    }
+
+    fn is_sending(&self) -> bool {
+        self.0.takes.load(Ordering::SeqCst)
     }
 }
 
@@ -173,7 +190,7 @@ impl Local {
             fetch: Arc::new(Fetcher(Arc::clone(&contents))),
             clock: Arc::new(dfs_mountd::clock::SystemClock),
             barrier: None,
-            progress: None,
+            progress: Some(Arc::new(Fetcher(Arc::clone(&contents)))),
             on_modified: Box::new(|_| {}),
             read_only: false,
             control: Some("/run/control".into()),

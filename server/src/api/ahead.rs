@@ -2,6 +2,7 @@
 //!
 //! Invariants: no more than [`CHUNKS_AHEAD_MAX`] items are begun that nobody has asked for; what no thread of the pool has begun
 //! yet is done by the taker itself, so that a pool full of takers never waits for itself; dropping it forgets what is not begun.
+//! Work that costs less than waking a thread for it is left to the taker, too.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,11 +12,28 @@ use parking_lot::{Condvar, Mutex};
 use crate::blocking::beside;
 use crate::limits::CHUNKS_AHEAD_MAX;
 
-/// The results of `work` on items, in their order. Taking one blocks until it is there.
+/// The results of work on items, in their order. Taking one blocks until it is there.
 pub(super) struct Ahead<I: Iterator, T> {
     items: I,
     begun: VecDeque<Arc<Slot<I::Item, T>>>,
-    work: Arc<dyn Fn(I::Item) -> T + Send + Sync>,
+    work: Arc<dyn Work<I::Item, T>>,
+}
+
+/// What is done with each item.
+pub(super) trait Work<I, T>: Send + Sync {
+    /// Does it. Blocks as long as it takes.
+    fn run(&self, item: I) -> T;
+
+    /// Tells whether it takes so long that another thread should begin it.
+    fn is_long(&self, _item: &I) -> bool {
+        true
+    }
+}
+
+impl<I, T, F: Fn(I) -> T + Send + Sync> Work<I, T> for F {
+    fn run(&self, item: I) -> T {
+        self(item)
+    }
 }
 
 struct Slot<I, T> {
@@ -36,7 +54,7 @@ where
     I: Iterator<Item: Send + 'static>,
     T: Send + 'static,
 {
-    pub(super) fn new(items: I, work: impl Fn(I::Item) -> T + Send + Sync + 'static) -> Self {
+    pub(super) fn new(items: I, work: impl Work<I::Item, T> + 'static) -> Self {
         Self { items, begun: VecDeque::with_capacity(CHUNKS_AHEAD_MAX), work: Arc::new(work) }
     }
 
@@ -44,10 +62,13 @@ where
         while self.begun.len() < CHUNKS_AHEAD_MAX
             && let Some(item) = self.items.next()
         {
+            let is_long = self.work.is_long(&item);
             let slot = Arc::new(Slot { state: Mutex::new(State::Waiting(item)), ended: Condvar::new() });
             self.begun.push_back(Arc::clone(&slot));
-            let work = Arc::clone(&self.work);
-            beside(move || slot.run(&*work));
+            if is_long {
+                let work = Arc::clone(&self.work);
+                beside(move || slot.run(&*work));
+            }
         }
     }
 }
@@ -64,7 +85,7 @@ where
             // The first of all: nobody else has to be woken for it.
             let item = self.items.next()?;
             self.begin();
-            return Some((self.work)(item));
+            return Some(self.work.run(item));
         };
         self.begin();
         first.run(&*self.work);
@@ -85,7 +106,7 @@ impl<I: Iterator, T> Drop for Ahead<I, T> {
 
 impl<I, T> Slot<I, T> {
     /// Does the work if nobody has begun it.
-    fn run(&self, work: &(dyn Fn(I) -> T + Send + Sync)) {
+    fn run(&self, work: &dyn Work<I, T>) {
         let item = {
             let mut state = self.state.lock();
             match std::mem::replace(&mut *state, State::Running) {
@@ -98,7 +119,7 @@ impl<I, T> Slot<I, T> {
         };
         // Also when the work panics: the taker must not wait for ever.
         let mut ending = Ending { slot: self, result: None };
-        ending.result = Some(work(item));
+        ending.result = Some(work.run(item));
     }
 
     fn take(&self) -> T {
@@ -130,7 +151,8 @@ impl<I, T> Drop for Ending<'_, I, T> {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
-    use std::time::Duration;
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -164,6 +186,33 @@ mod tests {
             _ => send.send(()).is_ok(),
         };
         assert!(Ahead::new(0..2, work).all(|met| met));
+    }
+
+    #[test]
+    fn short_work_is_done_by_the_taker() {
+        struct Threads;
+        impl Work<bool, thread::ThreadId> for Threads {
+            fn run(&self, _: bool) -> thread::ThreadId {
+                thread::current().id()
+            }
+
+            fn is_long(&self, is_long: &bool) -> bool {
+                *is_long
+            }
+        }
+        let here = thread::current().id();
+        assert!(Ahead::new([false; 100].into_iter(), Threads).all(|by| by == here));
+        let taken_late = |item| {
+            let mut ahead = Ahead::new([false, item].into_iter(), Threads);
+            ahead.next();
+            let ended = Arc::clone(&ahead.begun[0]);
+            let until = Instant::now() + PATIENCE;
+            while item && !matches!(*ended.state.lock(), State::Done(_)) && Instant::now() < until {
+                thread::yield_now();
+            }
+            ahead.next().expect("there is a second")
+        };
+        assert_eq!((taken_late(false), taken_late(true) == here), (here, false));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use dfs_shared::hash::ChunkHash;
 use dfs_shared::limits::CHUNK_LEN_MAX;
 
 use super::verified::{Opened, Verified, date_back};
-use super::{ChunkError, ChunkFile, ChunkStore};
+use super::{ChunkError, ChunkFile, ChunkStore, room};
 
 /// Chunks in a local directory.
 #[derive(Debug)]
@@ -88,9 +88,11 @@ impl ChunkStore for DiskStore {
         }
         let tmp = self.tmp.join(self.tmp_counter.fetch_add(1, Ordering::Relaxed).to_string());
         let path = self.path(hash);
-        let written = write(&tmp, bytes).map_err(io_error("write", &tmp)).and_then(|written| {
-            fs::rename(&tmp, &path).map(|()| written).map_err(io_error("rename to", &path))
-        });
+        let room = room::check(&self.root, bytes.len() as u64);
+        let written =
+            room.and_then(|()| write(&tmp, bytes)).map_err(io_error("write", &tmp)).and_then(|written| {
+                fs::rename(&tmp, &path).map(|()| written).map_err(io_error("rename to", &path))
+            });
         match written {
             Ok((file, dated)) => {
                 // Behind the renaming, which moves the time of the file's last change.
@@ -161,6 +163,10 @@ impl ChunkStore for DiskStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ChunkError::Absent { hash }),
             Err(error) => Err(io_error("read", &path)(error)),
         }
+    }
+
+    fn is_verified(&self, hash: ChunkHash) -> bool {
+        self.verified.is_remembered(hash)
     }
 }
 
@@ -241,13 +247,14 @@ mod tests {
         let (hash, path) = (ChunkHash::of(b"bytes"), store.path(ChunkHash::of(b"bytes")));
         let is_known = || store.verified.is_known(hash, &File::open(&path).unwrap());
         store.put(hash, b"bytes").unwrap();
-        assert!(!is_known());
+        assert!(!is_known() && !store.is_verified(hash));
         store.sync().unwrap();
-        assert!(is_known());
+        assert!(is_known() && store.is_verified(hash));
         assert_eq!(store.open(hash).unwrap().unwrap().len(), 5);
         fs::write(&path, b"bytez").unwrap();
         assert!(!is_known());
         assert!(matches!(store.open(hash), Err(ChunkError::Corrupt { .. })));
+        assert!(!store.is_verified(hash));
         store.put(hash, b"bytes").unwrap();
         assert_eq!(store.open(hash).unwrap().unwrap().len(), 5);
     }

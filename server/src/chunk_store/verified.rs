@@ -180,9 +180,13 @@ impl Verified {
         Ok(Opened::Good(chunk))
     }
 
+    /// Tells whether some file was verified lately as this chunk's.
+    pub(super) fn is_remembered(&self, hash: ChunkHash) -> bool {
+        self.known.lock().lately(hash).is_some()
+    }
+
     fn knows(&self, hash: ChunkHash, stamp: Stamp) -> bool {
-        let lately = Duration::from_secs(limits::CHUNK_VERIFIED_S_MAX);
-        self.known.lock().files.get(&hash).is_some_and(|(known, at)| *known == stamp && at.elapsed() < lately)
+        self.known.lock().lately(hash) == Some(stamp)
     }
 
     fn remember(&self, hash: ChunkHash, stamp: Stamp) {
@@ -228,6 +232,11 @@ impl Verified {
 }
 
 impl Known {
+    fn lately(&self, hash: ChunkHash) -> Option<Stamp> {
+        let (stamp, at) = self.files.get(&hash)?;
+        (at.elapsed() < Duration::from_secs(limits::CHUNK_VERIFIED_S_MAX)).then_some(*stamp)
+    }
+
     fn remember(&mut self, hash: ChunkHash, stamp: Stamp) {
         if self.files.len() >= limits::CHUNKS_VERIFIED_MAX {
             // Any half may go: what is still asked for is soon known again.

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dfs_shared::hash::ChunkHash;
 
 use super::SessionError;
+use crate::chunk_store::room;
 use crate::metadata::sessions::{SessionId, StagedChunk};
 
 /// The staging directory.
@@ -41,6 +42,7 @@ impl Staging {
         number: u64,
         bytes: &[u8],
     ) -> Result<(), SessionError> {
+        room::check(&self.root, bytes.len() as u64).map_err(failed("write below", &self.root))?;
         let directory = self.file(session, path);
         fs::create_dir_all(&directory).map_err(failed("make the directory", &directory))?;
         let unique = self.next.fetch_add(1, Ordering::Relaxed);

@@ -99,6 +99,13 @@ impl SyncService {
         self.find_chunk(hash, read, |source| usize::try_from(source.len()).unwrap_or(usize::MAX))
     }
 
+    /// Tells whether [`SyncService::chunk_to_send`] will find a chunk of this length without reading it. A guess that touches no
+    /// disk.
+    #[must_use]
+    pub fn is_at_hand(&self, hash: ChunkHash, len: u64) -> bool {
+        len >= CHUNK_FROM_FILE_LEN_MIN && self.chunks.is_verified(hash)
+    }
+
     /// Finds a chunk, by `read` if it is in the store; that is told the length that was noted.
     fn find_chunk<T: From<Bytes>>(
         &self,

@@ -71,6 +71,12 @@ impl Concluded {
     }
 }
 
+/// Decodes the reply that an earlier commit of the same number got.
+pub(super) fn kept_reply(kept: &[u8]) -> Result<CommitReply, MetadataError> {
+    decode_plain(kept)
+        .map_err(|source| MetadataError::Damaged { what: "kept reply", source: Some(Arc::new(source)) })
+}
+
 impl WriteJob for CommitJob {
     fn weight(&self) -> usize {
         self.request.weight()
@@ -87,11 +93,7 @@ impl WriteJob for CommitJob {
         if let Some(kept) =
             is_numbered.then(|| tx.commit_reply(volume.key, client, number)).transpose()?.flatten()
         {
-            let reply = decode_plain(&kept).map_err(|source| MetadataError::Damaged {
-                what: "kept reply",
-                source: Some(Arc::new(source)),
-            })?;
-            self.done = Some(Done::Answer(Ok(reply)));
+            self.done = Some(Done::Answer(Ok(kept_reply(&kept)?)));
             return Ok(());
         }
         if tx.client(volume.key, client)?.is_none() {

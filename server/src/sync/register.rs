@@ -6,6 +6,7 @@ use dfs_shared::event::EventBus;
 use dfs_shared::ids::{ClientId, NodeId, VolumeName};
 use dfs_shared::record::{NodeKind, NodeRecord, Record};
 use dfs_shared::time::Timestamp;
+use dfs_shared::wire::messages::RegisterReply;
 use tokio::sync::oneshot;
 
 use super::commit::Concluded;
@@ -55,6 +56,17 @@ impl WriteJob for RegisterJob {
         };
         // The asker may have gone away; the registration stands.
         let _ = self.reply.send(answer);
+    }
+}
+
+/// What a client is told that is registered.
+pub(super) fn reply(client: ClientId, volume: &Volume) -> RegisterReply {
+    RegisterReply {
+        client,
+        volume: volume.id,
+        revision: volume.revision,
+        root: volume.root,
+        server_version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
 

@@ -11,6 +11,7 @@ use super::kit::*;
 use super::*;
 use crate::blocking::block_on;
 
+mod full;
 mod quota;
 
 fn upload(kit: &Kit, chunks: &[&[u8]]) {

@@ -48,4 +48,8 @@ impl ChunkStore for MemoryChunks {
     fn open(&self, _hash: ChunkHash) -> Result<Option<ChunkFile>, ChunkError> {
         Ok(None)
     }
+
+    fn is_verified(&self, _hash: ChunkHash) -> bool {
+        false
+    }
 }

@@ -221,12 +221,25 @@ impl SimServer {
         &self,
         request: messages::RegisterRequest,
     ) -> Result<messages::RegisterReply, RemoteError> {
-        block_on(self.writable()?.register(&self.volume, request)).map_err(refused)
+        let known = request.client.as_ref();
+        match (self.writable(), known) {
+            (Ok(sync), _) => block_on(sync.register(&self.volume, request)).map_err(refused),
+            (Err(full), Some(known)) => {
+                self.sync().registered(&self.volume, known).map_err(refused)?.ok_or(full)
+            }
+            (Err(full), None) => Err(full),
+        }
     }
 
     pub(super) fn commit(&self, request: &Bytes) -> Result<messages::CommitReply, RemoteError> {
-        let request = prepared(request)?;
-        block_on(self.writable()?.commit(&self.volume, request)).map_err(refused)
+        match self.writable() {
+            Ok(sync) => block_on(sync.commit(&self.volume, prepared(request)?)).map_err(refused),
+            Err(full) => {
+                let asked = decoded(request)?;
+                let made = self.sync().committed(&self.volume, &asked.client, asked.commit);
+                made.map_err(refused)?.ok_or(full)
+            }
+        }
     }
 
     pub(super) fn past(&self, request: &Bytes) -> Result<messages::CommitReply, RemoteError> {
@@ -400,10 +413,13 @@ impl Ledger {
 }
 
 fn prepared(request: &Bytes) -> Result<CheckedRequest, RemoteError> {
-    let request = dfs_shared::wire::decode(request).map_err(|error| RemoteError::Refused {
+    SyncService::prepare(decoded(request)?).map_err(refused)
+}
+
+fn decoded(request: &Bytes) -> Result<messages::CommitRequest, RemoteError> {
+    dfs_shared::wire::decode(request).map_err(|error| RemoteError::Refused {
         status: 400,
         code: "bad_message".to_owned(),
         message: error.to_string(),
-    })?;
-    SyncService::prepare(request).map_err(refused)
+    })
 }

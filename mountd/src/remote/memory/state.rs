@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) swallow_contents: u32,
     pub(super) past: Vec<NodeRecord>,
     pub(super) lose_past: bool,
+    /// Its disk takes nothing.
+    pub(super) full: bool,
     /// Most bytes of all files.
     pub(super) quota: Option<u64>,
 }

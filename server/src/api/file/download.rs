@@ -13,7 +13,7 @@ use dfs_shared::manifest::{ChunkRef, Manifest};
 use tokio::sync::mpsc;
 
 use crate::access::Access;
-use crate::api::ahead::Ahead;
+use crate::api::ahead::{Ahead, Work};
 use crate::api::fields::{query_number, session_id};
 use crate::api::outgoing::{Closed, Outgoing};
 use crate::api::session::check_session;
@@ -159,6 +159,21 @@ impl From<Closed> for Broken {
 /// A chunk, and which of its bytes are wanted.
 type Part = (ChunkRef, u64, u64);
 
+/// Its source, and which of its bytes are wanted; a hole has none.
+type FoundPart = (Option<ChunkSource>, u64, u64);
+
+struct Find(Arc<SyncService>);
+
+impl Work<Part, Result<FoundPart, Broken>> for Find {
+    fn run(&self, part: Part) -> Result<FoundPart, Broken> {
+        find_part(&self.0, part)
+    }
+
+    fn is_long(&self, (chunk, ..): &Part) -> bool {
+        !chunk.hash.is_hole() && !self.0.is_at_hand(chunk.hash, chunk.len)
+    }
+}
+
 /// Hands the bytes `start..end` to the connection; the next chunks are verified meanwhile.
 fn send(
     sync: &Arc<SyncService>,
@@ -172,8 +187,7 @@ fn send(
         let (from, to) = (start.max(offset), end.min(offset + chunk.len));
         (from < to).then(|| (chunk, from - offset, to - offset))
     });
-    let sync = Arc::clone(sync);
-    for found in Ahead::new(parts, move |part| find_part(&sync, part)) {
+    for found in Ahead::new(parts, Find(Arc::clone(sync))) {
         match found? {
             (None, from, to) => send_zeros(to - from, &mut outgoing)?,
             (Some(ChunkSource::File(file)), from, to) => outgoing.file(file, from, to)?,
@@ -187,8 +201,8 @@ fn send(
     Ok(outgoing.flush()?)
 }
 
-/// Finds and verifies a chunk; a hole has no source. Blocks.
-fn find_part(sync: &SyncService, (chunk, from, to): Part) -> Result<(Option<ChunkSource>, u64, u64), Broken> {
+/// Finds and verifies a chunk. Blocks.
+fn find_part(sync: &SyncService, (chunk, from, to): Part) -> Result<FoundPart, Broken> {
     if chunk.hash.is_hole() {
         return Ok((None, from, to));
     }

@@ -44,6 +44,10 @@ impl ChunkStore for Counting {
         self.opened.fetch_add(1, Ordering::SeqCst);
         self.store.open(hash)
     }
+
+    fn is_verified(&self, hash: ChunkHash) -> bool {
+        self.store.is_verified(hash)
+    }
 }
 
 const CHUNK_LEN: u64 = 1 << 20;
