@@ -432,12 +432,12 @@ impl Cache {
         Ok(row.filter(|row| node.dirty_content.is_some() || row.content == content))
     }
 
-    /// Forgets the bytes of a node that is gone and was `node` before. Open handles keep them until they are closed. Blocks on the disk.
-    pub fn discard(&self, node: &LocalNode) {
-        self.discard_bytes(node.id, is_on_server(node));
+    /// Forgets the bytes of a node that is gone and was `node`; tells whether open handles keep them until then. Blocks on the disk.
+    pub fn discard(&self, node: &LocalNode) -> bool {
+        self.discard_bytes(node.id, is_on_server(node))
     }
 
-    fn discard_bytes(&self, node: NodeId, is_on_server: bool) {
+    fn discard_bytes(&self, node: NodeId, is_on_server: bool) -> bool {
         let live = self.live.lock().remove(&node).and_then(|weak| weak.upgrade());
         let mut row = None;
         let removed = self.tree.update_content_state(node, |old| {
@@ -446,14 +446,16 @@ impl Cache {
         });
         if let Err(error) = removed {
             tracing::warn!(%node, %error, "the bytes of a removed file stay until the next start");
-            return;
+            return false;
         }
+        let is_held = live.is_some();
         if let Some(backing) = live {
             self.separate(&backing, row.as_ref(), is_on_server);
         } else if let Some(row) = row {
             self.account(row.stamp.blocks, 0);
             self.remove_file(row.place, row.file);
         }
+        is_held
     }
 
     /// A node is gone that somebody uses the bytes of. If the tree moved its row to another node, they belong to that one.

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The HTTP server's engines beside hyper and nginx: small replies, pipelined replies, bulk upload and download.
 
-    http.py SERVER EXAMPLE DIR [--rounds N] [--seconds S] [--connections N] [--mib M] [--only replies,transfer]
+    http.py SERVER EXAMPLE DIR [--rounds N] [--seconds S] [--connections N] [--mib M]
+            [--again N] [--only replies,transfer]
 
 SERVER is dfs-server, EXAMPLE the program of the example http_engines, DIR an empty directory for all data. Each peer is a process
 of its own with as many threads as there are processors; the client is wrk, or curl for the transfers. Every round asks all
@@ -9,6 +10,7 @@ peers in turn, each round beginning with another one; medians are printed as tab
 A peer that is not installed is named and left out. Standard library only.
 """
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -198,29 +200,41 @@ def upload(port, options):
     return time.perf_counter() - start
 
 
-def serve_transfer(name, options):
-    """Upload and downloads of one peer, from an empty store; returns seconds by step."""
-    directory = f"{options.dir}/store"
+@contextlib.contextmanager
+def serving(name, options, directory):
+    """A peer that has been sent the file; gives it, the seconds that the upload took, and the file's URL."""
     os.mkdir(directory)
-    took = {}
     try:
         if name == "nginx":
             with nginx(directory) as peer:
                 url = f"http://127.0.0.1:{peer.port}/put/large"
-                took["upload"] = curl("-T", options.file, url)
-                took["download, first"] = curl(url)
-                took["download, again"] = curl(url)
+                yield peer, curl("-T", options.file, url), url
         else:
             command = [options.server, "--listen", "127.0.0.1:0", "--data-dir", directory, "--engine", name]
-            with Process(command, f"{options.dir}/server.log", r"127\.0\.0\.1:(\d+)") as peer:
-                took["upload"] = upload(peer.port, options)
+            with Process(command, f"{directory}.log", r"127\.0\.0\.1:(\d+)") as peer:
+                seconds = upload(peer.port, options)
                 time.sleep(1.1)  # a chunk file that is younger is not remembered as verified
-                url = f"http://127.0.0.1:{peer.port}/api/file/download/large"
-                took["download, first"] = curl(url)
-                took["download, again"] = curl(url)
+                yield peer, seconds, f"http://127.0.0.1:{peer.port}/api/file/download/large"
     finally:
         shutil.rmtree(directory)
-    return took
+
+
+def download_again(names, options):
+    """Downloads from all peers in turn, each of which has sent the file before; returns seconds, and the processor time of one."""
+    with contextlib.ExitStack() as stack:
+        peers = {}
+        for name in names:
+            peer, _, url = stack.enter_context(serving(name, options, f"{options.dir}/{name}"))
+            curl(url)
+            peers[name] = peer, url
+        seconds, cpu = {name: [] for name in names}, {name: 0 for name in names}
+        for turn in range(options.again):
+            for name in names[turn % len(names):] + names[:turn % len(names)]:
+                peer, url = peers[name]
+                before = peer.cpu()
+                seconds[name].append(curl(url))
+                cpu[name] += peer.cpu() - before
+    return seconds, {name: cpu[name] / options.again for name in names}
 
 
 def transfer(options, have_nginx):
@@ -237,17 +251,22 @@ def transfer(options, have_nginx):
             options.parts.append((part, hashlib.sha256(bytes_).hexdigest()))
     options.hash = whole.hexdigest()
     names = [*ENGINES, *(["nginx"] if have_nginx else [])]
-    rounds = {name: [] for name in names}
+    steps = {step: {name: [] for name in names} for step in ["upload", "download, first"]}
     for turn in range(options.rounds):
         for name in names[turn % len(names):] + names[:turn % len(names)]:
-            rounds[name].append(serve_transfer(name, options))
-    print(f"\n{options.mib} MiB of random bytes by curl, {options.rounds} rounds, medians (in brackets: nginx's time divided by this "
-          "one). dfs hashes, cuts into chunks and makes durable what it is sent; nginx writes a file.\n")
+            with serving(name, options, f"{options.dir}/store") as (_, seconds, url):
+                steps["upload"][name].append(seconds)
+                steps["download, first"][name].append(curl(url))
+    steps["download, again"], cpu = download_again(names, options)
+    print(f"\n{options.mib} MiB of random bytes by curl, medians of {options.rounds} rounds and of {options.again} repeated downloads (in "
+          "brackets: nginx's time divided by this one). dfs hashes, cuts into chunks and makes durable what it is sent; nginx "
+          "writes a file.\n")
     print(f"| transfer | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
-    for step in ["upload", "download, first", "download, again"]:
-        medians = {name: statistics.median(took[step] for took in rounds[name]) for name in names}
+    for step, by_name in steps.items():
+        medians = {name: statistics.median(by_name[name]) for name in names}
         ratio = lambda name: f" ({medians['nginx'] / medians[name]:.2f})" if have_nginx else ""
         print(f"| {step} | {' | '.join(f'{medians[name]:.3f} s{ratio(name)}' for name in names)} |")
+    print(f"| … processor time | {' | '.join(f'{cpu[name]:.3f} s' for name in names)} |")
 
 
 def main():
@@ -259,6 +278,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--mib", type=int, default=1024)
+    parser.add_argument("--again", type=int, default=40, help="repeated downloads, from all peers in turn")
     parser.add_argument("--only", default="replies,transfer")
     options = parser.parse_args()
     if options.mib % PART_MIB:

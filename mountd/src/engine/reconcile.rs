@@ -47,12 +47,13 @@ pub(super) async fn reconcile(
 async fn take_everything(shared: &Arc<Shared>, differences: Vec<RecordKey>) -> Result<usize, EngineError> {
     let is_node = |key: &RecordKey| matches!(key, RecordKey::Node(_));
     let (nodes, names): (Vec<_>, Vec<_>) = differences.into_iter().partition(is_node);
+    let at_once = QUERY_ITEMS_MAX.min(APPLY_RECORDS_MAX);
     let mut news = 0;
-    for keys in nodes.chunks(QUERY_ITEMS_MAX) {
+    for keys in nodes.chunks(at_once) {
         let records = shared.remote.records(keys.to_vec()).await?.records;
         news += apply(shared, Incoming::of(records, None))?;
     }
-    for keys in names.chunks(QUERY_ITEMS_MAX) {
+    for keys in names.chunks(at_once) {
         let records = shared.remote.records(keys.to_vec()).await?.records;
         news += apply_what_fits(shared, Incoming::of(records, None))?;
     }

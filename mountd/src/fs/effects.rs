@@ -170,11 +170,14 @@ impl Fs {
 
     fn removed(&self, node: LocalNode) {
         let ino = node.ino;
-        if self.open_file(ino).is_some() {
+        let is_open = self.open_file(ino).is_some();
+        if is_open {
             let orphan = LocalNode { entries: 0, ..node.clone() };
             self.orphans.lock().insert(ino, orphan);
         }
-        self.cache.discard(&node);
+        if self.cache.discard(&node) && !is_open {
+            self.bell.ring();
+        }
         self.invalidations.send(Invalidation::Attributes { ino });
     }
 

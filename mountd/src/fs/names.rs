@@ -301,8 +301,9 @@ impl Fs {
         let is_file = node.live().is_some_and(|record| record.kind == NodeKind::File);
         let orphan = LocalNode { entries: 0, ..node.clone() };
         self.orphans.lock().insert(ino, orphan);
-        if is_file {
-            self.cache.discard(&node);
+        if is_file && self.cache.discard(&node) && self.open_file(ino).is_none() {
+            // Only the sweeper holds its bytes: their room comes back now.
+            self.bell.ring();
         }
         self.versions.lock().outdate(ino);
     }

@@ -173,3 +173,74 @@ impl Drop for Sweeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+    use std::path::Path;
+
+    use dfs_shared::ids::NodeId;
+
+    use super::*;
+    use crate::cache::{Cache, CacheOptions, Fetch, FetchDone, FetchError};
+    use crate::clock::SystemClock;
+    use crate::fs::{Caller, FsParts};
+    use crate::tree::store::Store;
+    use crate::tree::{Ino, Tree};
+
+    struct Nobody;
+
+    impl Fetch for Nobody {
+        fn fetch(&self, _node: NodeId, _range: Range<u64>, done: FetchDone) {
+            done(Err(FetchError::Offline));
+        }
+    }
+
+    fn file_system(dir: &Path) -> Arc<Fs> {
+        let store = Arc::new(Store::open(dir).unwrap());
+        let tree = Arc::new(Tree::open(store, "host".to_owned(), Box::new(|| {})).unwrap());
+        let (state_dir, cache_dir) = (dir.to_owned(), dir.join("cache"));
+        let options = CacheOptions { state_dir, cache_dir, size_max: u64::MAX, removes_when_asked: false };
+        let cache = Cache::open(Arc::clone(&tree), options).unwrap();
+        let parts = FsParts {
+            tree,
+            cache,
+            fetch: Arc::new(Nobody),
+            clock: Arc::new(SystemClock),
+            barrier: None,
+            progress: None,
+            on_modified: Box::new(|_| {}),
+            read_only: false,
+            control: None,
+            boot: None,
+        };
+        Fs::new(parts).unwrap()
+    }
+
+    #[test]
+    fn the_room_of_a_removed_file_that_only_the_sweeper_holds_comes_back_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let fs = file_system(dir.path());
+        let caller = Caller { uid: 0, gid: 0, thread: 0 };
+        let make = |name: &[u8]| {
+            let mut not_passed_through =
+                |_: std::os::fd::BorrowedFd<'_>| Err(std::io::ErrorKind::Unsupported.into());
+            let (attr, opened) =
+                fs.create(Ino::ROOT, name, 0o644, libc::O_RDWR, caller, &mut not_passed_through).unwrap();
+            fs.release(attr.ino, opened.handle).unwrap();
+            fs.tree.node(attr.ino).unwrap().unwrap()
+        };
+        make(b"closed");
+        fs.unlink(Ino::ROOT, b"closed", caller).unwrap();
+        assert_eq!(*fs.bell.call.lock(), Call::None);
+        let held = fs.cache.backing(&make(b"held")).unwrap();
+        held.use_it();
+        let weak = Arc::downgrade(&held);
+        fs.lingering.lock().push(held);
+        fs.unlink(Ino::ROOT, b"held", caller).unwrap();
+        assert_eq!(*fs.bell.call.lock(), Call::Sweep);
+        assert!(weak.upgrade().is_some(), "it is the sweeper's");
+        fs.sweep();
+        assert!(weak.upgrade().is_none());
+    }
+}

@@ -184,7 +184,27 @@ fn config(options: &MountOptions) -> Config {
     config
 }
 
+/// Options of mount(8) that change nothing here: reading advances no access times, and the rest is for mount(8) itself.
+const WITHOUT_EFFECT: [&str; 13] = [
+    "defaults",
+    "diratime",
+    "nodiratime",
+    "relatime",
+    "norelatime",
+    "nostrictatime",
+    "lazytime",
+    "nolazytime",
+    "_netdev",
+    "nofail",
+    "auto",
+    "noauto",
+    "nouser",
+];
+
 fn add_option(config: &mut Config, option: &str) {
+    if WITHOUT_EFFECT.contains(&option) {
+        return;
+    }
     if let Some(name) = option.strip_prefix("fsname=") {
         // The kernel takes one only.
         config.mount_options.retain(|have| !matches!(have, MountOption::FSName(_)));
@@ -370,5 +390,17 @@ mod tests {
         };
         assert_eq!(named(&[]), ["dfs"]);
         assert_eq!(named(&["noatime", "fsname=host/volume"]), ["host/volume"]);
+    }
+
+    #[test]
+    fn options_that_change_nothing_do_not_reach_the_kernel_and_unknown_ones_do() {
+        let given = |extra: &str| {
+            let extra = extra.split(',').map(str::to_owned).collect();
+            config(&MountOptions { extra, ..MountOptions::default() }).mount_options
+        };
+        let plain = config(&MountOptions::default()).mount_options;
+        assert_eq!(given("defaults,nodiratime,relatime,lazytime,_netdev"), plain);
+        let unknown = MountOption::CUSTOM("strictatime".to_owned());
+        assert_eq!(given("noatime,strictatime"), [&plain[..], &[MountOption::NoAtime, unknown]].concat());
     }
 }

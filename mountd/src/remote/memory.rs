@@ -12,7 +12,8 @@ use dfs_shared::ids::{ClientId, NodeId, VolumeId};
 use dfs_shared::lineage::{self, Known};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::merkle::{self, MemoryNodes};
-use dfs_shared::record::{NodeRecord, Record, RecordKey, Versioned};
+use dfs_shared::name::Name;
+use dfs_shared::record::{EntryRecord, NodeKind, NodeRecord, Record, RecordKey, Versioned};
 use dfs_shared::revision::Revision;
 use dfs_shared::wire::decode;
 use dfs_shared::wire::history::{HistoryReply, HistoryRequest};
@@ -79,6 +80,7 @@ impl MemoryRemote {
             swallow_contents: 0,
             past: Vec::new(),
             lose_past: false,
+            records_left: None,
             full: false,
             quota: None,
         };
@@ -89,13 +91,30 @@ impl MemoryRemote {
 
     /// Makes the server reachable or not. Going away breaks the streams.
     pub fn set_online(&self, online: bool) {
+        self.state.lock().set_online(online);
+    }
+
+    /// Makes the server go away after `count` more requests for records.
+    pub fn leave_after_records(&self, count: u32) {
+        self.state.lock().records_left = Some(count);
+    }
+
+    /// Makes empty files without asking anybody, `in_each` in each of the directories `d0` and so on.
+    pub fn make_files(&self, directories: usize, in_each: usize) {
+        let node = |kind| NodeRecord { id: NodeId::generate(), kind, ..root() };
         let mut state = self.state.lock();
-        state.online = online;
-        if !online {
-            for (_, stream) in std::mem::take(&mut state.streams) {
-                let _ = stream.send(Err(unreachable()));
-            }
+        let mut made = Vec::new();
+        let mut name = |parent, name: String, node: &NodeRecord| {
+            let name = Name::new(name.as_bytes()).expect("a name");
+            made.push(Record::Node(node.clone()));
+            made.push(Record::Entry(EntryRecord { parent, name, node: node.id }));
+        };
+        for directory in 0..directories {
+            let parent = node(NodeKind::Directory);
+            name(NodeId::ROOT, format!("d{directory}"), &parent);
+            (0..in_each).for_each(|file| name(parent.id, format!("f{file}"), &node(NodeKind::File)));
         }
+        state.write(made.into_iter().map(|record| (record.key(), Some(record))).collect());
     }
 
     /// Fills the server's disk or makes room.
@@ -365,6 +384,7 @@ impl Remote for MemoryRemote {
 
     fn records(&self, keys: Vec<RecordKey>) -> RemoteFuture<'_, RecordsReply> {
         self.call(move |state| {
+            state.take_leave()?;
             let records = keys.iter().map(|key| state.current(key)).collect();
             Ok(RecordsReply { revision: state.revision, records })
         })

@@ -77,7 +77,9 @@ impl EffectSink for Sink {
                             cache.forked(node.id, *to_node);
                         }
                     }
-                    Effect::Removed { node } => cache.discard(node),
+                    Effect::Removed { node } => {
+                        cache.discard(node);
+                    }
                     _ => {}
                 }
             }

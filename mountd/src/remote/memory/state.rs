@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) swallow_contents: u32,
     pub(super) past: Vec<NodeRecord>,
     pub(super) lose_past: bool,
+    /// After so many more requests for records it goes away.
+    pub(super) records_left: Option<u32>,
     /// Its disk takes nothing.
     pub(super) full: bool,
     /// Most bytes of all files.
@@ -78,6 +80,30 @@ pub(super) fn root() -> NodeRecord {
 impl State {
     pub(super) fn root(&self) -> MerkleHash {
         merkle::root(&self.nodes).expect("memory does not fail")
+    }
+
+    pub(super) fn set_online(&mut self, online: bool) {
+        self.online = online;
+        if !online {
+            for (_, stream) in std::mem::take(&mut self.streams) {
+                let _ = stream.send(Err(super::unreachable()));
+            }
+        }
+    }
+
+    /// Counts a request for records, and goes away with the last.
+    pub(super) fn take_leave(&mut self) -> Result<(), RemoteError> {
+        match self.records_left {
+            Some(0) => {
+                self.records_left = None;
+                self.set_online(false);
+                Err(super::unreachable())
+            }
+            left => {
+                self.records_left = left.map(|left| left - 1);
+                Ok(())
+            }
+        }
     }
 
     pub(super) fn current(&self, key: &RecordKey) -> CurrentRecord {
