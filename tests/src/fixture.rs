@@ -37,7 +37,7 @@ impl AwkwardSizes {
         AwkwardSizes {
             sparse_len: machine::scale("DFS_TESTS_SPARSE_GIB", 5) * GIB,
             random_len: machine::scale("DFS_TESTS_RANDOM_MIB", 300) * MIB,
-            wide_entries: machine::scale("DFS_TESTS_WIDE_ENTRIES", 20_000),
+            wide_entries: machine::scale("DFS_TESTS_WIDE_ENTRIES", 5_000),
         }
     }
 }

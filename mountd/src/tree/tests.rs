@@ -22,7 +22,7 @@ use super::apply::{Applied, ApplyOptions};
 use super::journal::{KeyState, NamedContent};
 use super::namespace::{ContentChange, NewNode, RenameMode};
 use super::node::{Cookie, Ino, LocalNode};
-use super::store::Store;
+use super::store::{MemoryDisk, Store};
 use super::{Tree, TreeError};
 
 fn name(text: &str) -> Name {
@@ -40,30 +40,30 @@ struct Server {
     revision: Revision,
 }
 
-/// A mount: a tree in a directory of its own, and how far it has seen the server.
+/// A mount: a tree on a disk of its own, in memory, for these tests open hundreds; and how far it has seen the server.
 struct Mount {
     tree: Tree,
-    dir: tempfile::TempDir,
+    disk: MemoryDisk,
     seen: BTreeMap<RecordKey, Revision>,
 }
 
 impl Mount {
     fn new(host: &str) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let tree = Self::open(dir.path(), host);
-        Self { tree, dir, seen: BTreeMap::new() }
+        let disk = MemoryDisk::default();
+        let tree = Self::open(&disk, host);
+        Self { tree, disk, seen: BTreeMap::new() }
     }
 
-    fn open(dir: &std::path::Path, host: &str) -> Tree {
-        let store = Arc::new(Store::open(dir).expect("a store"));
+    fn open(disk: &MemoryDisk, host: &str) -> Tree {
+        let store = Arc::new(Store::in_memory(disk).expect("a store"));
         Tree::open(store, host.to_owned(), Box::new(|| {})).expect("a tree")
     }
 
     fn restart(self) -> Self {
-        let Self { tree, dir, seen } = self;
+        let Self { tree, disk, seen } = self;
         let host = tree.host.clone();
         drop(tree);
-        Self { tree: Self::open(dir.path(), &host), dir, seen }
+        Self { tree: Self::open(&disk, &host), disk, seen }
     }
 
     fn make(&self, parent: Ino, text: &str, kind: NodeKind) -> LocalNode {
