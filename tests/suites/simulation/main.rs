@@ -227,6 +227,16 @@ fn what_is_written_to_a_removed_file_that_another_mount_keeps_is_kept_beside_it(
     run(&script.parse()?).map(drop)
 }
 
+/// Found at seed 510137625: of the simulation itself. What is left of a file that is cut can have the bytes of an older version.
+#[test]
+fn a_file_that_is_cut_does_not_look_like_one_that_went_back() -> Result<()> {
+    let script = "seed 510137625 mounts 3 delay 2 loss 0
+        0 2 write b a 1 1
+        24 2 edit b b/a 115 210
+        18 1 truncate b a/a/a 3 59";
+    run(&script.parse()?).map(drop)
+}
+
 /// Found at seed 10133473: each of two mounts took another one of a file's two names away.
 #[test]
 fn a_file_whose_last_two_names_go_on_two_mounts_keeps_one() -> Result<()> {

@@ -14,6 +14,7 @@ use dfs_shared::hash::{ChunkHash, ContentId};
 struct Version {
     /// For people: which step made it where.
     made: String,
+    len: u64,
     dismissed: bool,
 }
 
@@ -53,7 +54,16 @@ impl Oracle {
         let digest = ChunkHash::of(bytes);
         let dismissed = self.dismissed_open.remove(&digest);
         // Who closes a file that others wrote meanwhile finishes nothing anew: no two writes are of the same bytes.
-        self.versions.entry(digest).or_insert(Version { made, dismissed });
+        self.versions.entry(digest).or_insert(Version { made, len: bytes.len() as u64, dismissed });
+    }
+
+    /// Returns the next length from this one on that no version has: who cuts a file to it makes no version's bytes again.
+    #[must_use]
+    pub(crate) fn new_length(&self, mut len: u64) -> u64 {
+        while self.versions.values().any(|version| version.len == len) {
+            len += 1;
+        }
+        len
     }
 
     /// A program was told that these bytes are on the disk.

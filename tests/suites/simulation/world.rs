@@ -281,6 +281,7 @@ impl World {
 
     fn truncate(&mut self, index: usize, path: &str, size: u64) -> Result<(), FsError> {
         let seen = self.see(index, path);
+        let size = self.oracle.new_length(size);
         let mount = &self.mounts[index];
         let ino = mount.resolve(path)?.ino;
         let set = SetAttr { size: Some(size), ..SetAttr::default() };
