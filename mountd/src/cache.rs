@@ -111,15 +111,6 @@ pub struct CacheOptions {
     pub removes_when_asked: bool,
 }
 
-/// Makes the journal durable before files go whose end it tells.
-fn make_durable(tree: &Tree) -> bool {
-    if let Err(error) = tree.persist() {
-        // A full disk needs the room that they take.
-        tracing::warn!(%error, "files go whose end may be forgotten if the power fails");
-    }
-    true
-}
-
 /// An empty backing file without a node. Removed when dropped before it has got one.
 pub struct Prepared {
     cache: Arc<Cache>,
@@ -209,9 +200,10 @@ impl Cache {
         let thrown_away = if options.removes_when_asked {
             Some(Mutex::new(files))
         } else {
-            let journal = Arc::downgrade(&tree);
-            let make_durable = move || journal.upgrade().is_some_and(|tree| make_durable(&tree));
-            files::start_remover(Arc::clone(&dirs), &options.state_dir, files, make_durable)?;
+            let (journal, reserve) = (Arc::downgrade(&tree), Arc::downgrade(&tree));
+            let make_durable = move || journal.upgrade().is_some_and(|tree| files::make_durable(&tree));
+            let room_came = move || reserve.upgrade().iter().for_each(|tree| tree.store().watch_reserve());
+            files::start_remover(Arc::clone(&dirs), &options.state_dir, files, make_durable, room_came)?;
             None
         };
         let first_number = tree.next_number()?;
@@ -239,7 +231,7 @@ impl Cache {
         if let Some(files) = &self.thrown_away {
             let batch: Vec<_> = files.lock().try_iter().collect();
             if !batch.is_empty() {
-                files::remove_batch(&self.dirs, batch, &|| make_durable(&self.tree));
+                files::remove_batch(&self.dirs, batch, &|| files::make_durable(&self.tree));
             }
         }
     }

@@ -25,8 +25,10 @@ pub const DISK_LOW: u64 = 256 << 20;
 pub const WRITER_PAUSE_MS_MAX: u64 = 1_000;
 /// Shortest time in milliseconds between two looks for bytes that may go while the disk is nearly full.
 pub const DISK_LOW_LOOK_MS: u64 = 250;
-/// Bytes kept in reserve for the journal when the disk is full.
-pub const STORE_RESERVE_BYTES: u64 = 16 << 20;
+/// Bytes of each part of what is kept in reserve for the journal when the disk is full.
+pub const STORE_RESERVE_PART_BYTES: u64 = 4 << 20;
+/// Parts of that reserve.
+pub const STORE_RESERVE_PARTS: usize = 4;
 /// Numbers reserved with one write; a crash wastes at most this many of 2^64.
 pub const NUMBERS_RESERVED_AT_ONCE: u64 = 1 << 20;
 /// Most names of one node: Linux's `LINK_MAX` on ext4.

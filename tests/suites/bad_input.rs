@@ -218,6 +218,47 @@ fn a_full_disk_under_the_state_directory_is_enospc_and_goes_on_when_there_is_roo
     });
 }
 
+/// Writes a file until the disk is full.
+fn fill_by(path: &Path) -> Result<()> {
+    // What was removed before is free a moment later.
+    eventually("a file can be made", || Ok(File::create(path).is_ok()))?;
+    let mut file = File::options().write(true).open(path)?;
+    let bytes = Random::new(62).bytes(MIB);
+    for _ in 0..1024 {
+        if let Err(error) = file.write_all(&bytes) {
+            return ops::expect_error("a full disk", Errno::NOSPC, Err::<(), _>(error));
+        }
+    }
+    anyhow::bail!("the disk takes everything")
+}
+
+// S26
+#[test]
+fn a_disk_that_is_filled_again_and_again_gives_room_back_to_whoever_removes_and_the_mount_starts_on_it() {
+    let needs = [Need::Root, Need::Program("mount")];
+    run(&Setup::mounts(2).needs(&needs).unstarted(), |cluster| {
+        let disk = start_on_a_small_disk(cluster, 256)?;
+        cluster.server.kill();
+        let hog = cluster.a().join("hog");
+        for round in 0..8 {
+            fill_by(&hog)?;
+            fs::remove_file(&hog).with_context(|| format!("removing in round {round}"))?;
+        }
+        fill_by(&hog)?;
+        cluster.mounts[0].kill();
+        cluster.mounts[0].start().context("a start on a full disk")?;
+        fs::remove_file(&hog).context("removing after a start on a full disk")?;
+        let after = cluster.a().join("after");
+        eventually("writing goes on by itself", || Ok(ops::write_synced(&after, b"room again").is_ok()))?;
+        cluster.server.start()?;
+        cluster.settle()?;
+        cluster.compare_trees()?;
+        cluster.mounts[0].stop()?;
+        drop(disk);
+        Ok(())
+    });
+}
+
 // S26
 #[test]
 fn more_than_the_disk_holds_can_be_written_while_the_server_takes_it() {

@@ -16,6 +16,7 @@ use dfs_shared::time::Timestamp;
 
 use super::CacheError;
 use crate::limits::{BACKING_DIR_FILES_LOG2, CLOCK_TICK_NS_MAX, REMOVE_GATHER_MS};
+use crate::tree::Tree;
 use crate::tree::content::{FileId, Place, Stamp};
 
 /// The two directories of backing files.
@@ -160,6 +161,15 @@ fn in_directory<T>(path: &Path, work: impl Fn(&Path) -> io::Result<T>) -> io::Re
     }
 }
 
+/// Makes the journal durable before files go whose end it tells.
+pub(super) fn make_durable(tree: &Tree) -> bool {
+    if let Err(error) = tree.persist() {
+        // A full disk needs the room that they take.
+        tracing::warn!(%error, "files go whose end may be forgotten if the power fails");
+    }
+    true
+}
+
 /// Starts the thread that removes files that come in. What cannot be removed now is removed at the next start. The thread ends
 /// when the sending end is dropped.
 pub(super) fn start_remover(
@@ -167,6 +177,7 @@ pub(super) fn start_remover(
     state_dir: &Path,
     files: Receiver<(Place, FileId)>,
     make_durable: impl Fn() -> bool + Send + 'static,
+    room_came: impl Fn() + Send + 'static,
 ) -> Result<(), CacheError> {
     let remover = move || {
         while let Ok(first) = files.recv() {
@@ -176,6 +187,7 @@ pub(super) fn start_remover(
                 batch.push(file);
             }
             remove_batch(&dirs, batch, &make_durable);
+            room_came();
         }
     };
     match std::thread::Builder::new().name("dfs-remove".to_owned()).spawn(remover) {
@@ -283,7 +295,7 @@ mod tests {
             answers.recv().unwrap_or(false)
         };
         let (remover, files) = channel();
-        start_remover(Arc::clone(&dirs), dir.path(), files, make_durable).expect("a thread");
+        start_remover(Arc::clone(&dirs), dir.path(), files, make_durable, || {}).expect("a thread");
         let path = |file| dirs.path(Place::State, FileId(file));
         for (file, is_durable) in [(1, false), (2, true)] {
             drop(dirs.create(Place::State, FileId(file)).expect("a file"));

@@ -15,16 +15,18 @@
 //! The kernel writes backing files by itself, so while the disk is nearly full or the quota near files that are opened for writing
 //! go through the daemon. Invariant: nobody waits while the server cannot be reached, for nothing would come of it.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{Fs, Ino};
+use super::{Fs, FsError, Ino};
+use crate::cache::Backing;
 use crate::limits::{
     DISK_LOW_LOOK_MS, FUSE_WRITE_LEN_MAX, QUOTA_PAUSE_MS_MAX, STORE_FREE_MIN, WRITER_PAUSE_MS_MAX,
 };
-use crate::tree::Sizes;
 use crate::tree::store::Shortage;
+use crate::tree::{Sizes, TreeError};
 
 /// Nobody waits for less: many small files fill no disk.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -74,6 +76,15 @@ impl Fs {
         let node = self.tree.node_by_id(backing.node()?).ok()??;
         let limit = self.tree.quota().limit.filter(|_| end > size)?;
         Some(share_of_quota(limit, self.tree.sizes(), Sizes::of(&node)))
+    }
+
+    /// Refuses to reserve so many bytes of a file if the disk lacks them: it would be filled to its last block, which is the journal's.
+    pub(super) fn check_disk(&self, backing: &Backing, len: u64) -> Result<(), FsError> {
+        let needs = len.saturating_sub(backing.file()?.metadata()?.blocks().saturating_mul(512));
+        match needs == 0 || self.tree.store().takes(needs) {
+            true => Ok(()),
+            false => Err(TreeError::NoSpace.into()),
+        }
     }
 
     fn is_sending(&self) -> bool {

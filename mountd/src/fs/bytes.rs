@@ -110,6 +110,9 @@ impl Fs {
         let _hold = self.hold.read();
         let open = self.open_file(ino).ok_or(FsError::BadHandle)?;
         let backing = open.backing()?;
+        if mode & libc::FALLOC_FL_PUNCH_HOLE == 0 {
+            self.check_disk(&backing, len)?;
+        }
         let changes_bytes = mode & (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE) != 0;
         let end = offset.saturating_add(len);
         if mode & (libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE) == 0 {

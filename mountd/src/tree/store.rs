@@ -3,15 +3,16 @@
 //! A batch that `Store::commit` returned from is in the log of the store and survives a killed process;
 //! `Store::persist` makes everything so far survive power loss.
 //!
-//! Full disk: the store keeps a reserve file. While the file system has less room than
+//! Full disk: the store keeps a reserve in files. While the file system has less room than
 //! [`limits::STORE_FREE_MIN`], batches that only grow the tree are refused with [`TreeError::NoSpace`] before
 //! they touch the log; book-keeping goes on and lives from the reserve, which is given back to the file
-//! system for that and taken again when there is room. Should the log fail to be written all the same, the store
-//! closes, opens again (which drops the torn batch) and reports that batch as failed.
+//! system part by part for that and taken again as soon as there is room. Should the log fail to be written all the same,
+//! the store closes, opens again (which drops the torn batch) and writes the batch again while there are parts left; then it
+//! reports it as failed.
 
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice};
@@ -24,6 +25,7 @@ use super::held::TouchedContents;
 use super::sizes::Sizes;
 use crate::limits;
 use memory::{Memory, Tables};
+use room::Reserve;
 use rows::{Found, RowCache};
 
 mod memory;
@@ -278,7 +280,7 @@ pub struct Store {
     commits: Mutex<Numbers>,
     committed: AtomicU64,
     persisted: AtomicU64,
-    reserve_held: AtomicBool,
+    reserve: Reserve,
     touched_contents: TouchedContents,
     sizes: Mutex<Sizes>,
 }
@@ -294,7 +296,9 @@ impl Store {
     /// # Errors
     /// [`TreeError`] when the directory cannot be used or holds something damaged.
     pub fn open(dir: &Path) -> Result<Self, TreeError> {
-        let store = Self::with_inner(Inner::open(&dir.join("tree"))?, dir)?;
+        let reserve = Reserve::open(dir);
+        let inner = reserve.with(|| Inner::open(&dir.join("tree")))?;
+        let store = Self::with_inner(inner, dir, reserve)?;
         store.watch_reserve();
         Ok(store)
     }
@@ -304,10 +308,10 @@ impl Store {
     /// # Errors
     /// [`TreeError`] when it holds something damaged.
     pub fn in_memory(disk: &MemoryDisk) -> Result<Self, TreeError> {
-        Self::with_inner(Inner::Memory(Memory::open(disk)), Path::new(""))
+        Self::with_inner(Inner::Memory(Memory::open(disk)), Path::new(""), Reserve::none())
     }
 
-    fn with_inner(inner: Inner, dir: &Path) -> Result<Self, TreeError> {
+    fn with_inner(inner: Inner, dir: &Path, reserve: Reserve) -> Result<Self, TreeError> {
         let store = Self {
             dir: dir.to_owned(),
             inner: RwLock::new(Some(inner)),
@@ -316,7 +320,7 @@ impl Store {
             commits: Mutex::new(Numbers { next: 1, reserved: 1 }),
             committed: AtomicU64::new(1),
             persisted: AtomicU64::new(0),
-            reserve_held: AtomicBool::new(false),
+            reserve,
             touched_contents: TouchedContents::default(),
             sizes: Mutex::default(),
         };
@@ -484,28 +488,32 @@ impl Store {
         if writes.is_empty() {
             return Ok(());
         }
-        if self.room() < limits::STORE_FREE_MIN {
-            self.release_reserve();
+        if self.room() < limits::STORE_RESERVE_PART_BYTES {
+            self.reserve.release();
         }
+        loop {
+            let Err(failed) = self.write(&writes) else { return Ok(()) };
+            tracing::error!(error = %failed, "writing the tree's log failed; opening it again");
+            // What is in the log of it is dropped then, or comes to the same when it is written again.
+            if !self.reopen()? || !matches!(failed, TreeError::NoSpace) {
+                return Err(failed);
+            }
+        }
+    }
+
+    fn write(&self, writes: &[Write]) -> Result<(), TreeError> {
         self.rows.begin(writes.iter().map(|write| (write.space, &*write.key)));
-        let written = self.with(|inner| inner.write(&writes));
+        let written = self.with(|inner| inner.write(writes));
         let rows = writes.iter().map(|write| (write.space, &*write.key, write.value.as_ref()));
         self.rows.end(rows, written.is_ok());
-        let failed = match written {
-            Ok(()) => {
-                self.committed.fetch_add(1, Ordering::AcqRel);
-                let contents = writes.iter().filter(|write| write.space == Space::Content);
-                self.touched_contents.note(contents.map(|write| &*write.key));
-                if let Some(sizes) = Sizes::written(&writes) {
-                    self.set_sizes(sizes);
-                }
-                return Ok(());
-            }
-            Err(error) => error,
-        };
-        tracing::error!(error = %failed, "writing the tree's log failed; opening it again");
-        self.reopen()?;
-        Err(failed)
+        written?;
+        self.committed.fetch_add(1, Ordering::AcqRel);
+        let contents = writes.iter().filter(|write| write.space == Space::Content);
+        self.touched_contents.note(contents.map(|write| &*write.key));
+        if let Some(sizes) = Sizes::written(writes) {
+            self.set_sizes(sizes);
+        }
+        Ok(())
     }
 
     /// Writes a batch that grows the tree; refused while the disk is nearly full.
@@ -516,15 +524,16 @@ impl Store {
         self.commit(writes)
     }
 
-    fn reopen(&self) -> Result<(), TreeError> {
+    /// Tells whether there is more room than before: a part of the reserve was given up for it.
+    fn reopen(&self) -> Result<bool, TreeError> {
         let mut guard = self.inner.write();
         if matches!(&*guard, Some(Inner::Memory(_))) {
-            return Ok(());
+            return Ok(false);
         }
-        self.release_reserve();
+        let has_room = self.reserve.release();
         drop(guard.take());
-        *guard = Some(Inner::open(&self.dir.join("tree"))?);
-        Ok(())
+        *guard = Some(self.reserve.with(|| Inner::open(&self.dir.join("tree")))?);
+        Ok(has_room)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
-use super::{Inner, Store};
+use parking_lot::Mutex;
+
+use super::{Inner, Store, TreeError};
 use crate::limits;
 
 impl Store {
@@ -34,31 +35,90 @@ impl Store {
         }
     }
 
-    fn reserve_path(&self) -> PathBuf {
-        self.dir.join("reserve")
+    /// Tells whether the disk can take so many bytes and leave the journal what it needs.
+    #[must_use]
+    pub fn takes(&self, bytes: u64) -> bool {
+        self.room() >= bytes.saturating_add(limits::STORE_FREE_MIN)
     }
 
-    pub(super) fn release_reserve(&self) {
-        if self.reserve_held.swap(false, Ordering::AcqRel) {
-            tracing::warn!(dir = %self.dir.display(), "the disk is full: using the reserve for the journal");
-            if let Err(error) = std::fs::remove_file(self.reserve_path()) {
-                tracing::error!(%error, "the reserve file cannot be removed");
-            }
+    /// Takes the reserve (again) if there is ample room for it. Called at start, when files were removed, and from time to time.
+    pub fn watch_reserve(&self) {
+        if !self.reserve.is_whole() {
+            self.reserve.take(self.room());
         }
     }
+}
 
-    /// Takes the reserve (again) if there is ample room for it. Called at start and from time to time.
-    pub fn watch_reserve(&self) {
-        if self.reserve_held.load(Ordering::Acquire) || matches!(&*self.inner.read(), Some(Inner::Memory(_)))
+/// Room that is kept for the journal, in files. What is given back to the file system anybody can take, so it goes bit by bit.
+#[derive(Debug)]
+pub(super) struct Reserve {
+    /// `None` of a store in memory.
+    dir: Option<PathBuf>,
+    /// Parts that are held: the first so many.
+    held: Mutex<usize>,
+}
+
+impl Reserve {
+    /// Finds what an earlier run held.
+    pub(super) fn open(dir: &Path) -> Self {
+        let reserve = Self { dir: Some(dir.to_owned()), held: Mutex::new(0) };
+        let parts = (0..limits::STORE_RESERVE_PARTS)
+            .take_while(|part| reserve.path(*part).is_some_and(|path| path.exists()));
+        *reserve.held.lock() = parts.count();
+        reserve
+    }
+
+    /// A reserve that never has anything.
+    pub(super) const fn none() -> Self {
+        Self { dir: None, held: Mutex::new(0) }
+    }
+
+    fn path(&self, part: usize) -> Option<PathBuf> {
+        let name = if part == 0 { "reserve".to_owned() } else { format!("reserve.{part}") };
+        self.dir.as_ref().map(|dir| dir.join(name))
+    }
+
+    fn is_whole(&self) -> bool {
+        self.dir.is_none() || *self.held.lock() == limits::STORE_RESERVE_PARTS
+    }
+
+    /// Gives a part back to the file system; tells whether there was one.
+    pub(super) fn release(&self) -> bool {
+        let mut held = self.held.lock();
+        let Some(path) = held.checked_sub(1).and_then(|part| self.path(part)) else { return false };
+        *held -= 1;
+        tracing::warn!(path = %path.display(), left = *held, "the disk is full: using a part of the reserve for the journal");
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::error!(%error, "a part of the reserve cannot be removed");
+        }
+        true
+    }
+
+    fn take(&self, room: u64) {
+        if room
+            < limits::STORE_FREE_MIN
+                + 2 * limits::STORE_RESERVE_PARTS as u64 * limits::STORE_RESERVE_PART_BYTES
         {
             return;
         }
-        if self.room() < limits::STORE_FREE_MIN + 2 * limits::STORE_RESERVE_BYTES {
-            return;
+        let mut held = self.held.lock();
+        while *held < limits::STORE_RESERVE_PARTS {
+            let Some(path) = self.path(*held) else { return };
+            if let Err(error) = preallocate(&path) {
+                tracing::warn!(%error, "no reserve for a full disk can be kept");
+                return;
+            }
+            *held += 1;
         }
-        match preallocate(&self.reserve_path()) {
-            Ok(()) => self.reserve_held.store(true, Ordering::Release),
-            Err(error) => tracing::warn!(%error, "no reserve for a full disk can be kept"),
+    }
+
+    /// Does what may find the disk full, again for each part of the reserve that is left.
+    pub(super) fn with<T>(&self, work: impl Fn() -> Result<T, TreeError>) -> Result<T, TreeError> {
+        loop {
+            match work() {
+                Err(TreeError::NoSpace) if self.release() => {}
+                done => return done,
+            }
         }
     }
 }
@@ -66,7 +126,7 @@ impl Store {
 fn preallocate(path: &Path) -> std::io::Result<()> {
     use std::os::fd::AsRawFd;
     let file = File::create(path)?;
-    let len = libc::off_t::try_from(limits::STORE_RESERVE_BYTES).unwrap_or(libc::off_t::MAX);
+    let len = libc::off_t::try_from(limits::STORE_RESERVE_PART_BYTES).unwrap_or(libc::off_t::MAX);
     // SAFETY: the descriptor is open for the whole call, which touches no memory of this process.
     match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, len) } {
         0 => Ok(()),
