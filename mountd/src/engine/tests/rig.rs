@@ -342,6 +342,8 @@ impl Rig {
 
     /// Makes or replaces a file's bytes.
     pub(super) fn write(&self, name: &str, bytes: &[u8]) {
+        // As a file system does: nothing is applied between the writing and its being noticed.
+        let _hold = self.sink.hold.read();
         let cache = &self.live().cache;
         let backing = match self.find(name) {
             Some(node) => cache.backing(&node).expect("a disk"),

@@ -135,8 +135,11 @@ fn journals_do_not_grow_with_the_store_and_little_is_left_of_them_at_the_end() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     store.persist().expect("a disk");
-    store.fold_journals().expect("a disk");
-    assert!(journals().len() <= 2, "{:?}", journals());
+    // It gives up after a while on a machine that has other things to do.
+    while journals().len() > 2 {
+        assert!(std::time::Instant::now() < deadline, "{:?}", journals());
+        store.fold_journals().expect("a disk");
+    }
     drop(store);
     let store = Store::open(dir.path()).expect("a store");
     assert!(store.read_raw(Space::Meta, b"once").expect("a store").is_some());
