@@ -56,8 +56,6 @@ async fn commits(shared: &Arc<Shared>) {
         match round(shared).await {
             Ok(Round::Sent) => {
                 backoff.reset();
-                *shared.token_refused.lock() = None;
-                shared.is_server_full.store(false, Ordering::Relaxed);
                 // In a burst of changes half of the time is for gathering: fewer and larger requests.
                 if shared.tree.pending(0, 1).is_ok_and(|more| !more.is_empty()) {
                     tokio::time::sleep(begun.elapsed().min(Duration::from_millis(GATHER_MS_MAX))).await;
@@ -185,27 +183,31 @@ async fn send(
     only: Only,
 ) -> Result<Option<Setback>, EngineError> {
     let commit = flight.notes.commit;
-    match request(shared, &mut flight, only).await {
-        Ok(reply) => outcome::settle(shared, flight, reply).await,
-        // A token that was revoked under way leaves open what became of the commit: it stays stored.
-        Err(EngineError::Remote(error)) if error.token_refused() == Some(true) => Err(error.into()),
-        Err(EngineError::Remote(error)) if !error.is_retryable() || error.is_server_full() => {
-            // It was not made, nor was it before: the server would know. So it keeps nobody from coming back and reading.
-            if !error.is_server_full() {
-                tracing::error!(
-                    error = chain(&error),
-                    "the server refuses a commit; its changes are sent anew"
-                );
-            }
-            shared.tree.store_in_flight(None)?;
-            shared.settled.send_replace(commit);
-            match only {
-                Only::AsItIs if error.is_server_full() => Ok(None),
-                Only::AsItIs | Only::Online => Err(error.into()),
-            }
+    let error = match request(shared, &mut flight, only).await {
+        Ok(reply) => {
+            // Before it is settled: who sees that nothing waits any more does not hear what it waited for.
+            *shared.token_refused.lock() = None;
+            shared.is_server_full.store(false, Ordering::Relaxed);
+            return outcome::settle(shared, flight, reply).await;
         }
-        Err(error) => Err(error),
+        Err(EngineError::Remote(error)) => error,
+        Err(error) => return Err(error),
+    };
+    let is_full = error.is_server_full();
+    // A token that was revoked under way leaves open what became of the commit: it stays stored.
+    if error.token_refused() == Some(true) || (error.is_retryable() && !is_full) {
+        return Err(error.into());
     }
+    // It was not made, nor was it before: the server would know. So it keeps nobody from coming back and reading.
+    shared.tree.store_in_flight(None)?;
+    shared.settled.send_replace(commit);
+    if is_full && only == Only::AsItIs {
+        return Ok(None);
+    }
+    if !is_full {
+        tracing::error!(error = chain(&error), "the server refuses a commit; its changes are sent anew");
+    }
+    Err(error.into())
 }
 
 async fn request(

@@ -305,7 +305,9 @@ async fn upload_chunks(
         .map(|batch| put_batch(shared, node, file, batch, of.clone()))
         .buffer_unordered(UPLOAD_REQUESTS_MAX)
         .try_fold(true, |all, whole| async move { Ok(all && whole) });
-    Ok(if whole.await? { Step::Done } else { Step::Again })
+    let whole = whole.await?;
+    shared.uploads.note(node, |progress| progress.is_server_full = false);
+    Ok(if whole { Step::Done } else { Step::Again })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
