@@ -186,15 +186,16 @@ fn places(manifest: &Manifest, present: &Present) -> HashMap<ChunkHash, u64> {
 }
 
 impl Backing {
-    /// Makes an empty file for `manifest`; its holes are there already.
+    /// Starts with nothing of `manifest`; its holes are there already.
     fn start_empty(&self, inner: &mut Inner, manifest: &Manifest) -> Result<(), CacheError> {
-        self.open_file(inner)?;
         self.mark_holes(inner, manifest)
     }
 
     /// Notes where no bytes are to be fetched: in holes, as a file that was not written there reads as zeros, and behind the end of
     /// what the server has, where a file may have grown here before that could be noted.
     fn mark_holes(&self, inner: &mut Inner, manifest: &Manifest) -> Result<(), CacheError> {
+        // Only the file itself tells its length and its stamp.
+        self.open_file(inner)?;
         let size = self.stamp(inner)?.size;
         let holes = manifest.offsets().filter(|(_, chunk)| chunk.hash.is_hole());
         let holes = holes.map(|(at, chunk)| at..at.saturating_add(chunk.len).min(size));
@@ -292,6 +293,7 @@ impl Backing {
 
     /// Writes down what has been fetched.
     fn save_fill(&self, inner: &mut Inner) -> Result<(), CacheError> {
+        self.open_file(inner)?;
         let stamp = self.stamp(inner)?;
         if inner.present.contains(&(0..stamp.size)) {
             self.set_whole();

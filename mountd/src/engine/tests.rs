@@ -1,6 +1,7 @@
 //! The engine with a real tree and cache against the server in memory.
 
 mod full;
+mod holes;
 mod join;
 mod last_write;
 mod pin;

@@ -358,6 +358,14 @@ impl Rig {
         backing.notice(true).expect("a disk");
     }
 
+    /// Gives a file another length.
+    pub(super) fn cut(&self, name: &str, len: u64) {
+        let _hold = self.sink.hold.read();
+        let backing = self.backing(name);
+        backing.set_len(len).expect("a disk");
+        backing.notice(true).expect("a disk");
+    }
+
     /// Makes an empty file; its bytes come when the engine asks whether it is still open.
     pub(super) fn make_and_write_when_asked(&self, name: &str, bytes: &'static [u8]) {
         *self.sink.on_asked.lock() = Some(Box::new(move |tree, cache, node| {
