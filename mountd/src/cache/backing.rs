@@ -520,6 +520,11 @@ impl Backing {
         if !changed {
             return Ok(Noticed::Nothing);
         }
+        if !self.is_whole() {
+            // A kill may have come between cutting the file and noting that.
+            inner.present.truncate(now.size);
+            self.settle_present(&mut inner, now.size)?;
+        }
         let known = self.cache.tree.node_by_id(inner.node)?.and_then(|node| node.record);
         let (mtime, ctime) = known.map_or((now.mtime, now.ctime), |record| {
             (not_before(record.mtime, now.mtime), record.ctime.max(now.ctime))

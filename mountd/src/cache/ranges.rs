@@ -71,6 +71,12 @@ impl RangeSet {
         self.ranges.splice(first..last, [before, after].into_iter().filter(|rest| rest.start < rest.end));
     }
 
+    /// Returns where the last range ends; 0 if there is none.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.ranges.last().map_or(0, |last| last.end)
+    }
+
     /// Removes everything from `len` on.
     pub fn truncate(&mut self, len: u64) {
         self.ranges.retain(|range| range.start < len);

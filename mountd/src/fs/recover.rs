@@ -3,12 +3,13 @@
 //! ```text
 //! killed:     files with an open mark ─► stamp differs ─► a change
 //! power lost: all files ─► no content of the server ─────────► looked at as changed
+//!                      │     └─► partly here ─────────────────► as long as what is left or the server has
 //!                      └─► one ─► stamp as it was, long ago ──► good
-//!                            └─► compared with its manifest ─► good
-//!                                   └─► differs ─► written later ─► a change
-//!                                             └─► not written ───► forgotten, fetched when it is read
-//!                      └─► no file, or partly here and cut
-//!                          off, content not sent ────────────► as the server has it, or empty
+//!                      │     └─► compared with its manifest ─► good
+//!                      │            └─► differs ─► written later ─► a change
+//!                      │                      └─► not written ───► forgotten, fetched when it is read
+//!                      └─► no file, or nothing left of what
+//!                          was here, content not sent ───────► as the server has it, or empty
 //! ```
 //!
 //! A killed process leaves every byte and every row that it wrote. A machine without power leaves of both what had reached the
@@ -22,10 +23,11 @@ use dfs_shared::ids::NodeId;
 use dfs_shared::time::Timestamp;
 
 use super::{Fs, FsError};
-use crate::cache::{CacheError, Claim, Standing, compare, same_bytes};
+use crate::cache::{CacheError, Claim, RangeSet, Standing, compare, same_bytes};
 use crate::limits::POWER_LOSS_SECS;
 use crate::tree::LocalNode;
-use crate::tree::content::{Place, Present, Stamp};
+use crate::tree::content::{ContentState, Place, Present, Stamp};
+use crate::tree::node::SyncState;
 
 impl Fs {
     /// Looks at every file that was open for writing when the last run ended; at all if the machine may have lost its power, as
@@ -100,14 +102,50 @@ impl Fs {
             // An older version, which only serves to copy from.
             return self.forget_bytes(id);
         }
-        if node.dirty_content.is_some() && ends_too_early(&row.present, now) {
-            return self.give_up(&node);
+        if let (Some(_), Present::Ranges(ranges)) = (node.dirty_content, &row.present) {
+            return self.recover_partial(&node, row, RangeSet::from_ranges(ranges), now.size);
         }
         if node.dirty_content.is_some() || !self.cache.may_forget(id, row)? {
             let is_empty = row.content.is_none() && node.dirty_content.is_none();
             return if is_empty && is_same { Ok(()) } else { self.recover_file(&node, true) };
         }
         self.recover_named(&node, &standing)
+    }
+
+    /// Looks at a file that was written and is partly here, of which `len` bytes reached the disk. What of it is missing and the
+    /// server has is fetched when it is needed; what was written behind that is as long as what is left of it.
+    fn recover_partial(
+        &self,
+        node: &LocalNode,
+        row: &ContentState,
+        mut here: RangeSet,
+        len: u64,
+    ) -> Result<(), FsError> {
+        let Some(record) = node.live() else { return Ok(()) };
+        let noted = here.end();
+        here.truncate(len);
+        if noted > 0 && here.end() == 0 {
+            return self.give_up(node);
+        }
+        let manifest = self.tree.manifest(node.id)?.filter(|(content, _)| Some(*content) == row.content);
+        let theirs = match (manifest, &node.sync) {
+            (Some((_, manifest)), _) => manifest.size(),
+            (None, SyncState::Changed { base, .. }) if base.content == row.content => base.size,
+            (None, _) => record.size,
+        };
+        // Of what is written behind the end the row is told first, the record later.
+        let whole = record.size.max(noted).min(theirs.max(len));
+        if noted > len {
+            tracing::error!(node = %node.id, "bytes that were written here had not reached the disk: it ends after {whole}");
+            self.lost.lock().push(node.id);
+        }
+        if len < whole {
+            // First: what is added now is not here.
+            let present = Present::Ranges(here.as_slice().to_vec());
+            self.tree.update_content_state(node.id, |row| row.map(|row| ContentState { present, ..row }))?;
+            self.cache.backing(node)?.file()?.set_len(whole)?;
+        }
+        self.recover_file(node, true)
     }
 
     /// The file is gone that held a node's bytes, or bytes of it that only it had.
@@ -167,13 +205,5 @@ impl Fs {
             Ok(()) | Err(CacheError::Busy | CacheError::NotFound) => Ok(()),
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-/// Tells whether bytes are gone of a file that is partly here: what is left cannot be told from what was never here.
-fn ends_too_early(present: &Present, now: &Stamp) -> bool {
-    match present {
-        Present::All => false,
-        Present::Ranges(ranges) => ranges.last().is_some_and(|last| last.end > now.size),
     }
 }

@@ -119,6 +119,25 @@ fn a_file_that_is_partly_here_and_grew_is_whole_when_it_is_read_after_a_kill() {
 }
 
 #[test]
+fn a_file_that_is_partly_here_and_was_cut_waits_for_nothing_after_a_kill() {
+    let bytes = pattern(20 * CHUNK, 0);
+    for len in [0, 10] {
+        let Some(mount) = Local::new() else { return };
+        let id = partly_here(&mount, &bytes);
+        // As if the process had been killed between cutting the file and noting which bytes are here.
+        mount.tree.mark_open(id).unwrap();
+        let present = mount.tree.content_state(id).unwrap().unwrap().present;
+        mount.cache.backing(&mount.node("f")).unwrap().set_len(len).unwrap();
+        let put_back = |row: Option<ContentState>| row.map(|row| ContentState { present, ..row });
+        mount.tree.update_content_state(id, put_back).unwrap();
+        let mount = mount.restart();
+        assert_eq!(mount.node("f").live().unwrap().size, len);
+        assert!(mount.cache.open_for_hash(id).unwrap().number.is_some(), "nobody would send it");
+        assert!(std::fs::read(mount.at("f")).unwrap() == bytes[..usize::try_from(len).unwrap()]);
+    }
+}
+
+#[test]
 fn a_new_version_whose_file_has_the_old_length_after_a_kill_is_whole_when_it_is_read() {
     let long = pattern(20 * CHUNK, 0);
     for (old, new) in [(&long[..10 * CHUNK], &long[..]), (&long[..], &long[..10 * CHUNK])] {
@@ -278,4 +297,60 @@ fn a_file_that_is_partly_here_and_was_cut_off_by_a_power_loss_is_as_the_server_h
     assert_eq!(mount.fs.lost_files(), [id]);
     assert_eq!(mount.node("f").dirty_content, None, "nothing of it can be sent");
     assert!(std::fs::read(mount.at("f")).unwrap() == bytes);
+}
+
+// S44
+#[test]
+fn what_reached_the_disk_of_a_file_that_is_partly_here_is_there_after_a_power_loss() {
+    let bytes = pattern(20 * CHUNK, 0);
+    let mut written = bytes.clone();
+    written[100..105].copy_from_slice(b"hello");
+    // Without what was appended; without anything that was not here either; with some of what was appended.
+    for left in [bytes.len(), 2 * CHUNK, bytes.len() + 2] {
+        let Some(mount) = Local::new() else { return };
+        let id = partly_here(&mount, &bytes);
+        let backing = mount.cache.backing(&mount.node("f")).unwrap();
+        backing.write_at(b"hello", 100).unwrap();
+        backing.write_at(b"tail", bytes.len() as u64).unwrap();
+        drop(backing);
+        mount.fs.sweep();
+        let (contents, manifest) = (Arc::clone(&mount.contents), mount.contents.add(&bytes, CHUNK));
+        let mount = mount.restart_after_power_loss(|root| {
+            for path in files(&root.join("state/files")) {
+                File::options().write(true).open(path).unwrap().set_len(left as u64).unwrap();
+            }
+        });
+        mount.contents.take(&contents);
+        mount.contents.set(id, &manifest);
+        assert_eq!(mount.fs.lost_files(), [id], "some of it is lost");
+        assert!(mount.node("f").dirty_content.is_some(), "nobody would send the rest");
+        let expected = [&written[..], &b"tail"[..left.saturating_sub(bytes.len())]].concat();
+        assert!(std::fs::read(mount.at("f")).unwrap() == expected);
+        assert!(mount.cache.open_for_hash(id).is_ok(), "it would wait for ever to be sent");
+    }
+}
+
+// S44
+#[test]
+fn a_file_of_which_nothing_is_here_keeps_the_servers_bytes_when_its_length_did_not_reach_the_disk() {
+    let Some(mount) = Local::new() else { return };
+    let (id, bytes) = (NodeId::generate(), pattern(20 * CHUNK, 0));
+    let manifest = push_file(&mount, 1, "f", id, &bytes);
+    wait_for(|| mount.at("f").exists());
+    // As if a write had been announced, and neither it nor the length of its file had come further.
+    let backing = mount.cache.backing(&mount.node("f")).unwrap();
+    backing.adopt(true).unwrap();
+    backing.file().unwrap();
+    mount.tree.content_announced(id, dfs_shared::time::Timestamp { secs: 2_000_000_000, nanos: 0 }).unwrap();
+    drop(backing);
+    let contents = Arc::clone(&mount.contents);
+    let mount = mount.restart_after_power_loss(|root| {
+        for path in files(&root.join("state/files")) {
+            File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+        }
+    });
+    mount.contents.take(&contents);
+    mount.contents.set(id, &manifest);
+    assert!(std::fs::read(mount.at("f")).unwrap() == bytes);
+    assert!(mount.cache.open_for_hash(id).is_ok(), "it would wait for ever to be sent");
 }
