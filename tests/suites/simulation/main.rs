@@ -282,6 +282,19 @@ fn what_a_power_loss_took_is_not_uploaded_for_ever() -> Result<()> {
     run(&script.parse()?).map(drop)
 }
 
+/// Found at seed 500269326: a file became a conflict copy between a write and the fsync of the same handle.
+#[test]
+fn what_was_synced_after_a_conflict_is_in_the_copy_after_a_power_loss() -> Result<()> {
+    let script = "seed 500269326 mounts 3 delay 2 loss 0
+        0 0 write a b/b/b 1 1
+        107 2 open a a 1 1
+        0 0 write a b 1 1
+        0 2 put b a/b 1 1
+        3 2 fsync a/a a 1 1
+        0 2 power a/b b 1 1";
+    run(&script.parse()?).map(drop)
+}
+
 #[test]
 fn the_patch_with_broken_rules_applies() -> Result<()> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

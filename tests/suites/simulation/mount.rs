@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -258,14 +258,20 @@ impl Mount {
         Ok(file.set_modified(modified)?)
     }
 
-    /// Everything that a file holds has reached the disk.
+    /// Everything that the file of the open handle holds has reached the disk. After a conflict that is the copy's.
     ///
     /// # Errors
     /// When the disk fails.
-    pub(crate) fn synced(&mut self, ino: Ino) -> Result<()> {
-        let Some(node) = self.tree().node(ino)? else { return Ok(()) };
-        let Some(row) = self.tree().content_state(node.id)? else { return Ok(()) };
-        let name = format!("{:016x}", row.file.0);
+    pub(crate) fn synced(&mut self) -> Result<()> {
+        let Some(handle) = &self.open else { return Ok(()) };
+        let name = match &handle.given {
+            Some(file) => name_of(&std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?),
+            None => {
+                let Some(node) = self.tree().node(handle.ino)? else { return Ok(()) };
+                let Some(row) = self.tree().content_state(node.id)? else { return Ok(()) };
+                format!("{:016x}", row.file.0)
+            }
+        };
         for file in self.backing_files()?.iter().filter(|file| name_of(file) == name) {
             self.synced.insert(name.clone(), std::fs::read(file)?);
         }

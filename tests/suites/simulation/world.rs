@@ -326,7 +326,7 @@ impl World {
         let told = Arc::clone(&outcome);
         mount.fs().fsync(ino, false, Box::new(move |done| *told.lock() = Some(done)));
         outcome.lock().take().expect("who does not wait for the server is answered at once")?;
-        self.mounts[index].synced(ino).expect("a directory in memory");
+        self.mounts[index].synced().expect("a directory in memory");
         if let Some(whole) = whole.filter(|_| named) {
             self.oracle.finished(&whole, format!("step {} (fsync on {index})", self.step));
             self.oracle.synced(&whole);
