@@ -295,6 +295,22 @@ fn what_was_synced_after_a_conflict_is_in_the_copy_after_a_power_loss() -> Resul
     run(&script.parse()?).map(drop)
 }
 
+/// Found at seed 500414695: everything was at rest, and then a mount found out that its connection had been cut.
+#[test]
+fn a_connection_that_was_cut_before_the_rest_is_missed_before_files_are_looked_at() -> Result<()> {
+    let script = "seed 500414695 mounts 2 delay 200 loss 150 policy last-write-wins
+        66 0 kill b b/b 1 1
+        306 0 write b/d/b c/a/b 1 1
+        223 1 put d a 1 1
+        73 0 save d d/a/d 28 34
+        290 1 write c/c a/b 1 1
+        333 0 put d/d/b d/b 1 1
+        232 0 xattr a/b d/b 1 1
+        375 1 cut b b/a/a 1 1
+        284 1 read d d 121 31";
+    run(&script.parse()?).map(drop)
+}
+
 #[test]
 fn the_patch_with_broken_rules_applies() -> Result<()> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

@@ -76,10 +76,11 @@ impl Network {
         });
     }
 
-    /// Loses and repeats nothing any more.
-    pub(crate) fn calm(&self) {
+    /// Loses and repeats nothing any more, and waits until every mount knows whether it still has its connection.
+    pub(crate) async fn calm(&self) {
         *self.loss_permille.lock() = 0;
         (0..self.cuts.len()).for_each(|mount| self.cut(mount, false));
+        sleep(Duration::from_millis(SILENCE_MS + self.delay_ms_max + 1)).await;
     }
 
     fn is_cut(&self, mount: usize) -> bool {

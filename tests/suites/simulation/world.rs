@@ -410,7 +410,7 @@ impl World {
 
     /// Ends all disturbance and waits until all sides are equal.
     async fn rest(&mut self) -> Result<()> {
-        self.network.calm();
+        self.network.calm().await;
         self.server.set_full(false);
         self.server.set_quota(None)?;
         for index in 0..self.mounts.len() {
