@@ -229,8 +229,8 @@ impl OpenFiles for Fs {
         let _hold = self.hold.read();
         for node in nodes {
             let Ok(Some(node)) = self.tree.node_by_id(*node) else { continue };
-            if let Err(error) = self.notice_open(node.ino) {
-                tracing::warn!(node = %node.id, %error, "a change of an open file could not be looked at");
+            if let Err(error) = self.notice_open(node.ino).and_then(|()| self.notice_unsent(&node)) {
+                tracing::warn!(node = %node.id, %error, "a change of a file could not be looked at");
             }
         }
         let lingering: Vec<_> = self.lingering.lock().clone();

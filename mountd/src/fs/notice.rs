@@ -60,6 +60,16 @@ impl Fs {
         }
     }
 
+    /// Looks at a file that is to be sent, whoever has it open: a state directory that was copied has other times. `hold` is held.
+    pub(super) fn notice_unsent(&self, node: &LocalNode) -> Result<(), FsError> {
+        if node.dirty_content.is_none() {
+            return Ok(());
+        }
+        let backing = self.cache.backing(node)?;
+        backing.file()?;
+        self.notice_backing(&backing)
+    }
+
     /// A handle is about to be closed.
     ///
     /// # Errors

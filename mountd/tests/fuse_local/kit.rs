@@ -212,6 +212,11 @@ impl Local {
         self.restart_after(BOOT, |_| {})
     }
 
+    /// Something is done to the directory of state and cache meanwhile.
+    pub(crate) fn restart_with(self, work: impl FnOnce(&Path)) -> Self {
+        self.restart_after(BOOT, work)
+    }
+
     /// As if the machine had lost its power meanwhile; `damage` is done to the directory of state and cache.
     pub(crate) fn restart_after_power_loss(self, damage: impl FnOnce(&Path)) -> Self {
         self.restart_after("another boot", damage)

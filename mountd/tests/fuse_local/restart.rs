@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dfs_mountd::cache::Backing;
+use dfs_mountd::cache::{Backing, CacheError, OpenFiles};
 use dfs_mountd::tree::content::{ContentState, Present};
 use dfs_shared::ids::NodeId;
 
@@ -160,6 +160,31 @@ fn a_new_version_whose_file_has_the_old_length_after_a_kill_is_whole_when_it_is_
         mount.contents.set(id, &manifest);
         assert!(std::fs::read(mount.at("f")).unwrap() == new);
     }
+}
+
+// S4
+#[test]
+fn what_was_not_sent_can_be_sent_from_a_state_directory_that_was_copied() {
+    let Some(mount) = Local::new() else { return };
+    std::fs::write(mount.at("f"), b"bytes").unwrap();
+    mount.wait_released("f");
+    mount.fs.sweep();
+    let mount = mount.restart_with(|root| {
+        for path in files(&root.join("state/files")) {
+            let copy = path.with_extension("copy");
+            std::fs::copy(&path, &copy).unwrap();
+            std::fs::rename(copy, path).unwrap();
+        }
+    });
+    // A copy has other times of change, whatever made it.
+    let node = mount.node("f");
+    assert!(matches!(mount.cache.open_for_hash(node.id), Err(CacheError::Changed)));
+    mount.fs.notice(&[node.id]);
+    assert!(
+        mount.cache.open_for_hash(node.id).unwrap().number.is_some(),
+        "it would wait for ever to be sent"
+    );
+    assert_eq!(std::fs::read(mount.at("f")).unwrap(), b"bytes");
 }
 
 // S44
