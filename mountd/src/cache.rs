@@ -43,7 +43,7 @@ pub use ranges::RangeSet;
 
 use crate::tree::content::{ContentState, FileId, Place, Present, Stamp};
 use crate::tree::{LocalNode, Tree};
-use backing::Inner;
+use backing::{Discarded, Inner};
 use evict::{Recent, is_on_server};
 use files::Dirs;
 
@@ -380,7 +380,8 @@ impl Cache {
         self.disown(inner.node, backing.id())?;
         (inner.node, inner.attached) = (node, true);
         (inner.superseded, inner.discarded) = (None, None);
-        inner.content = None;
+        // What is missing of it can only be fetched by that name.
+        inner.content.take_if(|_| backing.is_whole());
         backing.store_row(&mut inner)?;
         drop(inner);
         self.held.lock().remove(&backing.id());
@@ -473,13 +474,17 @@ impl Cache {
             }
             None => {
                 inner.attached = false;
-                // Of a file that is partly here nobody could tell later what of it was written.
-                inner.discarded = match row {
-                    _ if !backing.is_whole() => None,
+                let stamp = match row {
                     _ if !is_on_server => Some(Stamp::default()),
                     Some(row) => Some(row.stamp),
                     None => backing.stamp(&inner).ok(),
                 };
+                if backing.is_whole() {
+                    inner.discarded = stamp.map(Discarded::Whole);
+                } else {
+                    inner.discarded = Some(Discarded::Part);
+                    inner.touched |= !is_on_server;
+                }
                 let node = inner.node;
                 drop(inner);
                 self.orphans.lock().insert(node, Arc::downgrade(backing));

@@ -60,12 +60,21 @@ pub(super) struct Inner {
     pub(super) users: u32,
     /// A newer version took the node while the kernel could still write to this one: what `fstat` said then.
     pub(super) superseded: Option<Stamp>,
-    /// The node went while somebody used the file: what `fstat` said of the bytes that the server has, which may keep the node.
-    pub(super) discarded: Option<Stamp>,
+    /// The node went while somebody used the file: what the server has, which may keep the node.
+    pub(super) discarded: Option<Discarded>,
     /// The file belongs to another node's row, which was moved there: it stays.
     pub(super) foreign: bool,
     /// Blocks that the cache's account holds for it.
     pub(super) counted: u64,
+}
+
+/// What the server has of a file whose node went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Discarded {
+    /// All, and `fstat` said this then.
+    Whole(Stamp),
+    /// What is here of it and is missing. Fetching changes what `fstat` says, but only the daemon writes to such a file.
+    Part,
 }
 
 impl Inner {
@@ -353,7 +362,7 @@ impl Backing {
         if inner.place == Place::State {
             return Ok(());
         }
-        if !inner.stored {
+        if !inner.stored && inner.file.is_none() {
             inner.place = Place::State;
             return Ok(());
         }
@@ -544,7 +553,11 @@ impl Backing {
     /// [`CacheError`] when the disk fails.
     pub fn written_too_late(&self) -> Result<Option<NodeId>, CacheError> {
         let mut inner = self.inner.lock();
-        let Some(before) = inner.superseded.or(inner.discarded) else { return Ok(None) };
+        let before = match (inner.superseded, inner.discarded) {
+            (Some(before), _) | (None, Some(Discarded::Whole(before))) => before,
+            (None, Some(Discarded::Part)) => return Ok(inner.touched.then_some(inner.node)),
+            (None, None) => return Ok(None),
+        };
         self.open_file(&mut inner)?;
         let late = inner.touched || !same_bytes(&before, &self.stamp(&inner)?);
         Ok(late.then_some(inner.node))

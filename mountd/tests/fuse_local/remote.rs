@@ -399,3 +399,31 @@ fn what_is_written_to_a_replaced_version_is_kept_beside_the_new_one() {
     mount.fs.sweep();
     assert!(mount.tree.open_marks().unwrap().is_empty());
 }
+
+// S16
+#[test]
+fn what_is_written_to_a_removed_file_that_comes_back_is_kept_beside_it() {
+    for is_here in [true, false] {
+        for mount in Local::both() {
+            let (id, bytes) = (NodeId::generate(), pattern(20 * CHUNK, 0));
+            let manifest = push_file(&mount, 1, "f", id, &bytes);
+            wait_for(|| mount.at("f").exists());
+            if is_here {
+                assert!(std::fs::read(mount.at("f")).unwrap() == bytes);
+            }
+            let file = OpenOptions::new().write(true).open(mount.at("f")).unwrap();
+            std::fs::remove_file(mount.at("f")).unwrap();
+            push_file(&mount, 2, "f", id, b"theirs");
+            wait_for(|| mount.at("f").exists());
+            file.write_all_at(b"LATE", 100).unwrap();
+            drop(file);
+            let names = || std::fs::read_dir(mount.path()).unwrap().map(|entry| entry.unwrap().file_name());
+            wait_for(|| names().count() == 2);
+            assert_eq!(std::fs::read(mount.at("f")).unwrap(), b"theirs");
+            let copy = names().find(|name| name.to_string_lossy().contains("conflict")).unwrap();
+            mount.contents.set(mount.node(copy.to_str().unwrap()).id, &manifest);
+            let expected = [&bytes[..100], b"LATE", &bytes[104..]].concat();
+            assert!(std::fs::read(mount.at(&copy)).unwrap() == expected, "here before: {is_here}");
+        }
+    }
+}
