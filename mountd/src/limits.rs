@@ -125,6 +125,8 @@ pub const READ_AHEAD_LEN: std::ops::RangeInclusive<u64> = (4 << 20)..=(16 << 20)
 pub const FETCHES_PER_READ_MAX: u32 = 8;
 /// How long a read waits for bytes from the server, in milliseconds.
 pub const FETCH_DEADLINE_MS: u64 = 30_000;
+/// How long the server may be away, in milliseconds, before reads of bytes that are not here fail at once: it may be starting again.
+pub const RECONNECT_GRACE_MS: i64 = 3_000;
 /// How often is looked, in milliseconds, whether a program whose read waits was killed.
 pub const KILLED_LOOK_MS: u64 = 200;
 /// How long an idle download keeps its place in the file, in milliseconds.

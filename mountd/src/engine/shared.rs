@@ -22,7 +22,7 @@ use super::upload::Uploads;
 use super::{Parts, Wake};
 use crate::cache::{Cache, CacheError, OpenFiles};
 use crate::clock::Clock;
-use crate::limits::{MANIFEST_CHUNKS_KEPT, NOTICES_KEPT};
+use crate::limits::{MANIFEST_CHUNKS_KEPT, NOTICES_KEPT, RECONNECT_GRACE_MS};
 use crate::remote::{Remote, RemoteError};
 use crate::tree::apply::Conflict;
 use crate::tree::{Effect, EffectSink, Membership, Tree, TreeError};
@@ -223,6 +223,19 @@ impl Shared {
 
     pub(super) fn is_offline(&self) -> bool {
         matches!(*self.connection.borrow(), Connection::Offline { .. } | Connection::Stopped { .. })
+    }
+
+    /// Tells whether the server is away for longer than it takes to start it again.
+    pub(super) fn is_away(&self) -> bool {
+        match &*self.connection.borrow() {
+            Connection::Offline { since, .. } => {
+                let away = self.clock.now().as_millis().saturating_sub(since.as_millis());
+                // Less than nothing: the clock was set back, and tells nothing.
+                !(0..RECONNECT_GRACE_MS).contains(&away)
+            }
+            Connection::Stopped { .. } => true,
+            Connection::Reconciling | Connection::Online { .. } => false,
+        }
     }
 
     /// Says in words that the server's disk has no room, if what was sent last found none.

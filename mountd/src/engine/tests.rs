@@ -328,6 +328,23 @@ fn reading_offline_fails_soon_and_says_so() {
     assert!(matches!(error, FetchError::Offline), "{error:?}");
 }
 
+// S13
+#[test]
+fn a_read_waits_for_a_server_that_is_started_again() {
+    let server = MemoryRemote::new();
+    let (one, other) = (Rig::new(&server), Rig::new(&server));
+    one.online();
+    other.online();
+    one.write("large", &bytes_of(1 << 20, 4));
+    one.flush();
+    other.until("the file is there", || other.content("large").is_some());
+    server.set_online(false);
+    until("it is away", || other.status().state == "offline");
+    // Back at the second question of the read.
+    server.come_back_after(2);
+    other.fetch("large", 0..1).expect("the bytes");
+}
+
 #[test]
 fn a_new_version_of_a_file_that_was_here_is_fetched_ahead() {
     let server = MemoryRemote::new();

@@ -81,6 +81,7 @@ impl MemoryRemote {
             past: Vec::new(),
             lose_past: false,
             records_left: None,
+            refusals_left: None,
             full: false,
             quota: None,
         };
@@ -92,6 +93,11 @@ impl MemoryRemote {
     /// Makes the server reachable or not. Going away breaks the streams.
     pub fn set_online(&self, online: bool) {
         self.state.lock().set_online(online);
+    }
+
+    /// Makes the server come back for the `count`th read while it is away.
+    pub fn come_back_after(&self, count: u32) {
+        self.state.lock().refusals_left = Some(count);
     }
 
     /// Makes the server go away after `count` more requests for records.
@@ -228,6 +234,12 @@ impl MemoryRemote {
         self.state.lock().past.clone()
     }
 
+    /// Returns the Merkle root of the records.
+    #[must_use]
+    pub fn root(&self) -> MerkleHash {
+        self.state.lock().root()
+    }
+
     /// Returns all records.
     #[must_use]
     pub fn all_records(&self) -> BTreeMap<RecordKey, Versioned> {
@@ -260,6 +272,13 @@ impl MemoryRemote {
     fn online(&self) -> Result<parking_lot::MutexGuard<'_, State>, RemoteError> {
         let state = self.state.lock();
         if state.online { Ok(state) } else { Err(unreachable()) }
+    }
+
+    fn count_refusal(&self) {
+        let mut state = self.state.lock();
+        if !state.online {
+            state.count_refusal();
+        }
     }
 
     fn call<T: Send + 'static>(
@@ -366,6 +385,7 @@ impl Remote for MemoryRemote {
     }
 
     fn get_chunks(&self, hashes: Vec<ChunkHash>) -> RemoteFuture<'_, ChunkStream> {
+        self.count_refusal();
         self.call(move |state| {
             let found: Vec<_> = hashes.into_iter().map(|hash| state.chunk(hash)).collect();
             Ok(stream::iter(found).boxed())
@@ -373,6 +393,7 @@ impl Remote for MemoryRemote {
     }
 
     fn contents(&self, contents: Vec<ContentId>) -> RemoteFuture<'_, Vec<Option<Manifest>>> {
+        self.count_refusal();
         self.call(move |state| {
             if state.swallow_contents > 0 {
                 state.swallow_contents -= 1;

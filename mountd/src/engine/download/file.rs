@@ -167,7 +167,7 @@ pub(in crate::engine) async fn manifest_of(
         return Ok(manifest);
     }
     let asked = shared.remote.contents(vec![content]).await.map_err(|error| {
-        if error.is_retryable() && !shared.is_offline() {
+        if error.is_retryable() && !shared.is_away() {
             tracing::debug!(error = chain(&error), "a question about a content broke");
             OpenError::Broken
         } else {
@@ -325,7 +325,7 @@ impl File {
             BatchError::Changed => return true,
             BatchError::NoSpace => FetchError::NoSpace,
             BatchError::Local(reason) => FetchError::Failed { reason },
-            BatchError::Remote(error) if error.is_retryable() && !self.shared.is_offline() => {
+            BatchError::Remote(error) if error.is_retryable() && !self.shared.is_away() => {
                 self.retry_at = Some(Instant::now() + self.next_pause());
                 return false;
             }

@@ -3,10 +3,13 @@
 use super::rig::{Rig, until};
 use crate::remote::memory::MemoryRemote;
 
-fn alike(one: &Rig, other: &Rig) {
+fn alike(server: &MemoryRemote, one: &Rig, other: &Rig) {
     until("both are alike", || {
-        let sent = one.status().pending == 0 && other.status().pending == 0;
-        sent && one.root() == other.root() && one.names() == other.names()
+        let rigs = [one, other];
+        let statuses = rigs.map(Rig::status);
+        let at_rest = statuses.iter().all(|status| status.state == "online" && status.pending == 0);
+        // Before they have compared themselves with the server they are alike, too.
+        at_rest && rigs.iter().all(|rig| rig.root() == server.root()) && one.names() == other.names()
     });
 }
 
@@ -33,7 +36,7 @@ fn a_server_restored_from_an_older_backup_gets_back_what_it_lost() {
         let is_said = || rig.status().notices.iter().any(|notice| notice.contains("older backup"));
         until("it says what happened", is_said);
     }
-    alike(&one, &other);
+    alike(&server, &one, &other);
     for rig in [&one, &other] {
         until("its bytes are there", || rig.here("edited").as_deref() == Some(b"after"));
         until("those of the new one, too", || rig.here("made").as_deref() == Some(b"new"));
@@ -69,7 +72,7 @@ fn what_a_restored_server_lost_and_what_it_got_since_are_both_kept() {
     }
     one.start(&server);
     one.online();
-    alike(&one, &other);
+    alike(&server, &one, &other);
     let names = one.names();
     let copy = names.iter().find(|name| name.starts_with("file (conflict")).expect("a conflict copy");
     for rig in [&one, &other] {

@@ -43,6 +43,7 @@ pub(super) struct State {
     pub(super) lose_past: bool,
     /// After so many more requests for records it goes away.
     pub(super) records_left: Option<u32>,
+    pub(super) refusals_left: Option<u32>,
     /// Its disk takes nothing.
     pub(super) full: bool,
     /// Most bytes of all files.
@@ -88,6 +89,15 @@ impl State {
             for (_, stream) in std::mem::take(&mut self.streams) {
                 let _ = stream.send(Err(super::unreachable()));
             }
+        }
+    }
+
+    /// Counts a read while it is away, and comes back for the last.
+    pub(super) fn count_refusal(&mut self) {
+        self.refusals_left = self.refusals_left.map(|left| left.saturating_sub(1));
+        if self.refusals_left == Some(0) {
+            self.refusals_left = None;
+            self.online = true;
         }
     }
 
