@@ -48,11 +48,15 @@ fn check_name(bytes: &[u8]) -> Result<Name, FsError> {
 }
 
 impl Fs {
-    /// Returns what a name leads to, for `caller` to keep; `None` if nothing.
+    /// Returns what a name leads to, for `caller` to keep; `None` if nothing. Of anything, `.` is itself, and `..` of a directory the
+    /// one that holds it: the kernel asks for them when all that it has is a file handle (`open_by_handle_at`, NFS).
     ///
     /// # Errors
     /// [`FsError`]: `NameTooLong`, `NotFound` (the directory), or a failing tree or disk.
     pub fn lookup(&self, parent: Ino, name: &[u8], caller: Caller) -> Result<Option<Attr>, FsError> {
+        if matches!(name, b"." | b"..") {
+            return self.lookup_dots(parent, name.len(), caller);
+        }
         let name = check_name(name)?;
         self.steady(|| match self.tree.lookup(parent, &name) {
             Ok(Some(node)) => {
@@ -64,6 +68,16 @@ impl Fs {
             // A removed directory that somebody is still in has no names.
             Err(TreeError::NotFound) if self.orphans.lock().contains_key(&parent) => Ok(None),
             Err(error) => Err(error.into()),
+        })
+    }
+
+    fn lookup_dots(&self, of: Ino, dots: usize, caller: Caller) -> Result<Option<Attr>, FsError> {
+        self.steady(|| {
+            let Some(node) = self.tree.node(of)? else { return Ok(None) };
+            let up = if dots == 1 { Some(node) } else { self.tree.node_by_id(node.parent)? };
+            let Some(found) = up.filter(|found| found.live().is_some()) else { return Ok(None) };
+            self.answers.tell(found.ino, caller.thread);
+            self.attr(found.ino).map(Some)
         })
     }
 

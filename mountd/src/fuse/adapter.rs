@@ -120,6 +120,8 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_NO_OPENDIR_SUPPORT,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_CACHE_SYMLINKS,
+            // Numbers are never given to another file, so a file handle (`open_by_handle_at`, NFS) holds over restarts.
+            InitFlags::FUSE_EXPORT_SUPPORT,
             // Without it every write asks for security.capability; we take set-id bits away ourselves.
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         ] {

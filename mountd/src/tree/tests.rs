@@ -3,6 +3,7 @@
 mod journal;
 mod last_write;
 mod pins;
+mod positions;
 mod table;
 
 use std::collections::BTreeMap;

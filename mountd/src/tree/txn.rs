@@ -17,6 +17,9 @@ use super::store::{Snapshot, Space, Store, Write, decode};
 use super::{TreeError, keys};
 
 mod base;
+mod position;
+
+use position::{Positions, write_entry};
 
 /// A row as it was in the store and as it will be.
 struct Slot<T> {
@@ -32,6 +35,7 @@ pub(super) struct Txn<'a> {
     nodes: BTreeMap<NodeId, Slot<LocalNode>>,
     entries: BTreeMap<(NodeId, Name), Slot<LocalEntry>>,
     merkle: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    positions: Positions,
     /// Other rows, written as they are.
     pub(super) extra: Vec<Write>,
     /// The groups to append to the journal.
@@ -46,6 +50,7 @@ impl<'a> Txn<'a> {
             nodes: BTreeMap::new(),
             entries: BTreeMap::new(),
             merkle: BTreeMap::new(),
+            positions: Positions::default(),
             extra: Vec::new(),
             groups: Vec::new(),
         }
@@ -212,9 +217,21 @@ impl<'a> Txn<'a> {
                 self.edit_node(parent, |dir| dir.subdirs = dir.subdirs.saturating_sub(1))?;
             }
         }
+        let stored = self.entry_slot(parent, name)?.before.as_ref().and_then(|entry| entry.target);
         let target = match node {
-            None => None,
-            Some(id) => Some(self.new_target(parent, id)?),
+            None => {
+                if let Some(stored) = stored.filter(|stored| Some(*stored) == old) {
+                    self.positions.leave(parent, &stored);
+                }
+                None
+            }
+            Some(id) => {
+                let cookie = match self.positions.take(parent, id, stored.as_ref()) {
+                    Some(cookie) => cookie,
+                    None => Cookie(self.store.next_number()?),
+                };
+                Some(self.new_target(parent, id, cookie)?)
+            }
         };
         let slot = self.entry_slot(parent, name)?;
         match slot.now.as_mut() {
@@ -224,8 +241,7 @@ impl<'a> Txn<'a> {
         Ok(())
     }
 
-    fn new_target(&mut self, parent: NodeId, id: NodeId) -> Result<EntryTarget, TreeError> {
-        let cookie = Cookie(self.store.next_number()?);
+    fn new_target(&mut self, parent: NodeId, id: NodeId, cookie: Cookie) -> Result<EntryTarget, TreeError> {
         let node = self.live(id)?.ok_or(TreeError::NotFound)?;
         let kind = node.record.as_ref().map_or(NodeKind::File, |record| record.kind);
         let target = EntryTarget { node: id, ino: node.ino, kind, cookie };
@@ -433,9 +449,11 @@ impl<'a> Txn<'a> {
         for (id, slot) in self.nodes {
             write_node(&mut writes, id, slot);
         }
+        let mut index = BTreeMap::new();
         for ((parent, name), slot) in self.entries {
-            write_entry(&mut writes, parent, &name, slot);
+            write_entry(&mut writes, &mut index, parent, &name, slot);
         }
+        writes.extend(index.iter().map(|(key, row)| Write::maybe(Space::Index, key, row.as_ref())));
         for (prefix, node) in self.merkle {
             writes.push(Write::raw(Space::Merkle, &keys::merkle(&prefix), node));
         }
@@ -530,47 +548,4 @@ pub(super) fn entry_nodes(entry: &LocalEntry) -> [Option<NodeId>; 2] {
         SyncState::Clean(_) | SyncState::New => None,
     };
     [entry.target.map(|target| target.node), base]
-}
-
-fn write_entry(writes: &mut Vec<Write>, parent: NodeId, name: &Name, mut slot: Slot<LocalEntry>) {
-    if let Some(entry) = &mut slot.now {
-        if let SyncState::Changed { revision, base } = &entry.sync
-            && entry.target.is_some_and(|target| target.node == *base)
-        {
-            entry.sync = SyncState::Clean(*revision);
-        }
-        if entry.target.is_none() && !matches!(entry.sync, SyncState::Changed { .. }) {
-            slot.now = None;
-        }
-    }
-    if slot.now == slot.before {
-        return;
-    }
-    writes.push(Write::maybe(Space::Entries, &keys::entry(parent, name), slot.now.as_ref()));
-    let target = |entry: &Option<LocalEntry>| entry.as_ref().and_then(|entry| entry.target);
-    let (old, new) = (target(&slot.before), target(&slot.now));
-    if old != new {
-        if let Some(old) = old {
-            writes.push(Write::remove(Space::Index, &keys::index(parent, old.cookie)));
-        }
-        if let Some(new) = new {
-            writes.push(Write::put(Space::Index, &keys::index(parent, new.cookie), &(name, new)));
-        }
-    }
-    let names = |entry: &Option<LocalEntry>| {
-        entry
-            .as_ref()
-            .map(entry_nodes)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .collect::<std::collections::BTreeSet<_>>()
-    };
-    let (old, new) = (names(&slot.before), names(&slot.now));
-    for gone in old.difference(&new) {
-        writes.push(Write::remove(Space::Names, &keys::name(*gone, parent, name)));
-    }
-    for come in new.difference(&old) {
-        writes.push(Write::raw(Space::Names, &keys::name(*come, parent, name), Some(Vec::new())));
-    }
 }

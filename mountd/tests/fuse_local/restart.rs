@@ -1,6 +1,10 @@
 //! What a mount remembers.
 
+use std::ffi::CString;
 use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +30,65 @@ fn everything_is_there_after_a_restart_under_the_same_inode_numbers() {
         );
         assert_eq!(std::fs::read(mount.at("d/f")).unwrap(), b"bytes");
     }
+}
+
+/// What `name_to_handle_at` says of a path, as the kernel lays it out.
+#[repr(C)]
+struct Handle {
+    len: u32,
+    kind: i32,
+    bytes: [u8; 128],
+}
+
+fn handle_of(path: &Path) -> Handle {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    let (mut handle, mut mount_id) = (Handle { len: 128, kind: 0, bytes: [0; 128] }, 0);
+    // SAFETY: the path ends with NUL, and the handle has the room that it says.
+    let done = unsafe {
+        libc::name_to_handle_at(libc::AT_FDCWD, path.as_ptr(), (&raw mut handle).cast(), &raw mut mount_id, 0)
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    handle
+}
+
+fn open_by_handle(mount: &Path, handle: &mut Handle) -> std::io::Result<File> {
+    let mount = File::open(mount)?;
+    // SAFETY: the handle came from `name_to_handle_at`.
+    let opened =
+        unsafe { libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut *handle).cast(), libc::O_RDONLY) };
+    if opened < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is ours.
+    Ok(unsafe { File::from_raw_fd(opened) })
+}
+
+// S23
+#[test]
+fn a_file_handle_holds_over_a_restart_until_the_file_is_removed() {
+    let Some(mount) = Local::new() else { return };
+    std::fs::create_dir(mount.at("d")).unwrap();
+    for name in ["d/f", "d/gone"] {
+        std::fs::write(mount.at(name), b"bytes").unwrap();
+    }
+    let mut handles = ["d/f", "d/gone", "d"].map(|name| handle_of(&mount.at(name)));
+    let mount = mount.restart();
+    let [file, gone, dir] = &mut handles;
+    // SAFETY: no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        // Opening by a handle passes by the permissions of directories, so it is root's.
+        assert_eq!(open_by_handle(&mount.path(), file).unwrap_err().raw_os_error(), Some(libc::EPERM));
+        return;
+    }
+    let mut read = Vec::new();
+    open_by_handle(&mount.path(), file).unwrap().read_to_end(&mut read).unwrap();
+    assert_eq!(read, b"bytes");
+    let opened = open_by_handle(&mount.path(), dir).unwrap();
+    assert_eq!(opened.metadata().unwrap().ino(), mount.node("d").ino.0);
+    drop(opened);
+    std::fs::remove_file(mount.at("d/gone")).unwrap();
+    let mount = mount.restart();
+    assert_eq!(open_by_handle(&mount.path(), gone).unwrap_err().raw_os_error(), Some(libc::ESTALE));
 }
 
 #[test]
