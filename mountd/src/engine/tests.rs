@@ -314,8 +314,8 @@ fn a_fetch_of_bytes_that_are_here_is_answered() {
     one.fetch("here", 0..1).expect("they are here");
 }
 
-#[test]
-fn reading_offline_fails_soon_and_says_so() {
+/// Two mounts whose server is away, and of whose file `large` the second one has nothing.
+fn away_before_it_was_read() -> (MemoryRemote, Rig, Rig) {
     let server = MemoryRemote::new();
     let (one, other) = (Rig::new(&server), Rig::new(&server));
     one.online();
@@ -324,6 +324,12 @@ fn reading_offline_fails_soon_and_says_so() {
     one.flush();
     other.until("the file is there", || other.content("large").is_some());
     server.set_online(false);
+    (server, one, other)
+}
+
+#[test]
+fn reading_offline_fails_soon_and_says_so() {
+    let (_server, _one, other) = away_before_it_was_read();
     let error = other.fetch("large", 0..1).expect_err("offline");
     assert!(matches!(error, FetchError::Offline), "{error:?}");
 }
@@ -331,14 +337,7 @@ fn reading_offline_fails_soon_and_says_so() {
 // S13
 #[test]
 fn a_read_waits_for_a_server_that_is_started_again() {
-    let server = MemoryRemote::new();
-    let (one, other) = (Rig::new(&server), Rig::new(&server));
-    one.online();
-    other.online();
-    one.write("large", &bytes_of(1 << 20, 4));
-    one.flush();
-    other.until("the file is there", || other.content("large").is_some());
-    server.set_online(false);
+    let (server, _one, other) = away_before_it_was_read();
     until("it is away", || other.status().state == "offline");
     // Back at the second question of the read.
     server.come_back_after(2);
