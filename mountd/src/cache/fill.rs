@@ -146,7 +146,7 @@ impl Cache {
             let old = old.zip(known).filter(|(row, (id, _))| row.content == Some(*id));
             match old {
                 Some((row, (_, old))) => backing.start_from(&mut inner, &row, &old, manifest)?,
-                None => backing.start_empty(&mut inner, manifest)?,
+                None => backing.mark_holes(&mut inner, manifest)?,
             }
             self.tree.put_manifest(node.id, manifest)?;
         } else if !backing.is_whole() {
@@ -167,7 +167,7 @@ impl Cache {
         if inner.content != Some(manifest.id()) {
             return Err(CacheError::Changed);
         }
-        backing.start_empty(&mut inner, manifest)?;
+        backing.mark_holes(&mut inner, manifest)?;
         drop(inner);
         backing.use_it();
         Ok(Filler { backing, manifest: manifest.clone(), unsaved: Mutex::new(0) })
@@ -186,11 +186,6 @@ fn places(manifest: &Manifest, present: &Present) -> HashMap<ChunkHash, u64> {
 }
 
 impl Backing {
-    /// Starts with nothing of `manifest`; its holes are there already.
-    fn start_empty(&self, inner: &mut Inner, manifest: &Manifest) -> Result<(), CacheError> {
-        self.mark_holes(inner, manifest)
-    }
-
     /// Notes where no bytes are to be fetched: in holes, as a file that was not written there reads as zeros, and behind the end of
     /// what the server has, where a file may have grown here before that could be noted.
     fn mark_holes(&self, inner: &mut Inner, manifest: &Manifest) -> Result<(), CacheError> {
@@ -233,12 +228,12 @@ impl Backing {
             );
         }
         let Some((file, place)) = self.cache.dirs.find(row.place, row.file)? else {
-            return self.start_empty(inner, manifest);
+            return self.mark_holes(inner, manifest);
         };
         let unchanged = |file: &File| stamp_of(file).is_ok_and(|now| same_bytes(&now, &row.stamp));
         if row.present == Present::All && !unchanged(&file) {
             // Somebody who has the old version open wrote to it.
-            return self.start_empty(inner, manifest);
+            return self.mark_holes(inner, manifest);
         }
         if moved.is_empty() && !self.cache.is_held(row.file) {
             inner.place = place;

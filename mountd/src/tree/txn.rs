@@ -18,8 +18,10 @@ use super::{TreeError, keys};
 
 mod base;
 mod position;
+mod rows;
 
-use position::{Positions, write_entry};
+use position::Positions;
+use rows::{write_entry, write_node};
 
 /// A row as it was in the store and as it will be.
 struct Slot<T> {
@@ -508,37 +510,6 @@ fn node_effect(slot: &Slot<LocalNode>) -> Option<Effect> {
     }
     let changed = old != record || before.nlink() != now.nlink();
     changed.then_some(Effect::Attributes { ino: now.ino })
-}
-
-fn write_node(writes: &mut Vec<Write>, id: NodeId, mut slot: Slot<LocalNode>) {
-    if let Some(node) = &mut slot.now {
-        if let SyncState::Changed { revision, base } = &node.sync
-            && node.dirty_content.is_none()
-            && node.record.as_ref() == Some(base)
-        {
-            node.sync = SyncState::Clean(*revision);
-        }
-        if node.record.is_none() && node.sync == SyncState::New {
-            slot.now = None;
-        }
-    }
-    if slot.now == slot.before {
-        return;
-    }
-    writes.push(Write::maybe(Space::Nodes, id.as_bytes(), slot.now.as_ref()));
-    let ino = |node: &Option<LocalNode>| node.as_ref().map(|node| node.ino);
-    if ino(&slot.before) != ino(&slot.now) {
-        if let Some(ino) = ino(&slot.before) {
-            writes.push(Write::remove(Space::Inodes, &keys::inode(ino)));
-        }
-        if let Some(ino) = ino(&slot.now) {
-            writes.push(Write::raw(Space::Inodes, &keys::inode(ino), Some(id.as_bytes().to_vec())));
-        }
-    }
-    if slot.now.as_ref().is_none_or(|node| node.record.is_none()) {
-        writes.push(Write::remove(Space::Opens, id.as_bytes()));
-        writes.push(Write::remove(Space::Manifests, id.as_bytes()));
-    }
 }
 
 /// The nodes that an entry leads to: here, and on the server.

@@ -9,12 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_shared::ids::NodeId;
-use dfs_shared::name::Name;
 
-use super::super::keys;
-use super::super::node::{Cookie, EntryTarget, LocalEntry, SyncState};
-use super::super::store::{Space, Write};
-use super::{Slot, entry_nodes};
+use super::super::node::{Cookie, EntryTarget};
 
 /// The positions that change hands in one change of the tree.
 #[derive(Debug, Default)]
@@ -47,57 +43,6 @@ impl Positions {
         let left = self.left.remove(&(parent, id))?;
         self.passed_on.insert((parent, left));
         Some(left)
-    }
-}
-
-/// Adds the rows of one entry, but for those of the directory's index, which all entries of the change decide on: `None`, it goes.
-pub(super) fn write_entry(
-    writes: &mut Vec<Write>,
-    index: &mut BTreeMap<Vec<u8>, Option<(Name, EntryTarget)>>,
-    parent: NodeId,
-    name: &Name,
-    mut slot: Slot<LocalEntry>,
-) {
-    if let Some(entry) = &mut slot.now {
-        if let SyncState::Changed { revision, base } = &entry.sync
-            && entry.target.is_some_and(|target| target.node == *base)
-        {
-            entry.sync = SyncState::Clean(*revision);
-        }
-        if entry.target.is_none() && !matches!(entry.sync, SyncState::Changed { .. }) {
-            slot.now = None;
-        }
-    }
-    if slot.now == slot.before {
-        return;
-    }
-    writes.push(Write::maybe(Space::Entries, &keys::entry(parent, name), slot.now.as_ref()));
-    let target = |entry: &Option<LocalEntry>| entry.as_ref().and_then(|entry| entry.target);
-    let (old, new) = (target(&slot.before), target(&slot.now));
-    if old != new {
-        if let Some(old) = old {
-            // Unless another name has that position now.
-            index.entry(keys::index(parent, old.cookie)).or_insert(None);
-        }
-        if let Some(new) = new {
-            index.insert(keys::index(parent, new.cookie), Some((name.clone(), new)));
-        }
-    }
-    let names = |entry: &Option<LocalEntry>| {
-        entry
-            .as_ref()
-            .map(entry_nodes)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .collect::<std::collections::BTreeSet<_>>()
-    };
-    let (old, new) = (names(&slot.before), names(&slot.now));
-    for gone in old.difference(&new) {
-        writes.push(Write::remove(Space::Names, &keys::name(*gone, parent, name)));
-    }
-    for come in new.difference(&old) {
-        writes.push(Write::raw(Space::Names, &keys::name(*come, parent, name), Some(Vec::new())));
     }
 }
 
