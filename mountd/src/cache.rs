@@ -16,6 +16,7 @@ mod error;
 mod evict;
 mod files;
 mod fill;
+mod lives;
 mod ranges;
 
 use std::collections::{HashMap, HashSet};
@@ -39,6 +40,7 @@ pub(crate) use copy::{copy_some, fallocate, seek};
 pub use error::{CacheError, FetchError};
 pub(crate) use files::{not_before, same_bytes, stamp_of};
 pub use fill::{Filler, HashSource};
+pub use lives::{Past, Strays};
 pub use ranges::RangeSet;
 
 use crate::tree::content::{ContentState, FileId, Place, Present, Stamp};
@@ -46,6 +48,7 @@ use crate::tree::{LocalNode, Tree};
 use backing::{Discarded, Inner};
 use evict::{Recent, is_on_server};
 use files::Dirs;
+use lives::Numbers;
 
 /// What to call when a fetch is over.
 pub type FetchDone = Box<dyn FnOnce(Result<(), FetchError>) + Send>;
@@ -168,8 +171,7 @@ impl Drop for Prepared {
 /// The bytes of files on this mount.
 pub struct Cache {
     tree: Arc<Tree>,
-    /// Files of earlier runs have smaller numbers.
-    first_number: u64,
+    numbers: Numbers,
     dirs: Arc<Dirs>,
     state_dir: PathBuf,
     /// Both directories share their room.
@@ -206,12 +208,12 @@ impl Cache {
             files::start_remover(Arc::clone(&dirs), &options.state_dir, files, make_durable, room_came)?;
             None
         };
-        let first_number = tree.next_number()?;
         let disk_of = |path: &Path| std::fs::metadata(path).map(|found| found.dev()).ok();
         let is_on_one_disk = disk_of(&options.state_dir) == disk_of(&options.cache_dir);
+        let numbers = Numbers::open(&tree, &dirs, is_on_one_disk)?;
         Ok(Arc::new(Self {
             tree,
-            first_number,
+            numbers,
             dirs,
             state_dir: options.state_dir,
             is_on_one_disk,
@@ -284,7 +286,7 @@ impl Cache {
     /// # Errors
     /// [`CacheError`] when the disk or the tree fails.
     pub fn prepare(self: &Arc<Self>) -> Result<Prepared, CacheError> {
-        let (place, id) = (Place::State, FileId(self.tree.next_number()?));
+        let (place, id) = (Place::State, self.next_file()?);
         let file = self.dirs.create(place, id)?;
         let path = || self.dirs.path(place, id);
         let stamp =
@@ -395,7 +397,7 @@ impl Cache {
         size: u64,
         content: Option<ContentId>,
     ) -> Result<(FileId, bool, Inner), CacheError> {
-        let id = FileId(self.tree.next_number()?);
+        let id = self.next_file()?;
         let inner = Inner { content, size, ..Inner::empty(node, Place::Cache) };
         Ok((id, size == 0, inner))
     }

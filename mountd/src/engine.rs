@@ -26,6 +26,7 @@ mod download;
 mod events;
 mod filing;
 mod hash;
+mod identity;
 mod lineage;
 mod manifests;
 mod merge;
@@ -156,7 +157,7 @@ impl Engine {
             .enable_all()
             .build()
             .map_err(|source| StartError::Threads { source })?;
-        let shared = Shared::new(parts, Tasks::new(runtime.handle().clone()))?;
+        let shared = Self::shared(parts, Tasks::new(runtime.handle().clone()))?;
         Ok(Arc::new(Self { shared, runtime: Some(runtime), subscription: parking_lot::Mutex::new(None) }))
     }
 
@@ -166,8 +167,14 @@ impl Engine {
     /// # Errors
     /// [`StartError::Tree`].
     pub fn on_runtime(parts: Parts, runtime: tokio::runtime::Handle) -> Result<Arc<Self>, StartError> {
-        let shared = Shared::new(parts, Tasks::new(runtime))?;
+        let shared = Self::shared(parts, Tasks::new(runtime))?;
         Ok(Arc::new(Self { shared, runtime: None, subscription: parking_lot::Mutex::new(None) }))
+    }
+
+    fn shared(parts: Parts, tasks: Tasks) -> Result<Arc<Shared>, TreeError> {
+        let shared = Shared::new(parts, tasks)?;
+        identity::look(&shared)?;
+        Ok(shared)
     }
 
     /// Starts to sync. `sink` hears what remote changes do; `open` coordinates with open files; the bus tells

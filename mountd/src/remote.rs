@@ -188,6 +188,12 @@ impl RemoteError {
         matches!(self, Self::Refused { code, .. } if code == "disk_full")
     }
 
+    /// Tells whether the server had another commit of this number.
+    #[must_use]
+    pub fn is_number_taken(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "number_taken")
+    }
+
     /// Tells whether the server wants another access token: `Some(true)` when this one is no good at all,
     /// `Some(false)` when it is good and does not allow what was asked.
     #[must_use]

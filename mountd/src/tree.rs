@@ -243,6 +243,17 @@ impl Tree {
         self.store.next_number()
     }
 
+    /// Returns what all numbers that were ever returned are below; `None` if there were none.
+    #[must_use]
+    pub fn numbers_given(&self) -> Option<u64> {
+        self.store.numbers_given()
+    }
+
+    /// Goes on with `first` if the next number would be smaller.
+    pub fn skip_numbers(&self, first: u64) {
+        self.store.skip_numbers(first);
+    }
+
     /// Returns the number of the next commit request: greater than that of every earlier one, also before a crash or a power
     /// loss, for the server answers a number that it knows with the answer that it gave.
     ///

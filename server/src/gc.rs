@@ -25,6 +25,7 @@ use crate::limits::{HISTORY_KEEP_S_DEFAULT, HISTORY_VERSIONS_DEFAULT};
 use crate::metadata::{MetadataError, MetadataStore};
 use crate::sync::Claims;
 
+mod aged;
 mod background;
 mod collect;
 #[cfg(test)]
@@ -113,6 +114,7 @@ pub struct Collector {
     chunks: Arc<dyn ChunkStore>,
     claims: Arc<Claims>,
     lock: PathBuf,
+    data_dir: PathBuf,
     retention: Retention,
     running: Mutex<()>,
     /// Fewer in tests, so that several passes are made.
@@ -144,6 +146,7 @@ impl Collector {
             chunks,
             claims,
             lock: data_dir.join(LOCK_FILE),
+            data_dir: data_dir.to_owned(),
             retention,
             running: Mutex::default(),
             references_max: crate::limits::GC_REFERENCES_MAX,
@@ -158,7 +161,9 @@ impl Collector {
     /// [`GcError`].
     pub fn run(&self, grace: Duration, progress: &mut Progress<'_>) -> Result<Collected, GcError> {
         let _alone = self.running.lock();
-        let mut done = Collected { versions: self.sweep(now(), progress)?, ..Collected::default() };
+        let at = self.age(now())?;
+        let mut done = Collected { versions: self.sweep(at, progress)?, ..Collected::default() };
+        self.note_swept()?;
         loop {
             let pass = self.pass(grace, progress)?;
             done.contents += pass.contents;

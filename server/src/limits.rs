@@ -226,6 +226,8 @@ pub const HISTORY_KEEP_S_DEFAULT: u64 = 30 * 24 * 3600;
 pub const HISTORY_VERSIONS_DEFAULT: u64 = 100;
 /// Seconds between the moment when nothing referred to a chunk and its end: longer than any upload takes to commit.
 pub const GC_GRACE_S_DEFAULT: u64 = 3600;
+/// Most seconds by which history gets older from one sweep to the next, whatever the clock says: a day.
+pub const HISTORY_AGES_S_PER_SWEEP: i64 = 24 * 3600;
 /// Seconds between two collections in the background.
 pub const GC_INTERVAL_S: i64 = 3600;
 /// Hashes that are held in memory at once while references are read: some 50 MB.

@@ -233,7 +233,7 @@ impl SyncService {
             let (volume, client) = (name.clone(), request.client.clone());
             self.bus.publish(SyncStarted { volume, client, round: SyncRound::Commit });
         }
-        let numbered = request.is_numbered().then(|| (request.client.clone(), request.commit));
+        let numbered = request.numbered.clone();
         let (reply, replied) = oneshot::channel();
         self.metadata.submit(Box::new(CommitJob {
             volume: name.clone(),
@@ -244,8 +244,8 @@ impl SyncService {
             reply,
         }));
         match (replied.await.unwrap_or_else(|_| Err(writer_ended())), numbered) {
-            (Err(SyncError::Metadata(MetadataError::DiskFull)), Some((client, number))) => {
-                full::commit_anyway(&self.metadata, name, client, number).await
+            (Err(SyncError::Metadata(MetadataError::DiskFull)), Some(numbered)) => {
+                full::commit_anyway(&self.metadata, name, numbered).await
             }
             (committed, _) => committed,
         }

@@ -163,7 +163,7 @@ impl Cache {
     /// [`CacheError`] when the disk or the tree fails.
     pub fn check_leftovers(&self) -> Result<(), CacheError> {
         // Files made since the cache was opened have greater numbers: their rows may be younger than the look below.
-        let limit = self.first_number;
+        let limit = self.numbers.first();
         let mut rows = Vec::new();
         self.tree.content_states(|node, row| rows.push((node, row.file, row.stamp.blocks)))?;
         let mut known = HashSet::with_capacity(rows.len());

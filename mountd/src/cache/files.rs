@@ -62,6 +62,11 @@ impl Dirs {
         }
     }
 
+    /// Returns the path of what is beside `files` in one of the two directories.
+    pub(super) fn beside(&self, place: Place, name: &str) -> PathBuf {
+        self.root(place).with_file_name(name)
+    }
+
     pub(super) fn path(&self, place: Place, file: FileId) -> PathBuf {
         let slot = (file.0 >> BACKING_DIR_FILES_LOG2) & 0xff;
         self.root(place).join(format!("{slot:02x}/{:016x}", file.0))

@@ -23,7 +23,7 @@ use super::files::{same_bytes, stamp_of};
 use super::ranges::RangeSet;
 use super::{Backing, Cache, CacheError};
 use crate::limits::FILL_UNSAVED_MAX;
-use crate::tree::content::{ContentState, FileId, Place, Present, Stamp};
+use crate::tree::content::{ContentState, Place, Present, Stamp};
 
 /// A file that is being filled with fetched chunks. Several may fill one file at the same time.
 pub struct Filler {
@@ -95,7 +95,7 @@ impl Cache {
         if self.tree.content_state(node)?.is_some() {
             return Ok(false);
         }
-        let (place, id) = (Place::Cache, FileId(self.tree.next_number()?));
+        let (place, id) = (Place::Cache, self.next_file()?);
         let failed = |source| CacheError::Io { action: "fill", path: self.dirs.path(place, id), source };
         let file = self.dirs.create(place, id)?;
         let stamp = match file.write_all_at(bytes, 0).and_then(|()| stamp_of(&file)) {

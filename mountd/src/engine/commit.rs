@@ -15,6 +15,7 @@ use std::time::Duration;
 use dfs_shared::wire::messages::CommitReply;
 use tokio::time::Instant;
 
+use super::identity;
 use super::outcome::{self, Setback};
 use super::pending::Window;
 use super::plan::plan;
@@ -203,6 +204,10 @@ async fn send(
     shared.settled.send_replace(commit);
     if is_full && only == Only::AsItIs {
         return Ok(None);
+    }
+    if error.is_number_taken() {
+        identity::give_up(shared, flight.client())?;
+        return Err(EngineError::Lost);
     }
     if !is_full {
         tracing::error!(error = chain(&error), "the server refuses a commit; its changes are sent anew");

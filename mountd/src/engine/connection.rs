@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use super::apply::{Incoming, apply, apply_what_fits};
 use super::commit;
 use super::events::{self, Frames, Waiting};
+use super::identity;
 use super::lineage;
 use super::quota;
 use super::reconcile::reconcile;
@@ -280,6 +281,7 @@ async fn wait_for_own(shared: &Arc<Shared>, client: &ClientId, event: &Committed
     if event.client != *client {
         return Ok(());
     }
+    identity::check(shared, client, event)?;
     let mut settled = shared.settled.subscribe();
     tokio::select! {
         biased;

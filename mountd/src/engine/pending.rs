@@ -144,7 +144,7 @@ impl Window {
         let (mut hashed, mut bytes) = (Vec::new(), 0);
         let mut names = Vec::new();
         for file in std::mem::take(&mut self.files) {
-            let grace_ms = OPEN_FILE_GRACE_MS - (now.as_millis() - file.at.as_millis()).max(0);
+            let grace_ms = open_for_ms(file.at, now);
             let is_open = || shared.open_files().is_some_and(|open| open.is_being_written(file.node));
             if grace_ms > 0 && is_open() {
                 ready.waiting.insert(file.node);
@@ -242,6 +242,13 @@ impl Window {
     }
 }
 
+/// Returns for how many milliseconds more a file that changed at `at` is waited for while it is open. A time that is still to come is of a
+/// clock that was set back since, and tells nothing.
+fn open_for_ms(at: Timestamp, now: Timestamp) -> i64 {
+    let age = now.as_millis().saturating_sub(at.as_millis());
+    if age < -OPEN_FILE_GRACE_MS { 0 } else { (OPEN_FILE_GRACE_MS - age.max(0)).max(0) }
+}
+
 /// Returns what there is to send of a record, and whether its content has no name yet.
 fn want(tree: &View<'_>, key: &RecordKey) -> Result<(Want, bool), TreeError> {
     Ok(match tree.key_state(key)? {
@@ -254,4 +261,20 @@ fn want(tree: &View<'_>, key: &RecordKey) -> Result<(Want, bool), TreeError> {
             (Want::Change { base, value, base_target }, dirty_content.is_some())
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_file_is_not_waited_for_until_a_clock_that_was_set_back_has_caught_up() {
+        let at = |secs| Timestamp { secs, nanos: 0 };
+        assert_eq!(open_for_ms(at(100), at(100)), OPEN_FILE_GRACE_MS);
+        assert_eq!(open_for_ms(at(100), at(101)), OPEN_FILE_GRACE_MS - 1000);
+        assert!(open_for_ms(at(100), at(1_000_000)) <= 0);
+        assert_eq!(open_for_ms(at(101), at(100)), OPEN_FILE_GRACE_MS, "a tick of the kernel's coarse clock");
+        assert_eq!(open_for_ms(at(1_000_000), at(100)), 0);
+        assert_eq!(open_for_ms(at(i64::MAX), at(i64::MIN)), 0);
+    }
 }

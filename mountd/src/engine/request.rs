@@ -71,6 +71,11 @@ impl InFlight {
         Ok((decode_plain(notes)?, decode(request)?))
     }
 
+    /// Returns the client whose request it is.
+    pub(super) fn client(&self) -> &ClientId {
+        &self.request.client
+    }
+
     /// Takes out the message to be sent.
     pub(super) fn take_message(&mut self) -> Bytes {
         self.request.small_chunks = std::mem::take(&mut self.small);

@@ -8,6 +8,7 @@ mod pin;
 mod quota;
 mod report;
 mod rig;
+mod state;
 mod verify;
 mod went_back;
 

@@ -23,7 +23,7 @@ use dfs_shared::ids::NodeId;
 use dfs_shared::time::Timestamp;
 
 use super::{Fs, FsError};
-use crate::cache::{CacheError, Claim, RangeSet, Standing, compare, same_bytes};
+use crate::cache::{CacheError, Claim, Past, RangeSet, Standing, compare, same_bytes};
 use crate::limits::POWER_LOSS_SECS;
 use crate::tree::LocalNode;
 use crate::tree::content::{ContentState, Place, Present, Stamp};
@@ -34,6 +34,8 @@ impl Fs {
     /// `boot` tells, which names its run since it was switched on.
     pub(super) fn recover(self: &Arc<Self>, boot: Option<&str>) -> Result<(), FsError> {
         let has_lost_power = boot.map(|boot| self.tree.lost_power(boot)).transpose()?.unwrap_or(false);
+        // Rows of an older tree tell as little of the bytes that are here now.
+        let has_lost_power = has_lost_power || self.cache.past() == Past::Older;
         if has_lost_power {
             // Marks tell little then: a stamp also differs of bytes that did not reach the disk.
             self.recover_from_power_loss()?;
@@ -75,7 +77,7 @@ impl Fs {
         self.tree.content_states(|node, row| rows.push((node, row.stamp.ctime)))?;
         tracing::warn!(
             files = rows.len(),
-            "the machine stopped while the mount was in use; all files are looked at"
+            "the machine stopped while the mount was in use, or the state directory is older than its files: all are looked at"
         );
         let last = rows.iter().map(|(_, ctime)| *ctime).max().unwrap_or_default();
         let since = Timestamp { secs: last.secs.saturating_sub(POWER_LOSS_SECS), ..last };

@@ -344,11 +344,11 @@ impl Remote for MemoryRemote {
                 return Err(RemoteError::Disconnected { server: "memory".to_owned() });
             }
             let made =
-                state.replies.get(&request.client).is_some_and(|(number, _)| *number == request.commit);
+                state.replies.get(&request.client).is_some_and(|(number, ..)| *number == request.commit);
             if state.full && !made {
                 return Err(no_room());
             }
-            let reply = state.commit(request);
+            let reply = state.commit(request)?;
             state.answer(reply)
         })
     }

@@ -340,6 +340,17 @@ impl Store {
         self.next_of(&self.numbers, NUMBERS_KEY, 0)
     }
 
+    /// Returns what all numbers that were ever handed out are below; `None` if there were none.
+    pub(crate) fn numbers_given(&self) -> Option<u64> {
+        Some(self.numbers.lock().reserved).filter(|reserved| *reserved > NUMBER_FIRST)
+    }
+
+    /// Goes on with `first` if the next number would be smaller. Durable with the next number.
+    pub(crate) fn skip_numbers(&self, first: u64) {
+        let mut numbers = self.numbers.lock();
+        numbers.next = numbers.next.max(first);
+    }
+
     /// As [`Self::next_number`], of a sequence of its own without gaps while the mount runs; none below `first`.
     pub(crate) fn next_commit(&self, first: u64) -> Result<u64, TreeError> {
         self.next_of(&self.commits, COMMITS_KEY, first)

@@ -232,6 +232,7 @@ fn sync_status(error: &SyncError) -> (Status, &'static str) {
     match error {
         SyncError::VolumeNotFound { .. } => (Status::NOT_FOUND, "volume_not_found"),
         SyncError::ClientUnknown { .. } => (Status::NOT_FOUND, "client_not_found"),
+        SyncError::NumberTaken { .. } => (Status::CONFLICT, "number_taken"),
         SyncError::BadRequest { .. } => (Status::BAD_REQUEST, "bad_request"),
         SyncError::TooMany { .. } => (Status::CONTENT_TOO_LARGE, "too_many"),
         SyncError::Metadata(error) => match error {

@@ -36,7 +36,8 @@ struct Verdicts {
 
 impl Verdicts {
     /// Decides about the hashes of a page that belong to this part. What was condemned at `taken_before` or earlier, and is not
-    /// referred to, is taken: that was before the references were read, so whoever refers to it since has reprieved it.
+    /// referred to, is taken: that was before the references were read, so whoever refers to it since has reprieved it. What a clock
+    /// that was ahead condemned is condemned anew.
     fn of<'h>(
         snapshot: &dyn ReadMetadata,
         kind: Kind,
@@ -51,6 +52,7 @@ impl Verdicts {
                 (true, None) => {}
                 (false, None) => verdicts.condemn.push(*hash),
                 (false, Some(since)) if since <= taken_before => verdicts.take.push(*hash),
+                (false, Some(since)) if since > now() => verdicts.condemn.push(*hash),
                 (false, Some(_)) => {}
             }
         }

@@ -69,7 +69,7 @@ pub enum RequestError {
 }
 
 /// Writes a file so that it is seen whole.
-fn write(data_dir: &Path, name: &str, of: &impl Serialize) -> io::Result<()> {
+pub(super) fn write(data_dir: &Path, name: &str, of: &impl Serialize) -> io::Result<()> {
     let tmp = data_dir.join(format!("{name}.{}", std::process::id()));
     std::fs::write(&tmp, serde_json::to_vec(of)?)?;
     std::fs::rename(tmp, data_dir.join(name))

@@ -58,6 +58,63 @@ fn age_is_counted_from_the_moment_of_the_replacement() {
 }
 
 #[test]
+fn a_clock_that_jumps_ahead_does_not_end_all_history_at_once() {
+    const DAY: i64 = 24 * 3600;
+    let kit = Kit::new();
+    let collector =
+        kit.collector(Retention { keep: Some(Duration::from_secs(30 * 24 * 3600)), versions: None });
+    kit.write("a", &large(1));
+    kit.write("a", &large(2));
+    let at = |ahead: i64| Timestamp { secs: now().secs + ahead, nanos: 0 };
+    let sweep = |ahead| {
+        let aged = collector.age(at(ahead)).unwrap();
+        let swept = collector.sweep(aged, &mut |_, _| {}).unwrap();
+        collector.note_swept().unwrap();
+        swept
+    };
+    assert_eq!(sweep(0), 0);
+    // Wrong for nine hours, then put right.
+    assert_eq!((0..9).map(|_| sweep(3650 * DAY)).sum::<u64>(), 0);
+    assert_eq!(sweep(10), 0);
+    // A server that was off for so long in truth comes there within hours.
+    assert_eq!((0..40).map(|_| sweep(60 * DAY)).sum::<u64>(), 1);
+}
+
+#[test]
+fn what_is_replaced_while_the_clock_is_behind_is_as_old_as_the_sweep_before() {
+    let kit = Kit::new();
+    let hour = Retention { keep: Some(Duration::from_secs(3600)), versions: None };
+    let collector = kit.collector(hour);
+    let ahead = Timestamp { secs: now().secs + 7200, nanos: 0 };
+    assert_eq!(collector.age(ahead).unwrap(), ahead);
+    // By the clock of that sweep it is two hours behind now.
+    kit.write("a", &large(1));
+    kit.write("a", &large(2));
+    let aged = collector.age(now()).unwrap();
+    assert_eq!(collector.sweep(aged, &mut |_, _| {}).unwrap(), 0);
+    let right = Timestamp { secs: ahead.secs + 60, nanos: 0 };
+    let aged = collector.age(right).unwrap();
+    assert_eq!((aged, collector.sweep(aged, &mut |_, _| {}).unwrap()), (right, 0));
+    let later = Timestamp { secs: ahead.secs + 3660, nanos: 0 };
+    let aged = collector.age(later).unwrap();
+    assert_eq!(collector.sweep(aged, &mut |_, _| {}).unwrap(), 1);
+}
+
+#[test]
+fn what_a_clock_that_was_ahead_condemned_goes_a_grace_later() {
+    let kit = Kit::new();
+    kit.upload(&large(1));
+    let (hash, ahead) = (ChunkHash::of(&large(1)), Timestamp { secs: now().secs + 1_000_000, nanos: 0 });
+    let kind = crate::metadata::upkeep::Kind::Chunk;
+    kit.metadata.write(1, move |tx| tx.condemn(kind, hash.as_bytes(), ahead)).wait().unwrap();
+    let collector = kit.collector(ALL);
+    assert_eq!(collector.run(Duration::from_secs(3600), &mut |_, _| {}).unwrap().chunks, 0);
+    let since = kit.metadata.read(|snapshot| snapshot.condemned_since(kind, hash.as_bytes())).unwrap();
+    assert!(since.is_some_and(|since| since <= now()), "{since:?}");
+    assert_eq!(kit.collect(ALL).chunks, 1);
+}
+
+#[test]
 fn a_chunk_of_two_volumes_goes_with_its_last_reference() {
     let kit = Kit::new();
     let other = dfs_shared::ids::VolumeName::new("other").unwrap();

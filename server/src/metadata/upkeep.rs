@@ -62,6 +62,12 @@ pub trait ReadUpkeep {
     /// [`MetadataError`] when the database fails or a record is damaged.
     fn history_from(&self, after: u64, limit: usize) -> Result<Vec<HistoryRow>, MetadataError>;
 
+    /// Returns the newest past record of all volumes; 0 without any.
+    ///
+    /// # Errors
+    /// [`MetadataError`] when the database fails.
+    fn newest_history(&self) -> Result<u64, MetadataError>;
+
     /// Reads up to `limit` contents; `None` stands for a manifest that cannot be read.
     ///
     /// # Errors
@@ -216,6 +222,12 @@ pub trait WriteUpkeep: ReadUpkeep {
         limit: usize,
     ) -> Result<u64, MetadataError>;
 
+    /// Has the rows of the history behind `after` that say that they ended before `to` say that they ended then; returns how many.
+    ///
+    /// # Errors
+    /// [`MetadataError`] when the database fails.
+    fn lift_history(&mut self, after: u64, to: Timestamp) -> Result<u64, MetadataError>;
+
     /// Looks at up to `limit` rows of the history behind `after` and drops those that ended before `before`. Versions
     /// that are left keep their numbers.
     ///
@@ -236,7 +248,7 @@ pub trait WriteUpkeep: ReadUpkeep {
         limit: usize,
     ) -> Result<u64, MetadataError>;
 
-    /// Condemns; what is condemned already keeps its time.
+    /// Condemns; what is condemned already keeps its time, unless that is later.
     ///
     /// # Errors
     /// [`MetadataError`] when the database fails.

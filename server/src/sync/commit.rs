@@ -8,7 +8,7 @@ use dfs_shared::event::EventBus;
 use dfs_shared::event::kinds::server::{
     Committed, FileConflictDetected, FileUploadCompleted, SyncCompleted, SyncFailed, SyncRound,
 };
-use dfs_shared::hash::ContentId;
+use dfs_shared::hash::{ChunkHash, ContentId};
 use dfs_shared::ids::{ClientId, NodeId, VolumeName};
 use dfs_shared::limits::{
     COMMIT_CHANGES_MAX, COMMIT_SMALL_BYTES_MAX, EVENT_MANIFEST_CHUNKS_MAX, SMALL_CONTENT_LEN_MAX,
@@ -17,7 +17,7 @@ use dfs_shared::manifest::Manifest;
 use dfs_shared::record::{NodeKind, Record, RecordKey, Versioned};
 use dfs_shared::revision::Revision;
 use dfs_shared::time::Timestamp;
-use dfs_shared::wire::messages::{self, CommitReply, CurrentRecord, GroupOutcome, SmallChunk};
+use dfs_shared::wire::messages::{self, CommitReply, CommitRequest, CurrentRecord, GroupOutcome, SmallChunk};
 use dfs_shared::wire::{decode_plain, encode_plain};
 use tokio::sync::oneshot;
 
@@ -27,7 +27,9 @@ use super::group::Groups;
 use super::request::CheckedRequest;
 use super::{SyncError, merkle};
 use crate::limits::{COMMIT_CHANGES_LEN_KEPT, COMMIT_REPLIES_KEPT};
-use crate::metadata::{CommitChanges, MetadataError, PastRecord, Volume, VolumeKey, WriteJob, WriteMetadata};
+use crate::metadata::{
+    CommitChanges, MetadataError, PastRecord, ReadMetadata, Volume, VolumeKey, WriteJob, WriteMetadata,
+};
 
 /// The number of commits that are never repeated: no reply is kept. What the server itself commits has it.
 pub const UNNUMBERED: u64 = u64::MAX;
@@ -43,7 +45,7 @@ pub(super) struct CommitJob {
     pub(super) reply: oneshot::Sender<Answer>,
 }
 
-type Answer = Result<CommitReply, SyncError>;
+pub(super) type Answer = Result<CommitReply, SyncError>;
 
 /// What a commit has come to, before it is durable.
 pub(super) enum Done {
@@ -71,10 +73,46 @@ impl Concluded {
     }
 }
 
-/// Decodes the reply that an earlier commit of the same number got.
-pub(super) fn kept_reply(kept: &[u8]) -> Result<CommitReply, MetadataError> {
-    decode_plain(kept)
-        .map_err(|source| MetadataError::Damaged { what: "kept reply", source: Some(Arc::new(source)) })
+/// A request that may come again.
+#[derive(Debug, Clone)]
+pub(super) struct Numbered {
+    pub(super) client: ClientId,
+    pub(super) number: u64,
+    pub(super) fingerprint: ChunkHash,
+}
+
+impl Numbered {
+    pub(super) fn of(request: &CommitRequest) -> Option<Self> {
+        let (client, number) = (&request.client, request.commit);
+        (number != UNNUMBERED).then(|| Self {
+            client: client.clone(),
+            number,
+            fingerprint: request.fingerprint(),
+        })
+    }
+
+    /// Returns the reply that an earlier commit of the same number got, if that was this one.
+    pub(super) fn kept(
+        &self,
+        snapshot: &dyn ReadMetadata,
+        volume: VolumeKey,
+    ) -> Result<Option<Answer>, MetadataError> {
+        let Some(kept) = snapshot.commit_reply(volume, &self.client, self.number)? else { return Ok(None) };
+        let decoded = match decode_plain::<(CommitReply, ChunkHash)>(&kept) {
+            // Those of an older version have no fingerprint.
+            Err(_) => decode_plain(&kept).map(|reply| (reply, self.fingerprint)),
+            decoded => decoded,
+        };
+        let (reply, fingerprint) = decoded.map_err(|source| MetadataError::Damaged {
+            what: "kept reply",
+            source: Some(Arc::new(source)),
+        })?;
+        Ok(Some(if fingerprint == self.fingerprint {
+            Ok(reply)
+        } else {
+            Err(SyncError::NumberTaken { client: self.client.clone(), number: self.number })
+        }))
+    }
 }
 
 impl WriteJob for CommitJob {
@@ -88,14 +126,12 @@ impl WriteJob for CommitJob {
             self.done = Some(Done::Answer(Err(SyncError::VolumeNotFound { name })));
             return Ok(());
         };
-        let (client, number) = (&self.request.client, self.request.commit);
-        let is_numbered = self.request.is_numbered();
-        if let Some(kept) =
-            is_numbered.then(|| tx.commit_reply(volume.key, client, number)).transpose()?.flatten()
-        {
-            self.done = Some(Done::Answer(Ok(kept_reply(&kept)?)));
+        let numbered = self.request.numbered.as_ref();
+        if let Some(kept) = numbered.map(|numbered| numbered.kept(tx, volume.key)).transpose()?.flatten() {
+            self.done = Some(Done::Answer(kept));
             return Ok(());
         }
+        let client = &self.request.client;
         if tx.client(volume.key, client)?.is_none() {
             self.done = Some(Done::Answer(Err(SyncError::ClientUnknown { client: client.clone() })));
             return Ok(());
@@ -223,8 +259,8 @@ fn commit(
         (reply.revision, reply.root) = (committed.commit.revision, committed.commit.root);
         published = Some(committed);
     }
-    if request.is_numbered() {
-        let kept = encode_plain(&reply);
+    if let Some(numbered) = &request.numbered {
+        let kept = encode_plain(&(&reply, numbered.fingerprint));
         tx.put_commit_reply(volume.key, &request.client, request.commit, &kept, COMMIT_REPLIES_KEPT)?;
     }
     Ok(Done::New { reply, commit: published, changes })

@@ -20,6 +20,17 @@ pub enum SyncError {
         /// The client.
         client: ClientId,
     },
+    /// The client's number belongs to another request.
+    #[error(
+        "client `{client}` has sent another commit {number} before: its state directory is a copy, or older than what was \
+         sent from it; register as a new client"
+    )]
+    NumberTaken {
+        /// The client.
+        client: ClientId,
+        /// The number.
+        number: u64,
+    },
     /// The request contradicts itself.
     #[error("{why}")]
     BadRequest {
@@ -59,7 +70,7 @@ impl SyncError {
         match self {
             Self::Metadata(error) => error.is_retryable(),
             Self::Chunks(error) => error.is_retryable(),
-            Self::VolumeNotFound { .. } | Self::ClientUnknown { .. } => false,
+            Self::VolumeNotFound { .. } | Self::ClientUnknown { .. } | Self::NumberTaken { .. } => false,
             Self::BadRequest { .. } | Self::TooMany { .. } => false,
         }
     }

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use dfs_shared::ids::{ClientId, VolumeName};
-use dfs_shared::wire::messages::{CommitReply, RegisterReply};
+use dfs_shared::wire::messages::{CommitReply, CommitRequest, RegisterReply};
 
-use super::{SyncError, SyncService, commit, register};
+use super::commit::{Answer, Numbered};
+use super::{SyncError, SyncService, register};
 use crate::blocking::offload;
 use crate::metadata::{MetadataError, MetadataStore};
 
@@ -23,17 +24,17 @@ impl SyncService {
         registered(&*self.metadata, name, client)
     }
 
-    /// Returns the reply that a client's commit of this number got, if it was made and the reply is still kept. Blocks.
+    /// Returns the reply that a commit got, if it was made and the reply is still kept. Blocks.
     ///
     /// # Errors
-    /// [`SyncError::VolumeNotFound`] or [`SyncError::Metadata`].
+    /// [`SyncError::VolumeNotFound`], [`SyncError::NumberTaken`] or [`SyncError::Metadata`].
     pub fn committed(
         &self,
         name: &VolumeName,
-        client: &ClientId,
-        number: u64,
+        request: &CommitRequest,
     ) -> Result<Option<CommitReply>, SyncError> {
-        committed(&*self.metadata, name, client, number)
+        let numbered = Numbered::of(request);
+        numbered.map_or(Ok(None), |numbered| committed(&*self.metadata, name, &numbered)?.transpose())
     }
 }
 
@@ -53,12 +54,11 @@ pub(super) async fn register_anyway(
 pub(super) async fn commit_anyway(
     metadata: &Arc<dyn MetadataStore>,
     name: &VolumeName,
-    client: ClientId,
-    number: u64,
+    numbered: Numbered,
 ) -> Result<CommitReply, SyncError> {
     let (metadata, name) = (Arc::clone(metadata), name.clone());
-    let known = offload(move || committed(&*metadata, &name, &client, number)).await?;
-    known.ok_or(SyncError::Metadata(MetadataError::DiskFull))
+    let known = offload(move || committed(&*metadata, &name, &numbered)).await?;
+    known.unwrap_or(Err(SyncError::Metadata(MetadataError::DiskFull)))
 }
 
 fn registered(
@@ -75,11 +75,7 @@ fn registered(
 fn committed(
     metadata: &dyn MetadataStore,
     name: &VolumeName,
-    client: &ClientId,
-    number: u64,
-) -> Result<Option<CommitReply>, SyncError> {
-    super::read(metadata, name, |snapshot, volume| {
-        let kept = snapshot.commit_reply(volume.key, client, number)?;
-        kept.as_deref().map(commit::kept_reply).transpose()
-    })
+    numbered: &Numbered,
+) -> Result<Option<Answer>, SyncError> {
+    super::read(metadata, name, |snapshot, volume| numbered.kept(snapshot, volume.key))
 }

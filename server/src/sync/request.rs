@@ -9,8 +9,9 @@ use dfs_shared::limits::{COMMIT_CHANGES_MAX, QUERY_ITEMS_MAX, SMALL_CONTENT_LEN_
 use dfs_shared::record::{ChangeGroup, RecordKey};
 use dfs_shared::wire::messages::{CommitRequest, NewContent, SmallChunk};
 
+use super::SyncError;
+use super::commit::Numbered;
 use super::validity::{check_change, check_manifest};
-use super::{SyncError, UNNUMBERED};
 
 /// A group and, if it can never be accepted, the first thing that is wrong with it.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(super) struct CheckedGroup {
 pub struct CheckedRequest {
     pub(super) client: ClientId,
     pub(super) commit: u64,
+    /// If a client may repeat it.
+    pub(super) numbered: Option<Numbered>,
     pub(super) groups: Vec<CheckedGroup>,
     /// Each content under its true id; the reason if its manifest is malformed.
     pub(super) contents: HashMap<ContentId, Result<NewContent, String>>,
@@ -42,6 +45,7 @@ impl CheckedRequest {
         at_most("groups in a commit", request.groups.len(), COMMIT_CHANGES_MAX)?;
         at_most("contents in a commit", request.contents.len(), COMMIT_CHANGES_MAX)?;
         at_most("small chunks in a commit", request.small_chunks.len(), COMMIT_CHANGES_MAX)?;
+        let numbered = Numbered::of(&request);
         let mut small_chunks = HashMap::with_capacity(request.small_chunks.len());
         for SmallChunk { hash, bytes } in request.small_chunks {
             if bytes.is_empty() || bytes.len() as u64 > SMALL_CONTENT_LEN_MAX {
@@ -65,6 +69,7 @@ impl CheckedRequest {
         Ok(Self {
             client: request.client,
             commit: request.commit,
+            numbered,
             groups: request.groups.into_iter().map(check_group).collect(),
             contents: contents.collect(),
             small_chunks,
@@ -73,7 +78,7 @@ impl CheckedRequest {
 
     /// Tells whether a client may repeat it: then it is a mount's.
     pub(super) fn is_numbered(&self) -> bool {
-        self.commit != UNNUMBERED
+        self.numbered.is_some()
     }
 
     /// About how many rows the request writes.

@@ -73,7 +73,8 @@ pub struct SmallChunk {
 
 /// Asks for change groups to be made true: `POST /sync/{volume}/commit`.
 ///
-/// A repeated request (same client and `commit`) gets the first reply again and changes nothing.
+/// A repeated request (same client and `commit`) gets the first reply again and changes nothing; another one of its number is
+/// refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitRequest {
     /// Who asks.
@@ -90,6 +91,15 @@ pub struct CommitRequest {
     /// Bytes of small contents, at most `limits::COMMIT_CHANGES_MAX` chunks.
     #[serde(deserialize_with = "super::bounded::list::<COMMIT_CHANGES_MAX, _, _>")]
     pub small_chunks: Vec<SmallChunk>,
+}
+
+impl CommitRequest {
+    /// Returns what tells this request from another one that has its number by mistake: the hash of its groups, which stay as
+    /// they are when it is repeated.
+    #[must_use]
+    pub fn fingerprint(&self) -> ChunkHash {
+        ChunkHash::of(&super::encode_plain(&self.groups))
+    }
 }
 
 /// What a message with small chunks takes, about, for [`super::encode_sized`].

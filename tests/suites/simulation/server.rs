@@ -235,8 +235,7 @@ impl SimServer {
         match self.writable() {
             Ok(sync) => block_on(sync.commit(&self.volume, prepared(request)?)).map_err(refused),
             Err(full) => {
-                let asked = decoded(request)?;
-                let made = self.sync().committed(&self.volume, &asked.client, asked.commit);
+                let made = self.sync().committed(&self.volume, &decoded(request)?);
                 made.map_err(refused)?.ok_or(full)
             }
         }

@@ -163,6 +163,11 @@ impl Rig {
         rig
     }
 
+    /// Returns the state directory; the cache directory is in it.
+    pub(super) fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     /// Ends the engine and closes the store, without a word to anybody.
     pub(super) fn kill(&mut self) {
         *self.sink.cache.lock() = None;

@@ -28,7 +28,7 @@ pub(super) struct State {
     pub(super) chunks: HashMap<ChunkHash, Bytes>,
     pub(super) corrupt: HashSet<ChunkHash>,
     pub(super) contents: HashMap<ContentId, Manifest>,
-    pub(super) replies: HashMap<ClientId, (u64, CommitReply)>,
+    pub(super) replies: HashMap<ClientId, (u64, ChunkHash, CommitReply)>,
     pub(super) streams: Vec<(ClientId, mpsc::UnboundedSender<Result<StreamFrame, RemoteError>>)>,
     pub(super) clients: u64,
     pub(super) online: bool,
@@ -197,12 +197,15 @@ impl State {
         self.contents.extend(manifests.map(|manifest| (manifest.id(), manifest)));
     }
 
-    pub(super) fn commit(&mut self, request: CommitRequest) -> CommitReply {
+    pub(super) fn commit(&mut self, request: CommitRequest) -> Result<CommitReply, RemoteError> {
         self.commits += 1;
-        if let Some((commit, reply)) = self.replies.get(&request.client)
+        let fingerprint = request.fingerprint();
+        if let Some((commit, made, reply)) = self.replies.get(&request.client)
             && *commit == request.commit
         {
-            return reply.clone();
+            let (code, message) = ("number_taken".to_owned(), "of another request".to_owned());
+            let taken = RemoteError::Refused { status: 409, code, message };
+            return if *made == fingerprint { Ok(reply.clone()) } else { Err(taken) };
         }
         self.take_contents(&request);
         let manifests: Vec<_> = request.contents.into_iter().map(|content| content.manifest).collect();
@@ -226,8 +229,8 @@ impl State {
             self.push(request.client.clone(), request.commit, records, manifests, small_chunks);
         }
         let reply = CommitReply { outcomes, revision: self.revision, root: self.root() };
-        self.replies.insert(request.client, (request.commit, reply.clone()));
-        reply
+        self.replies.insert(request.client, (request.commit, fingerprint, reply.clone()));
+        Ok(reply)
     }
 
     /// Keeps the version of a file that is there, once.

@@ -12,6 +12,7 @@ on_every_store!(
     records_come_in_pages_in_the_order_of_their_keys,
     contents_and_chunks_come_in_pages,
     old_history_goes_and_versions_keep_their_numbers,
+    times_of_later_history_are_corrected,
     only_the_newest_versions_of_a_node_stay,
     past_names_of_a_directory_are_told_by_their_newest_record,
     authors_are_told_until_they_are_dropped,
@@ -107,6 +108,33 @@ fn old_history_goes_and_versions_keep_their_numbers(opened: Opened) {
     assert_eq!(versions(main, 2), 0, "nothing is left of that node");
     assert_eq!(versions(other, 1), 1);
     assert_eq!(store.read(|s| s.removed_entry(main, &entry(9, b"a", 1).key())).unwrap(), None);
+}
+
+fn times_of_later_history_are_corrected(opened: Opened) {
+    let store = opened.store();
+    let main = volume(store, "main");
+    assert_eq!(store.read(|s| s.newest_history()).unwrap(), 0);
+    write(store, move |tx| {
+        let rows =
+            [past(node(1, 10), 1, 2, 5), past(node(1, 20), 1, 3, 200), past(entry(9, b"a", 1), 1, 4, 5)];
+        rows.iter().try_for_each(|row| tx.put_history(main, row))
+    });
+    let all = store.read(|s| s.history_from(0, 9)).unwrap();
+    assert_eq!(store.read(|s| s.newest_history()).unwrap(), all[2].id);
+    let first = all[0].id;
+    assert_eq!(write(store, move |tx| tx.lift_history(first, at(100))), 1);
+    let times: Vec<_> =
+        store.read(|s| s.history_from(0, 9)).unwrap().iter().map(|row| row.past.time).collect();
+    assert_eq!(times, [at(5), at(200), at(100)]);
+    let removed = store.read(|s| s.removed_entry(main, &entry(9, b"a", 1).key())).unwrap();
+    assert_eq!(removed.map(|past| past.time), Some(at(100)));
+    assert_eq!(write(store, move |tx| tx.lift_history(0, at(100))), 1);
+    assert_eq!(
+        store.read(|s| s.history(main, node_id(1), 9)).unwrap().last().map(|past| past.time),
+        Some(at(100))
+    );
+    write(store, |tx| tx.drop_history(0, at(300), 9));
+    assert_eq!(store.read(|s| s.newest_history()).unwrap(), 0);
 }
 
 fn only_the_newest_versions_of_a_node_stay(opened: Opened) {

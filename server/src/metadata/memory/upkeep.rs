@@ -53,6 +53,10 @@ impl ReadUpkeep for Tables {
         Ok(rows.map(row).collect())
     }
 
+    fn newest_history(&self) -> Result<u64, MetadataError> {
+        Ok(self.past.range(0..).next_back().map_or(0, |(id, _)| *id))
+    }
+
     fn contents_from(
         &self,
         after: Option<&ContentId>,
@@ -207,6 +211,26 @@ impl WriteUpkeep for Tables {
         Ok(count)
     }
 
+    fn lift_history(&mut self, after: u64, to: Timestamp) -> Result<u64, MetadataError> {
+        let to = whole_micros(to);
+        let early = self.past.range(after + 1..).filter(|(_, (_, past))| past.time < to);
+        let early: Vec<_> = early.map(|(id, row)| (*id, row.clone())).collect();
+        let count = early.len() as u64;
+        for (id, (volume, past)) in early {
+            let row = Arc::new(PastRecord { time: to, ..PastRecord::clone(&past) });
+            let order = (past.ended.0, id);
+            if let Record::Entry(entry) = &past.record {
+                let key = ((volume, entry.parent), super::tables::Bytes::from(entry.name.as_bytes()));
+                if self.removed.get(&key).is_some_and(|(newest, _)| *newest == order) {
+                    self.removed.put(key, (order, Arc::clone(&row)));
+                }
+            }
+            self.history.put((volume, past.node, order), Arc::clone(&row));
+            self.past.put(id, (volume, row));
+        }
+        Ok(count)
+    }
+
     fn drop_history(
         &mut self,
         after: u64,
@@ -240,8 +264,9 @@ impl WriteUpkeep for Tables {
     }
 
     fn condemn(&mut self, kind: Kind, hash: &[u8; 32], at: Timestamp) -> Result<(), MetadataError> {
-        if !self.condemned.contains_key(&(kind, *hash)) {
-            self.condemned.put((kind, *hash), whole_micros(at));
+        let (key, at) = ((kind, *hash), whole_micros(at));
+        if self.condemned.get(&key).is_none_or(|since| at < *since) {
+            self.condemned.put(key, at);
         }
         Ok(())
     }

@@ -62,6 +62,12 @@ impl ReadUpkeep for Tables<'_> {
         rows.map(|(row, id, volume, node)| Ok(HistoryRow { id, volume, past: past(node, row)? })).collect()
     }
 
+    fn newest_history(&self) -> Result<u64, MetadataError> {
+        let newest =
+            self.one("read the newest history", "SELECT max(id) FROM history", (), |row| row.get(0))?;
+        Ok(newest.flatten().map_or(0, unsigned))
+    }
+
     fn contents_from(
         &self,
         after: Option<&ContentId>,
@@ -245,6 +251,11 @@ impl WriteUpkeep for Tables<'_> {
         self.changed("forget authors", sql, (volume.0, micros(before), signed(limit as u64)))
     }
 
+    fn lift_history(&mut self, after: u64, to: Timestamp) -> Result<u64, MetadataError> {
+        let sql = "UPDATE history SET time = ?2 WHERE id > ?1 AND time < ?2";
+        self.changed("correct times of the history", sql, (signed(after), micros(to)))
+    }
+
     fn drop_history(
         &mut self,
         after: u64,
@@ -288,7 +299,8 @@ impl WriteUpkeep for Tables<'_> {
     }
 
     fn condemn(&mut self, kind: Kind, hash: &[u8; 32], at: Timestamp) -> Result<(), MetadataError> {
-        let sql = "INSERT OR IGNORE INTO condemned (kind, hash, time) VALUES (?1, ?2, ?3)";
+        let sql = "INSERT INTO condemned (kind, hash, time) VALUES (?1, ?2, ?3) \
+                   ON CONFLICT (kind, hash) DO UPDATE SET time = min(time, ?3)";
         self.execute("condemn", sql, (code(kind), hash, micros(at)))
     }
 

@@ -36,6 +36,24 @@ fn a_repeated_request_gets_the_same_reply_and_changes_nothing() {
 }
 
 #[test]
+fn another_request_of_a_number_that_was_used_is_refused() {
+    let kit = Kit::new();
+    let (_, first) = created(ROOT, "first");
+    let request = kit.request(vec![first], &[]);
+    kit.send(request.clone()).unwrap();
+    let (_, second) = created(ROOT, "second");
+    // As from a copy of the client's state directory.
+    let other = CommitRequest { groups: vec![second], ..request.clone() };
+    let before = kit.service.info(&main_volume()).unwrap();
+    let refused = kit.send(other.clone()).unwrap_err();
+    assert!(matches!(refused, SyncError::NumberTaken { .. }), "{refused}");
+    assert!(matches!(kit.service.committed(&main_volume(), &other), Err(SyncError::NumberTaken { .. })));
+    assert_eq!(kit.service.info(&main_volume()).unwrap(), before);
+    // A repeated one may lack bytes that it had.
+    assert!(kit.send(CommitRequest { small_chunks: vec![], ..request }).is_ok());
+}
+
+#[test]
 fn replies_are_kept_for_the_newest_commits_only() {
     let kit = Kit::new();
     let first = kit.request(vec![], &[]);
