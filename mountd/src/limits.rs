@@ -107,6 +107,8 @@ pub const PLAN_GROUPS_MAX: usize = 60_000;
 pub const HASH_FILES_PER_COMMIT: usize = 6_000;
 /// How long a file that is open for writing is waited for, in milliseconds, so that a save arrives whole.
 pub const OPEN_FILE_GRACE_MS: i64 = 2_000;
+/// By how many seconds this machine's clock and the server's may differ before people are told.
+pub const CLOCK_APART_S: i64 = 60;
 /// Refusals of one change in a row, without news from the server, after which it is left alone until the next connection.
 pub const REFUSALS_MAX: u32 = 5;
 /// Large files that are read and hashed at the same time: each takes a core and up to 32 MiB.

@@ -14,7 +14,7 @@ use dfs_shared::manifest::Manifest;
 use dfs_shared::record::RecordKey;
 use dfs_shared::wire::history::{HistoryReply, HistoryRequest};
 use dfs_shared::wire::messages::{
-    CommitReply, MerkleReply, RecordsReply, RegisterReply, RegisterRequest, StreamFrame,
+    CommitReply, MerkleReply, RecordsReply, RegisterReply, RegisterRequest, StreamFrame, WhoamiReply,
 };
 use dfs_shared::wire::report::{ReportReply, ReportRequest};
 use futures_util::Stream;
@@ -50,6 +50,8 @@ pub trait Remote: Send + Sync {
     fn register(&self, request: RegisterRequest) -> RemoteFuture<'_, RegisterReply>;
     /// Asks which of these states the volume had; at most `STATES_SEEN_MAX`.
     fn lineage(&self, seen: Vec<State>) -> RemoteFuture<'_, Known>;
+    /// Asks what time it is for the server, and who else has this client's name.
+    fn whoami(&self, client: ClientId) -> RemoteFuture<'_, WhoamiReply>;
     /// Sends an encoded [`CommitRequest`](dfs_shared::wire::messages::CommitRequest): encoded, so that what is
     /// repeated after a crash is the same to the byte.
     fn commit(&self, request: Bytes) -> RemoteFuture<'_, CommitReply>;

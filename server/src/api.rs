@@ -2,7 +2,7 @@
 //!
 //! | route | |
 //! |---|---|
-//! | `POST /sync/{volume}/register`, `lineage`, `commit`, `past`, `missing`, `contents`, `records`, `merkle`, `history` | one message in, one out |
+//! | `POST /sync/{volume}/register`, `lineage`, `whoami`, `commit`, `past`, `missing`, `contents`, `records`, `merkle`, `history` | one message in, one out |
 //! | `PUT /sync/{volume}/chunks`, `POST /sync/{volume}/chunks/get` | batches of chunk frames |
 //! | `GET /sync/{volume}/stream` | the event stream |
 //! | `POST /api/register`, `/api/sync/*`, `/api/file/*` | sync sessions and files, for clients without a mount |
@@ -82,6 +82,7 @@ pub fn router(api: Arc<Api>) -> Router<Api> {
         .guard(guard)
         .route(Method::Post, "/sync/{volume}/register", messages::register)
         .route(Method::Post, "/sync/{volume}/lineage", messages::lineage)
+        .route(Method::Post, "/sync/{volume}/whoami", messages::whoami)
         .route(Method::Post, "/sync/{volume}/commit", messages::commit)
         .route(Method::Post, "/sync/{volume}/past", messages::past)
         .route(Method::Post, "/sync/{volume}/missing", chunks::missing)

@@ -12,14 +12,14 @@ use dfs_shared::event::EventBus;
 use dfs_shared::event::kinds::server::{SyncRound, SyncStarted};
 use dfs_shared::hash::ChunkHash;
 use dfs_shared::ids::{VolumeId, VolumeName};
-use dfs_shared::limits::STATES_SEEN_MAX;
+use dfs_shared::limits::{NAMESAKES_MAX, STATES_SEEN_MAX};
 use dfs_shared::lineage::Known;
 use dfs_shared::record::Versioned;
 use dfs_shared::time::Timestamp;
 use dfs_shared::wire::messages::{
     CommitReply, CommitRequest, ContentsReply, ContentsRequest, CurrentRecord, LineageReply, LineageRequest,
-    MerkleReply, MerkleRequest, MissingReply, MissingRequest, RecordsReply, RecordsRequest, RegisterReply,
-    RegisterRequest,
+    MerkleReply, MerkleRequest, MissingReply, MissingRequest, Namesake, RecordsReply, RecordsRequest,
+    RegisterReply, RegisterRequest, WhoamiReply, WhoamiRequest,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -212,6 +212,24 @@ impl SyncService {
             }
             let kept_from = snapshot.oldest_root(volume.key)?.unwrap_or(volume.revision);
             Ok(LineageReply { known: Known { common, kept_from } })
+        })
+    }
+
+    /// Tells a client the time, and who else has its name. Blocks.
+    ///
+    /// # Errors
+    /// [`SyncError::VolumeNotFound`] or [`SyncError::Metadata`].
+    pub fn whoami(&self, name: &VolumeName, request: &WhoamiRequest) -> Result<WhoamiReply, SyncError> {
+        self.read(name, |snapshot, volume| {
+            let clients = snapshot.clients(volume.key)?;
+            let own = clients.iter().find(|client| client.id == request.client);
+            let same =
+                |client: &&Client| own.is_some_and(|own| own.name == client.name && own.id != client.id);
+            let named = |client: &Client| Namesake { client: client.id.clone(), last_seen: client.last_seen };
+            let mut namesakes: Vec<_> = clients.iter().filter(same).map(named).collect();
+            namesakes.sort_by_key(|namesake| std::cmp::Reverse(namesake.last_seen));
+            namesakes.truncate(NAMESAKES_MAX);
+            Ok(WhoamiReply { time: Timestamp::from(SystemTime::now()), namesakes })
         })
     }
 

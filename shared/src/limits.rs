@@ -48,6 +48,8 @@ pub const CHUNK_BATCH_LEN_MAX: usize = 32 << 20;
 pub const REPORT_HELD_MAX: usize = 1024;
 /// Most events in one report of a mount.
 pub const REPORT_EVENTS_MAX: usize = 256;
+/// Clients of one name that a mount is told of.
+pub const NAMESAKES_MAX: usize = 16;
 /// Longest path in a report in bytes: Linux's `PATH_MAX`.
 pub const REPORT_PATH_LEN_MAX: usize = 4096;
 /// Longest reason in a report in bytes: a line for people.

@@ -78,6 +78,7 @@ fn note_offline(shared: &Shared, error: &EngineError) {
 async fn session(shared: &Arc<Shared>, backoff: &mut Backoff) -> Result<(), EngineError> {
     // What another task found broken was the connection before.
     let _ = shared.broken.notified().now_or_never();
+    let is_new = shared.tree.membership()?.volume.is_none();
     let reply = register(shared).await?;
     let lost_after = lineage::went_back(shared, &reply).await?;
     let client = reply.client;
@@ -92,6 +93,7 @@ async fn session(shared: &Arc<Shared>, backoff: &mut Backoff) -> Result<(), Engi
     };
     go_online(shared, &client, &mut frames, State { revision, root }, lost_after).await?;
     backoff.reset();
+    shared.tasks.spawn(identity::ask(Arc::clone(shared), client.clone(), is_new));
     tracing::info!(server = shared.remote.name(), %client, %revision, "in step with the server");
     loop {
         let Waiting { frame, room } = tokio::select! {

@@ -4,11 +4,14 @@
 //! the reply that it gave, so two mounts with one client's numbers would take each other's replies for their own. Whoever
 //! finds out that it is such a mount registers as a new client; what it has not sent stays in its journal.
 
-use dfs_shared::ids::ClientId;
-use dfs_shared::wire::messages::Committed;
+use std::sync::Arc;
 
-use super::shared::{EngineError, Shared};
+use dfs_shared::ids::ClientId;
+use dfs_shared::wire::messages::{Committed, Namesake};
+
+use super::shared::{EngineError, Shared, chain};
 use crate::cache::{Past, Strays};
+use crate::limits::CLOCK_APART_S;
 use crate::tree::TreeError;
 
 /// Says what became of the state directory since the last start, if something did.
@@ -47,6 +50,53 @@ pub(super) fn give_up(shared: &Shared, client: &ClientId) -> Result<(), TreeErro
         shared.cache.state_dir().display()
     ));
     Ok(())
+}
+
+/// Asks the server what time it is, and in a volume's first connection whether it knows a mount that this one may have been.
+pub(super) async fn ask(shared: Arc<Shared>, client: ClientId, is_new: bool) {
+    let reply = match shared.remote.whoami(client).await {
+        Ok(reply) => reply,
+        // An older server does not know the question.
+        Err(error) => {
+            tracing::debug!(error = chain(&error), "the server does not tell who else there is");
+            return;
+        }
+    };
+    *shared.server_clock.lock() = Some((reply.time, shared.clock.since_boot()));
+    if let Some(notice) = clock_notice(&shared) {
+        tracing::warn!("{notice}");
+    }
+    if let Some(Namesake { client, last_seen }) = reply.namesakes.first().filter(|_| is_new) {
+        let seen = time::OffsetDateTime::from_unix_timestamp(last_seen.secs);
+        let day = seen.unwrap_or(time::OffsetDateTime::UNIX_EPOCH).date();
+        let others = match reply.namesakes.len() - 1 {
+            0 => String::new(),
+            others => format!(" and {others} more"),
+        };
+        shared.notice(format!(
+            "this is a new mount, but the volume knows {client}{others} of the same name (last connected on {day}): if that was this \
+             one, its state directory is lost, and with it what had not been sent; all else comes from the server. \
+             `dfs-server client remove {client}` forgets it"
+        ));
+    }
+}
+
+/// Says how far this machine's clock is from the server's, if it is so far that people should know.
+pub(super) fn clock_notice(shared: &Shared) -> Option<String> {
+    let (told, at) = (*shared.server_clock.lock())?;
+    let passed = shared.clock.since_boot().saturating_sub(at);
+    let server = told.secs.saturating_add_unsigned(passed.as_secs());
+    let ahead_s = shared.clock.now().secs.saturating_sub(server);
+    let where_it_is = match ahead_s {
+        CLOCK_APART_S.. => "ahead of",
+        ahead_s if ahead_s <= -CLOCK_APART_S => "behind",
+        _ => return None,
+    };
+    Some(format!(
+        "this machine's clock is {} s {where_it_is} the server's: files that are written here have its times, and where the last write \
+         wins they are compared; set the clocks right",
+        ahead_s.unsigned_abs()
+    ))
 }
 
 /// Looks at an event of this client: whether it is of a commit that this mount never sent.

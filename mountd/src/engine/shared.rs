@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use dfs_shared::ids::{ClientId, NodeId};
 use dfs_shared::record::RecordKey;
@@ -140,6 +141,8 @@ pub(super) struct Shared {
     pub(super) went_back: AtomicBool,
     /// What happened that people should know of, the newest last.
     pub(super) notices: parking_lot::Mutex<VecDeque<String>>,
+    /// What time the server's clock told, and how long this machine had been on then.
+    pub(super) server_clock: parking_lot::Mutex<Option<(Timestamp, Duration)>>,
     membership: parking_lot::Mutex<()>,
 }
 
@@ -196,6 +199,7 @@ impl Shared {
             went_back: AtomicBool::new(false),
             notices: parking_lot::Mutex::default(),
             membership: parking_lot::Mutex::default(),
+            server_clock: parking_lot::Mutex::default(),
         }))
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use dfs_shared::record::{Record, RecordKey};
 use serde::{Deserialize, Serialize};
 
+use super::identity;
 use super::shared::{Connection, Shared};
 use crate::limits::{PENDING_SHOWN_MAX, PLAN_GROUPS_MAX};
 use crate::tree::journal::KeyState;
@@ -132,7 +133,7 @@ pub(super) fn snapshot(shared: &Shared) -> Result<Status, TreeError> {
         quota: shared.tree.quota().limit,
         used: shared.tree.sizes().base,
         no_room: no_room(shared),
-        notices: shared.notices.lock().iter().cloned().collect(),
+        notices: shared.notices.lock().iter().cloned().chain(identity::clock_notice(shared)).collect(),
         cache_bytes: shared.cache.bytes_used(),
         pins: shared.tree.pins()?.len() as u64,
         pinned_missing_bytes: shared.pinned.missing_bytes(),

@@ -20,7 +20,7 @@ use dfs_shared::wire::history::{HistoryReply, HistoryRequest};
 use dfs_shared::wire::messages::{
     ChunksRequest, CommitReply, ContentsReply, ContentsRequest, LineageReply, LineageRequest, MerkleReply,
     MerkleRequest, MissingReply, MissingRequest, RecordsReply, RecordsRequest, RegisterReply,
-    RegisterRequest,
+    RegisterRequest, WhoamiReply, WhoamiRequest,
 };
 use dfs_shared::wire::report::{ReportReply, ReportRequest};
 use dfs_shared::wire::{CHUNKS_CONTENT_TYPE, CONTENT_TYPE, encode};
@@ -251,6 +251,10 @@ impl Remote for HttpRemote {
             Ok(reply.known)
         }
         .boxed()
+    }
+
+    fn whoami(&self, client: ClientId) -> RemoteFuture<'_, WhoamiReply> {
+        async move { self.ask("whoami", Expected::fields("whoami"), &WhoamiRequest { client }).await }.boxed()
     }
 
     fn commit(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {

@@ -19,7 +19,9 @@ use dfs_shared::lineage::{Known, State};
 use dfs_shared::manifest::Manifest;
 use dfs_shared::record::RecordKey;
 use dfs_shared::wire::history::{HistoryReply, HistoryRequest};
-use dfs_shared::wire::messages::{CommitReply, MerkleReply, RecordsReply, RegisterReply, RegisterRequest};
+use dfs_shared::wire::messages::{
+    CommitReply, MerkleReply, RecordsReply, RegisterReply, RegisterRequest, WhoamiReply,
+};
 use dfs_shared::wire::report::{ReportReply, ReportRequest};
 use futures_util::{FutureExt, StreamExt, stream};
 use parking_lot::Mutex;
@@ -148,6 +150,10 @@ impl Remote for Limited {
 
     fn lineage(&self, seen: Vec<State>) -> RemoteFuture<'_, Known> {
         self.inner.lineage(seen)
+    }
+
+    fn whoami(&self, client: ClientId) -> RemoteFuture<'_, WhoamiReply> {
+        self.inner.whoami(client)
     }
 
     fn commit(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {

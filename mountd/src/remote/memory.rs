@@ -3,8 +3,9 @@
 //! Checks base revisions and that contents and chunks are there; the rules of the tree's shape are the real
 //! server's, and the suites that run on it hold them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use dfs_shared::hash::{ChunkHash, ContentId, MerkleHash};
@@ -15,10 +16,12 @@ use dfs_shared::merkle::{self, MemoryNodes};
 use dfs_shared::name::Name;
 use dfs_shared::record::{EntryRecord, NodeKind, NodeRecord, Record, RecordKey, Versioned};
 use dfs_shared::revision::Revision;
+use dfs_shared::time::Timestamp;
 use dfs_shared::wire::decode;
 use dfs_shared::wire::history::{HistoryReply, HistoryRequest};
 use dfs_shared::wire::messages::{
-    CommitReply, CommitRequest, MerkleReply, RecordsReply, RegisterReply, RegisterRequest, StreamFrame,
+    CommitReply, CommitRequest, MerkleReply, Namesake, RecordsReply, RegisterReply, RegisterRequest,
+    StreamFrame, WhoamiReply,
 };
 use dfs_shared::wire::report::{ReportReply, ReportRequest};
 use futures_util::{FutureExt, StreamExt, stream};
@@ -72,6 +75,8 @@ impl MemoryRemote {
             clients: 0,
             online: true,
             swallow_replies: 0,
+            registered: BTreeSet::new(),
+            clock_ahead_s: 0,
             lose_commits: 0,
             commits: 0,
             reports: BTreeMap::new(),
@@ -204,6 +209,11 @@ impl MemoryRemote {
         self.state.lock().swallow_contents = count;
     }
 
+    /// Sets its clock ahead, or behind if negative.
+    pub fn set_clock_ahead(&self, secs: i64) {
+        self.state.lock().clock_ahead_s = secs;
+    }
+
     /// Forgets what clients have reported, as when they are removed.
     pub fn forget_reports(&self) {
         self.state.lock().reports.clear();
@@ -322,6 +332,7 @@ impl Remote for MemoryRemote {
                     message: error.to_string(),
                 })?,
             };
+            state.registered.insert(client.clone());
             let (volume, revision, root) = (state.volume, state.revision, state.root());
             Ok(RegisterReply { client, volume, revision, root, server_version: "memory".to_owned() })
         })
@@ -335,6 +346,16 @@ impl Remote for MemoryRemote {
         })
     }
 
+    fn whoami(&self, client: ClientId) -> RemoteFuture<'_, WhoamiReply> {
+        self.call(move |state| {
+            let now = Timestamp::from(SystemTime::now());
+            let time = Timestamp { secs: now.secs + state.clock_ahead_s, ..now };
+            let others = state.registered.iter().filter(|other| **other != client).cloned();
+            let namesakes = others.map(|client| Namesake { client, last_seen: now }).collect();
+            Ok(WhoamiReply { time, namesakes })
+        })
+    }
+
     fn commit(&self, request: Bytes) -> RemoteFuture<'_, CommitReply> {
         self.call(move |state| {
             let request = message(&request)?;
@@ -343,8 +364,7 @@ impl Remote for MemoryRemote {
                 state.commits += 1;
                 return Err(RemoteError::Disconnected { server: "memory".to_owned() });
             }
-            let made =
-                state.replies.get(&request.client).is_some_and(|(number, ..)| *number == request.commit);
+            let made = state.reply_to(&request.client, request.commit).is_some();
             if state.full && !made {
                 return Err(no_room());
             }

@@ -30,6 +30,7 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("GET", "/api/info", Need::Volume(Read)),
     ("POST", "/sync/{volume}/register", Need::Volume(Read)),
     ("POST", "/sync/{volume}/lineage", Need::Volume(Read)),
+    ("POST", "/sync/{volume}/whoami", Need::Volume(Read)),
     ("POST", "/sync/{volume}/commit", Need::Volume(Write)),
     ("POST", "/sync/{volume}/past", Need::Volume(Write)),
     ("POST", "/sync/{volume}/missing", Need::Volume(Read)),

@@ -114,6 +114,10 @@ query! {
     lineage
 }
 query! {
+    /// `POST /sync/{volume}/whoami`
+    whoami
+}
+query! {
     /// `POST /sync/{volume}/contents`
     contents
 }

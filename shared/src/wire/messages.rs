@@ -4,11 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::{ChunkHash, ContentId, MerkleHash, RecordHash};
 use crate::ids::{ClientId, VolumeId};
-use crate::limits::{COMMIT_CHANGES_MAX, MERKLE_LEAF_RECORDS_MAX, QUERY_ITEMS_MAX, REFUSED_RECORDS_MAX};
+use crate::limits::{
+    COMMIT_CHANGES_MAX, MERKLE_LEAF_RECORDS_MAX, NAMESAKES_MAX, QUERY_ITEMS_MAX, REFUSED_RECORDS_MAX,
+};
 use crate::lineage::{Known, State};
 use crate::manifest::Manifest;
 use crate::record::{ChangeGroup, RecordKey, Versioned};
 use crate::revision::Revision;
+use crate::time::Timestamp;
 
 /// Introduces a mount: `POST /sync/{volume}/register`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +39,32 @@ pub struct RegisterReply {
     pub root: MerkleHash,
     /// The server's version, for people.
     pub server_version: String,
+}
+
+/// Asks what the server knows of the asking client: `POST /sync/{volume}/whoami`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhoamiRequest {
+    /// Who asks.
+    pub client: ClientId,
+}
+
+/// Answers [`WhoamiRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhoamiReply {
+    /// What time it is by the server's clock.
+    pub time: Timestamp,
+    /// Other clients of the volume that registered under the same name, those seen last first, at most `limits::NAMESAKES_MAX`.
+    #[serde(deserialize_with = "super::bounded::list::<NAMESAKES_MAX, _, _>")]
+    pub namesakes: Vec<Namesake>,
+}
+
+/// A client that has the name of another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namesake {
+    /// Its id.
+    pub client: ClientId,
+    /// When it registered last, by the server's clock.
+    pub last_seen: Timestamp,
 }
 
 /// Asks whether the volume goes on from what the mount saw of it: `POST /sync/{volume}/lineage`.

@@ -55,6 +55,10 @@ impl Clock for SimClock {
         let secs = BEGINNING_SECS + i64::try_from(passed.as_secs()).unwrap_or(0);
         Timestamp { secs, nanos: passed.subsec_nanos() }
     }
+
+    fn since_boot(&self) -> Duration {
+        self.0.elapsed()
+    }
 }
 
 /// Ids in the order in which they were asked for, spread as hashes spread.

@@ -17,7 +17,7 @@ use dfs_shared::record::RecordKey;
 use dfs_shared::wire::decode_frame;
 use dfs_shared::wire::history::{HistoryReply, HistoryRequest};
 use dfs_shared::wire::messages::{
-    CommitReply, MerkleReply, RecordsReply, RegisterReply, RegisterRequest, StreamFrame,
+    CommitReply, MerkleReply, RecordsReply, RegisterReply, RegisterRequest, StreamFrame, WhoamiReply,
 };
 use dfs_shared::wire::report::{ReportReply, ReportRequest};
 use futures_util::{FutureExt, StreamExt, stream};
@@ -235,6 +235,12 @@ impl Remote for Link {
 
     fn lineage(&self, seen: Vec<State>) -> RemoteFuture<'_, Known> {
         self.call(move |server| server.lineage(seen.clone()))
+    }
+
+    // As of a server that does not know it yet: it tells people, and changes nothing.
+    fn whoami(&self, _: ClientId) -> RemoteFuture<'_, WhoamiReply> {
+        let (code, message) = ("not_found".to_owned(), String::new());
+        Box::pin(async { Err(RemoteError::Refused { status: 404, code, message }) })
     }
 
     fn report(&self, request: ReportRequest) -> RemoteFuture<'_, ReportReply> {

@@ -1,6 +1,6 @@
 //! What the server in memory holds, and what it does with a request.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use dfs_shared::hash::{ChunkHash, ContentId, MerkleHash};
@@ -28,11 +28,13 @@ pub(super) struct State {
     pub(super) chunks: HashMap<ChunkHash, Bytes>,
     pub(super) corrupt: HashSet<ChunkHash>,
     pub(super) contents: HashMap<ContentId, Manifest>,
-    pub(super) replies: HashMap<ClientId, (u64, ChunkHash, CommitReply)>,
+    pub(super) replies: HashMap<ClientId, BTreeMap<u64, (ChunkHash, CommitReply)>>,
     pub(super) streams: Vec<(ClientId, mpsc::UnboundedSender<Result<StreamFrame, RemoteError>>)>,
     pub(super) clients: u64,
     pub(super) online: bool,
     pub(super) swallow_replies: u32,
+    pub(super) registered: BTreeSet<ClientId>,
+    pub(super) clock_ahead_s: i64,
     pub(super) talk_too_much: bool,
     pub(super) lose_commits: u32,
     pub(super) commits: u64,
@@ -49,6 +51,9 @@ pub(super) struct State {
     /// Most bytes of all files.
     pub(super) quota: Option<u64>,
 }
+
+/// Of each client, as the real server does.
+const REPLIES_KEPT: usize = 64;
 
 /// What a client has reported.
 #[derive(Debug, Default)]
@@ -197,12 +202,15 @@ impl State {
         self.contents.extend(manifests.map(|manifest| (manifest.id(), manifest)));
     }
 
+    /// Returns what a commit of this number was answered, and the fingerprint of that commit.
+    pub(super) fn reply_to(&self, client: &ClientId, number: u64) -> Option<&(ChunkHash, CommitReply)> {
+        self.replies.get(client)?.get(&number)
+    }
+
     pub(super) fn commit(&mut self, request: CommitRequest) -> Result<CommitReply, RemoteError> {
         self.commits += 1;
         let fingerprint = request.fingerprint();
-        if let Some((commit, made, reply)) = self.replies.get(&request.client)
-            && *commit == request.commit
-        {
+        if let Some((made, reply)) = self.reply_to(&request.client, request.commit) {
             let (code, message) = ("number_taken".to_owned(), "of another request".to_owned());
             let taken = RemoteError::Refused { status: 409, code, message };
             return if *made == fingerprint { Ok(reply.clone()) } else { Err(taken) };
@@ -229,7 +237,11 @@ impl State {
             self.push(request.client.clone(), request.commit, records, manifests, small_chunks);
         }
         let reply = CommitReply { outcomes, revision: self.revision, root: self.root() };
-        self.replies.insert(request.client, (request.commit, fingerprint, reply.clone()));
+        let kept = self.replies.entry(request.client).or_default();
+        kept.insert(request.commit, (fingerprint, reply.clone()));
+        if kept.len() > REPLIES_KEPT {
+            kept.pop_first();
+        }
         Ok(reply)
     }
 

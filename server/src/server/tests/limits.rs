@@ -50,6 +50,7 @@ fn every_route_takes_a_body_of_its_limit_and_none_that_is_longer() {
         ("POST", "/sync/main/past", MESSAGE_LEN_MAX),
         ("POST", "/sync/main/report", QUERY_LEN_MAX),
         ("POST", "/sync/main/lineage", QUERY_LEN_MAX),
+        ("POST", "/sync/main/whoami", QUERY_LEN_MAX),
         ("POST", "/sync/main/missing", QUERY_LEN_MAX),
         ("POST", "/sync/main/contents", QUERY_LEN_MAX),
         ("POST", "/sync/main/records", QUERY_LEN_MAX),
