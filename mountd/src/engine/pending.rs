@@ -267,6 +267,7 @@ fn want(tree: &View<'_>, key: &RecordKey) -> Result<(Want, bool), TreeError> {
 mod tests {
     use super::*;
 
+    // S51
     #[test]
     fn an_open_file_is_not_waited_for_until_a_clock_that_was_set_back_has_caught_up() {
         let at = |secs| Timestamp { secs, nanos: 0 };

@@ -57,6 +57,7 @@ fn age_is_counted_from_the_moment_of_the_replacement() {
     assert_eq!(kit.files.find(&main_volume(), &path("a")).unwrap().version, 2);
 }
 
+// S51
 #[test]
 fn a_clock_that_jumps_ahead_does_not_end_all_history_at_once() {
     const DAY: i64 = 24 * 3600;
@@ -80,6 +81,7 @@ fn a_clock_that_jumps_ahead_does_not_end_all_history_at_once() {
     assert_eq!((0..40).map(|_| sweep(60 * DAY)).sum::<u64>(), 1);
 }
 
+// S51
 #[test]
 fn what_is_replaced_while_the_clock_is_behind_is_as_old_as_the_sweep_before() {
     let kit = Kit::new();

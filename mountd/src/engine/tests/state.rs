@@ -52,6 +52,7 @@ fn names(first: u64, count: u64) -> Vec<String> {
     (first..first + count).map(|n| format!("f{n}")).collect()
 }
 
+// S50
 #[test]
 fn no_bytes_of_a_lost_state_directory_come_back_in_other_files() {
     let server = MemoryRemote::new();
@@ -80,6 +81,7 @@ fn no_bytes_of_a_lost_state_directory_come_back_in_other_files() {
     one.flush();
 }
 
+// S50
 #[test]
 fn what_was_written_under_a_lost_tree_is_set_aside() {
     let server = MemoryRemote::new();
@@ -106,6 +108,7 @@ fn what_was_written_under_a_lost_tree_is_set_aside() {
     assert!(is_said(&one), "as long as they are there: {:#?}", one.status());
 }
 
+// S50
 #[test]
 fn a_state_directory_that_is_older_than_what_was_written_from_it_loses_nothing() {
     let server = MemoryRemote::new();
@@ -149,6 +152,7 @@ fn a_state_directory_that_is_older_than_what_was_written_from_it_loses_nothing()
     assert!(told.iter().any(|notice| notice.contains("older than what was written from it")), "{told:#?}");
 }
 
+// S50
 #[test]
 fn two_mounts_from_copies_of_one_state_directory_lose_nothing() {
     let server = MemoryRemote::new();
@@ -175,6 +179,7 @@ fn two_mounts_from_copies_of_one_state_directory_lose_nothing() {
     assert!(told.iter().any(|notice| notice.contains("copy of another mount's")), "{told:#?}");
 }
 
+// S50
 #[test]
 fn a_mount_restored_as_a_whole_does_not_take_replies_to_what_it_forgot_for_its_own() {
     let server = MemoryRemote::new();
@@ -205,6 +210,7 @@ fn a_mount_restored_as_a_whole_does_not_take_replies_to_what_it_forgot_for_its_o
     assert!(told.iter().any(|notice| notice.contains("copy of another mount's")), "{told:#?}");
 }
 
+// S50
 #[test]
 fn a_new_mount_of_a_known_name_says_that_its_state_may_be_lost() {
     let server = MemoryRemote::new();
@@ -223,6 +229,7 @@ fn a_new_mount_of_a_known_name_says_that_its_state_may_be_lost() {
     assert!(!is_told(&other), "it is known now");
 }
 
+// S51
 #[test]
 fn a_clock_that_is_wrong_is_told_of_until_it_is_right() {
     let server = MemoryRemote::new();
