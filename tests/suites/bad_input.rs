@@ -134,6 +134,14 @@ fn a_state_directory_in_use_is_refused_with_the_name_of_its_user() {
         let output = process::output(&mut command, mount::READY_DEADLINE)?;
         mount::unmount_lazily(&cluster.directory().join("second"));
         refused_with(&output, &[&first])?;
+        // Whoever uses the cache directory alone removes what it does not know from it.
+        let cache = cluster.mounts[0].cache_dir().to_string_lossy().into_owned();
+        let mut command = Command::new(dfs_tests::binaries::program("dfs-mount")?);
+        dfs_tests::server::isolate(&mut command, cluster.directory());
+        command.arg(cluster.directory().join("second")).args(["--server", &server, "--cache-dir", &cache]);
+        let output = process::output(&mut command, mount::READY_DEADLINE)?;
+        mount::unmount_lazily(&cluster.directory().join("second"));
+        refused_with(&output, &[&first, "--cache-dir"])?;
         fs::write(cluster.a().join("file"), b"x").context("the first goes on")?;
         cluster.settle()
     });

@@ -11,7 +11,7 @@ use clap::Parser;
 use dfs_mountd::cache::{Cache, CacheOptions, Fetch, ServerBarrier};
 use dfs_mountd::clock::SystemClock;
 use dfs_mountd::config::dirs::Environment;
-use dfs_mountd::config::lock::StateLock;
+use dfs_mountd::config::lock::DirLocks;
 use dfs_mountd::config::{Arguments, Fsync, OnConflict, daemon};
 use dfs_mountd::control::server::Control;
 use dfs_mountd::engine::{Connection, Engine, Parts, Wake};
@@ -152,7 +152,7 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     }
     let parent = if arguments.daemon { Some(daemon::detach()?) } else { None };
     let owner = format!("the mount on {} (process {})", places.mount_point.display(), std::process::id());
-    let _lock = StateLock::take(&places.state_dir, &owner)?;
+    let _locks = DirLocks::take(&places.state_dir, &places.cache_dir, &owner)?;
     let embedded = match arguments.server.is_empty() {
         true => Some(start_server(&environment)?),
         false => None,
