@@ -96,19 +96,20 @@ impl Numbers {
         self.first
     }
 
-    /// Has the files tell of a number that is about to be used.
-    fn note(&self, number: u64, tree: &Tree) -> Result<(), CacheError> {
+    /// Has the files tell of a number that is about to be used. Where they cannot, as on a full disk, work goes on: the tree knows.
+    fn note(&self, number: u64, tree: &Tree) {
         if number < self.noted.load(Ordering::Acquire) {
-            return Ok(());
+            return;
         }
         let _writing = self.writing.lock();
         if number < self.noted.load(Ordering::Acquire) {
-            return Ok(());
+            return;
         }
         let below = tree.numbers_given().unwrap_or(0).max(number + 1);
-        self.paths.iter().try_for_each(|path| write(path, below))?;
-        self.noted.store(below, Ordering::Release);
-        Ok(())
+        match self.paths.iter().try_for_each(|path| write(path, below)) {
+            Ok(()) => self.noted.store(below, Ordering::Release),
+            Err(error) => tracing::debug!(%error, "the numbers that are used cannot be noted yet"),
+        }
     }
 }
 
@@ -116,7 +117,7 @@ impl Cache {
     /// Returns a name for a backing file that none ever had.
     pub(super) fn next_file(&self) -> Result<FileId, CacheError> {
         let number = self.tree.next_number()?;
-        self.numbers.note(number, &self.tree)?;
+        self.numbers.note(number, &self.tree);
         Ok(FileId(number))
     }
 
