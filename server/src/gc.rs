@@ -42,6 +42,10 @@ pub use request::{RequestError, ask};
 /// File in the data directory that whoever reads all chunks holds shared, and whoever takes some holds alone.
 pub const LOCK_FILE: &str = "gc.lock";
 
+/// One pass condemns a content, the next takes it and condemns its chunks, the third takes them. What uploads and commits leave
+/// behind meanwhile waits for the next collection: with them in mind one would not end before they do.
+const PASSES_MAX: u32 = 3;
+
 /// How long versions that were replaced or removed are kept: as long as they are within both limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
@@ -154,8 +158,8 @@ impl Collector {
         }
     }
 
-    /// Drops old history and collects until only what is within `grace` is left. Blocks, for the time of reading all
-    /// records and manifests a few times.
+    /// Drops old history and collects what nothing referred to when it began, but for what is within `grace`. Blocks, for the
+    /// time of reading all records and manifests three times at most.
     ///
     /// # Errors
     /// [`GcError`].
@@ -164,7 +168,7 @@ impl Collector {
         let at = self.age(now())?;
         let mut done = Collected { versions: self.sweep(at, progress)?, ..Collected::default() };
         self.note_swept()?;
-        loop {
+        for _ in 0..PASSES_MAX {
             let pass = self.pass(grace, progress)?;
             done.contents += pass.contents;
             done.chunks += pass.chunks;
@@ -172,11 +176,11 @@ impl Collector {
             done.orphans += pass.orphans;
             done.waiting = pass.waiting;
             done.is_held_up |= pass.is_held_up;
-            // A content has to be condemned before it goes, and its chunks after it.
             if !pass.has_more || done.is_held_up {
-                return Ok(done);
+                break;
             }
         }
+        Ok(done)
     }
 
     /// Makes a collection under way end at its next page.

@@ -58,6 +58,11 @@ impl Process {
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, addr: addr.expect("the server ended before it was ready") }
     }
+
+    fn kill(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
 }
 
 impl Drop for Process {
@@ -117,6 +122,21 @@ fn work(addr: SocketAddr, acknowledged: &Mutex<Acknowledged>) {
         assert_eq!(reply.outcomes, [GroupOutcome::Accepted]);
         acknowledged.lock().unwrap().nodes.push(id);
     }
+}
+
+/// Waits for so many acknowledged commits; tells whether they came. Clients end only when the server does not answer or refuses.
+fn wait_for_commits(
+    acknowledged: &Mutex<Acknowledged>,
+    count: usize,
+    clients: &[std::thread::ScopedJoinHandle<'_, ()>],
+) -> bool {
+    while acknowledged.lock().unwrap().nodes.len() < count {
+        if clients.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
 }
 
 fn new_file(client: &ClientId, commit: u64, id: NodeId, bytes: Option<&Vec<u8>>) -> CommitRequest {
@@ -208,17 +228,16 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
         let server = Process::start(&data);
         check(server.addr, &acknowledged.lock().unwrap());
         let before = acknowledged.lock().unwrap().nodes.len();
-        std::thread::scope(|scope| {
-            for _ in 0..CLIENTS {
-                scope.spawn(|| work(server.addr, &acknowledged));
-            }
+        // Asserted when the threads have ended: they do not before the server has.
+        let came = std::thread::scope(|scope| {
+            let clients: Vec<_> =
+                (0..CLIENTS).map(|_| scope.spawn(|| work(server.addr, &acknowledged))).collect();
             // The kill comes after some progress, at a different point of the work in each round.
-            while acknowledged.lock().unwrap().nodes.len() < before + 5 + 7 * round as usize {
-                std::thread::yield_now();
-            }
-            let pid = rustix::process::Pid::from_child(&server.child);
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            let came = wait_for_commits(&acknowledged, before + 5 + 7 * round as usize, &clients);
+            server.kill();
+            came
         });
+        assert!(came, "round {round}: the server refused all clients");
     }
     let server = Process::start(&data);
     check(server.addr, &acknowledged.lock().unwrap());
@@ -268,12 +287,10 @@ fn a_kill_while_chunks_are_collected_takes_nothing_that_is_referred_to() {
         check(addr, &acknowledged.lock().unwrap());
         let before = acknowledged.lock().unwrap().nodes.len();
         let is_over = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| litter(addr, &acknowledged));
-            }
+        let (collected, came) = std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| litter(addr, &acknowledged))).collect();
             // At least one collection ends; the kill comes in the middle of another one.
-            assert!(care(&data, &["gc", "--grace", "0s"]));
+            let collected = care(&data, &["gc", "--grace", "0s"]);
             scope.spawn(|| {
                 loop {
                     if is_over.load(Ordering::Relaxed) || !care(&data, &["gc", "--grace", "0s"]) {
@@ -281,13 +298,12 @@ fn a_kill_while_chunks_are_collected_takes_nothing_that_is_referred_to() {
                     }
                 }
             });
-            while acknowledged.lock().unwrap().nodes.len() < before + 3 + 5 * round as usize {
-                std::thread::yield_now();
-            }
+            let came = wait_for_commits(&acknowledged, before + 3 + 5 * round as usize, &clients);
             is_over.store(true, Ordering::Relaxed);
-            let pid = rustix::process::Pid::from_child(&server.child);
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            server.kill();
+            (collected, came)
         });
+        assert!(collected && came, "round {round}: collected {collected}, commits came {came}");
         drop(server);
         assert!(care(&data, &["check"]), "round {round}");
     }

@@ -281,6 +281,24 @@ fn collecting_under_load_never_takes_what_a_commit_refers_to() {
 }
 
 #[test]
+fn a_collection_ends_while_uploads_go_on_and_takes_what_was_there_when_it_began() {
+    let kit = Kit::new();
+    kit.write("a", &large(1));
+    kit.remove("a");
+    let mut seed = 2;
+    let mut bring_more = |doing: &'static str, _| {
+        if doing == "chunks" {
+            kit.upload(&large(seed));
+            seed += 1;
+            assert!(seed < 1_000, "it goes on for as long as there is something new");
+        }
+    };
+    let collected = kit.collector(NOTHING).run(Duration::ZERO, &mut bring_more).unwrap();
+    assert_eq!((collected.versions, collected.contents), (2, 1), "{collected:?}");
+    assert!(!kit.has(&large(1)));
+}
+
+#[test]
 fn a_running_collector_answers_who_asks_and_stops_when_it_is_dropped() {
     let kit = Kit::new();
     kit.upload(&large(1));
