@@ -95,7 +95,7 @@ pub const CHUNK_WRITES_MAX: usize = 4;
 pub const QUERY_LEN_MAX: usize = 8 << 20;
 /// Bytes of chunks that are gathered before they are handed to the connection.
 pub const CHUNK_PIECE_LEN: usize = 256 * 1024;
-/// Shortest part of a chunk in bytes that is sent from its file: opening costs more than copying fewer.
+/// Shortest chunk in bytes that is sent from its file, of a download the average one: opening costs more than copying fewer.
 pub const CHUNK_FROM_FILE_LEN_MIN: u64 = 64 * 1024;
 /// Bytes of chunks' files that are handed to the connection at once: what a revoked token may still bring. With 1 MiB the hand-over
 /// between threads made downloads slower than those of nginx (docs/BENCHMARKS.md).

@@ -5,7 +5,8 @@
             [--again N] [--only replies,transfer]
 
 SERVER is dfs-server, EXAMPLE the program of the example http_engines, DIR an empty directory for all data. Each peer is a process
-of its own with as many threads as there are processors; the client is wrk, or curl for the transfers. Every round asks all
+of its own with as many threads as there are processors; the client is wrk, for the transfers curl, or one that discards what
+comes: copying keeps curl busy all the time, so that it shows its own speed. Every round asks all
 peers in turn, each round beginning with another one; medians are printed as tables for docs/BENCHMARKS.md.
 A peer that is not installed is named and left out. Standard library only.
 """
@@ -25,6 +26,7 @@ import time
 MIB = 1 << 20
 PART_MIB = 16  # the longest chunk that an upload may bring
 PIPELINE = 16
+DISCARDED = bytearray(MIB)
 ENGINES = ["async", "thread-pool", "blocking"]
 LUA = """
 local all
@@ -213,28 +215,47 @@ def serving(name, options, directory):
             command = [options.server, "--listen", "127.0.0.1:0", "--data-dir", directory, "--engine", name]
             with Process(command, f"{directory}.log", r"127\.0\.0\.1:(\d+)") as peer:
                 seconds = upload(peer.port, options)
-                time.sleep(1.1)  # a chunk file that is younger is not remembered as verified
                 yield peer, seconds, f"http://127.0.0.1:{peer.port}/api/file/download/large"
     finally:
         shutil.rmtree(directory)
 
 
-def download_again(names, options):
-    """Downloads from all peers in turn, each of which has sent the file before; returns seconds, and the processor time of one."""
-    with contextlib.ExitStack() as stack:
-        peers = {}
-        for name in names:
-            peer, _, url = stack.enter_context(serving(name, options, f"{options.dir}/{name}"))
-            curl(url)
-            peers[name] = peer, url
-        seconds, cpu = {name: [] for name in names}, {name: 0 for name in names}
-        for turn in range(options.again):
-            for name in names[turn % len(names):] + names[:turn % len(names)]:
-                peer, url = peers[name]
-                before = peer.cpu()
-                seconds[name].append(curl(url))
-                cpu[name] += peer.cpu() - before
-    return seconds, {name: cpu[name] / options.again for name in names}
+def discard(url):
+    """Seconds that a download takes of which the client copies nothing (MSG_TRUNC): it waits for the server, as curl does not."""
+    host, port, path = re.fullmatch(r"http://([^:]+):(\d+)(/.*)", url).groups()
+    start, length = time.perf_counter(), 0
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        head = b""
+        while b"\r\n\r\n" not in head:
+            received = connection.recv(4096)
+            if not received:
+                raise SystemExit(f"{url}: {head!r}")
+            head += received
+        length = len(head) - head.index(b"\r\n\r\n") - 4
+        announced = int(re.search(rb"(?i)content-length: *(\d+)", head)[1])
+        while received := connection.recv_into(DISCARDED, len(DISCARDED), socket.MSG_TRUNC):
+            length += received
+    if not head.startswith(b"HTTP/1.1 200") or length != announced:
+        raise SystemExit(f"{url}: {length} bytes after {head!r}")
+    return time.perf_counter() - start
+
+
+def downloads(peers, turn, options, steps):
+    """Downloads from all peers in turn, which have just been sent the file; adds what they took to the steps."""
+    names = list(peers)
+    in_turn = lambda turn: names[turn % len(names):] + names[:turn % len(names)]
+    for name in in_turn(turn):
+        steps["download, first, discarded"][name].append(discard(peers[name][1]))
+    for again in range(options.again):
+        for name in in_turn(turn + again):
+            peer, url = peers[name]
+            before, children = peer.cpu(), sum(os.times()[2:4])
+            steps["download, again, by curl"][name].append(curl(url))
+            steps["… the server's processor time"][name].append(peer.cpu() - before)
+            steps["… curl's processor time"][name].append(sum(os.times()[2:4]) - children)
+        for name in in_turn(turn + again):
+            steps["download, again, discarded"][name].append(discard(peers[name][1]))
 
 
 def transfer(options, have_nginx):
@@ -251,22 +272,30 @@ def transfer(options, have_nginx):
             options.parts.append((part, hashlib.sha256(bytes_).hexdigest()))
     options.hash = whole.hexdigest()
     names = [*ENGINES, *(["nginx"] if have_nginx else [])]
-    steps = {step: {name: [] for name in names} for step in ["upload", "download, first"]}
+    rows = ["upload", "download, first, discarded", "download, again, discarded", "download, again, by curl",
+            "… the server's processor time", "… curl's processor time"]
+    steps = {row: {name: [] for name in names} for row in rows}
     for turn in range(options.rounds):
-        for name in names[turn % len(names):] + names[:turn % len(names)]:
-            with serving(name, options, f"{options.dir}/store") as (_, seconds, url):
+        with contextlib.ExitStack() as stack:
+            peers = {}
+            for name in names[turn % len(names):] + names[:turn % len(names)]:
+                peer, seconds, url = stack.enter_context(serving(name, options, f"{options.dir}/{name}"))
                 steps["upload"][name].append(seconds)
-                steps["download, first"][name].append(curl(url))
-    steps["download, again"], cpu = download_again(names, options)
-    print(f"\n{options.mib} MiB of random bytes by curl, medians of {options.rounds} rounds and of {options.again} repeated downloads (in "
+                peers[name] = peer, url
+            # Nobody downloads while the disk writes what another one was sent, and what rests for a second counts as verified.
+            os.sync()
+            time.sleep(1.1)
+            downloads({name: peers[name] for name in names}, turn, options, steps)
+        print(f"round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
+    print(f"\n{options.mib} MiB of random bytes, medians of {options.rounds} rounds with {options.again} repeated downloads of each kind (in "
           "brackets: nginx's time divided by this one). dfs hashes, cuts into chunks and makes durable what it is sent; nginx "
           "writes a file.\n")
     print(f"| transfer | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
     for step, by_name in steps.items():
         medians = {name: statistics.median(by_name[name]) for name in names}
-        ratio = lambda name: f" ({medians['nginx'] / medians[name]:.2f})" if have_nginx else ""
+        is_compared = have_nginx and not step.startswith("…")
+        ratio = lambda name: f" ({medians['nginx'] / medians[name]:.2f})" if is_compared else ""
         print(f"| {step} | {' | '.join(f'{medians[name]:.3f} s{ratio(name)}' for name in names)} |")
-    print(f"| … processor time | {' | '.join(f'{cpu[name]:.3f} s' for name in names)} |")
 
 
 def main():
@@ -278,7 +307,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--mib", type=int, default=1024)
-    parser.add_argument("--again", type=int, default=40, help="repeated downloads, from all peers in turn")
+    parser.add_argument("--again", type=int, default=6, help="repeated downloads of each kind in each round")
     parser.add_argument("--only", default="replies,transfer")
     options = parser.parse_args()
     if options.mib % PART_MIB:

@@ -18,7 +18,7 @@ use super::upload_name::UploadName;
 use super::{Api, volume_of};
 use crate::blocking::{beside, offload};
 use crate::http::{Body, Response, Status, StreamError, StreamItem};
-use crate::limits::{CHUNK_PIECE_LEN, CHUNK_PIECES_MAX, QUERY_LEN_MAX};
+use crate::limits::{CHUNK_PIECES_MAX, QUERY_LEN_MAX};
 use crate::router::Call;
 use crate::sync::{ChunkSource, FoundChunk, SyncError, SyncService};
 
@@ -134,9 +134,8 @@ async fn try_get(api: &Api, call: Call) -> Result<Response, ApiError> {
 /// Reads the chunks one after the other, ahead of the peer by [`CHUNK_PIECES_MAX`] pieces.
 fn send_chunks(sync: &SyncService, request: &ChunksRequest, pieces: &mpsc::Sender<StreamItem>) {
     let mut outgoing = Outgoing::new(pieces);
-    let mut piece = BytesMut::new();
     for hash in &request.hashes {
-        let found = match sync.chunk_to_send(*hash, None) {
+        let found = match sync.chunk_to_send(*hash) {
             Ok(found) => found,
             Err(error) => {
                 let reason = crate::report::chain(&error);
@@ -146,18 +145,17 @@ fn send_chunks(sync: &SyncService, request: &ChunksRequest, pieces: &mpsc::Sende
             }
         };
         // A failed send means that the peer is gone.
-        if send_chunk(*hash, found, &mut piece, &mut outgoing).is_err() {
+        if send_chunk(*hash, found, &mut outgoing).is_err() {
             return;
         }
     }
-    let _ = outgoing.bytes(piece.freeze());
+    let _ = outgoing.flush();
 }
 
-/// Appends a chunk's frame to the piece under way, or sends that and then the chunk from its file.
+/// Sends a chunk's frame.
 fn send_chunk(
     hash: ChunkHash,
     found: FoundChunk<ChunkSource>,
-    piece: &mut BytesMut,
     outgoing: &mut Outgoing<'_>,
 ) -> Result<(), Closed> {
     let body = match &found {
@@ -167,18 +165,15 @@ fn send_chunk(
         FoundChunk::Absent => ChunkBody::Absent,
         FoundChunk::Corrupt => ChunkBody::Corrupt,
     };
-    piece.extend_from_slice(&ChunkHeader { hash, body }.encode());
+    outgoing.bytes(Bytes::copy_from_slice(&ChunkHeader { hash, body }.encode()))?;
     match found {
-        FoundChunk::Bytes(ChunkSource::Memory(bytes)) => piece.extend_from_slice(&bytes),
+        FoundChunk::Bytes(ChunkSource::Memory(bytes)) => outgoing.bytes(bytes),
         FoundChunk::Bytes(ChunkSource::File(file)) => {
-            outgoing.bytes(piece.split().freeze())?;
             let len = file.len();
-            outgoing.file(file, 0, len)?;
-            outgoing.flush()?;
+            outgoing.file(file, 0, len)
         }
-        FoundChunk::Absent | FoundChunk::Corrupt => {}
+        FoundChunk::Absent | FoundChunk::Corrupt => Ok(()),
     }
-    if piece.len() >= CHUNK_PIECE_LEN { outgoing.bytes(piece.split().freeze()) } else { Ok(()) }
 }
 
 #[cfg(test)]

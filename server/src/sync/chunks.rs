@@ -71,23 +71,11 @@ impl SyncService {
         self.find_chunk(hash, |_| self.chunks.get(hash), Bytes::len)
     }
 
-    /// Finds and verifies a chunk to be sent: long ones from their files. Blocks. A caller that knows the chunk's length
-    /// from a manifest spares the database.
+    /// Finds and verifies a chunk to be sent: long ones from their files. Blocks.
     ///
     /// # Errors
     /// As [`SyncService::chunk`].
-    pub fn chunk_to_send(
-        &self,
-        hash: ChunkHash,
-        len: Option<u64>,
-    ) -> Result<FoundChunk<ChunkSource>, SyncError> {
-        // Only the store has chunks of this length, and what has its hash may be served. All else is looked into below.
-        if len.is_some_and(|len| len >= CHUNK_FROM_FILE_LEN_MIN)
-            && let Ok(Some(file)) = self.chunks.open(hash)
-        {
-            self.bus.publish(ChunksMoved::Served { bytes: file.len() });
-            return Ok(FoundChunk::Bytes(ChunkSource::File(file)));
-        }
+    pub fn chunk_to_send(&self, hash: ChunkHash) -> Result<FoundChunk<ChunkSource>, SyncError> {
         let read = |len: Option<u64>| {
             if len.is_some_and(|len| len >= CHUNK_FROM_FILE_LEN_MIN)
                 && let Some(file) = self.chunks.open(hash)?
@@ -99,11 +87,30 @@ impl SyncService {
         self.find_chunk(hash, read, |source| usize::try_from(source.len()).unwrap_or(usize::MAX))
     }
 
-    /// Tells whether [`SyncService::chunk_to_send`] will find a chunk of this length without reading it. A guess that touches no
-    /// disk.
+    /// Finds and verifies a chunk to be sent that a manifest names, from its file or in memory. Blocks. Spares the database
+    /// where the store has it.
+    ///
+    /// # Errors
+    /// As [`SyncService::chunk`].
+    pub fn chunk_of_file(
+        &self,
+        hash: ChunkHash,
+        from_file: bool,
+    ) -> Result<FoundChunk<ChunkSource>, SyncError> {
+        // What has its hash may be served. All else is looked into below.
+        let stored = match from_file {
+            true => self.chunks.open(hash).ok().flatten().map(ChunkSource::File),
+            false => self.chunks.get(hash).ok().map(ChunkSource::Memory),
+        };
+        let Some(source) = stored else { return self.chunk_to_send(hash) };
+        self.bus.publish(ChunksMoved::Served { bytes: source.len() });
+        Ok(FoundChunk::Bytes(source))
+    }
+
+    /// Tells whether [`SyncService::chunk_of_file`] will find a chunk's file without reading it. A guess that touches no disk.
     #[must_use]
-    pub fn is_at_hand(&self, hash: ChunkHash, len: u64) -> bool {
-        len >= CHUNK_FROM_FILE_LEN_MIN && self.chunks.is_verified(hash)
+    pub fn is_at_hand(&self, hash: ChunkHash) -> bool {
+        self.chunks.is_verified(hash)
     }
 
     /// Finds a chunk, by `read` if it is in the store; that is told the length that was noted.

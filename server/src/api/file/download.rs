@@ -22,7 +22,7 @@ use crate::api::{Api, volume_asked};
 use crate::blocking::{beside, block_on, offload};
 use crate::files::{FileInfo, FilePath, FileService, FilesError};
 use crate::http::{Answer, Body, EntityTag, Method, Representation, Response, StreamError, StreamItem};
-use crate::limits::CHUNK_PIECES_MAX;
+use crate::limits::{CHUNK_FROM_FILE_LEN_MIN, CHUNK_PIECE_LEN, CHUNK_PIECES_MAX};
 use crate::metadata::sessions::SessionId;
 use crate::router::Call;
 use crate::sessions::state;
@@ -162,15 +162,38 @@ type Part = (ChunkRef, u64, u64);
 /// Its source, and which of its bytes are wanted; a hole has none.
 type FoundPart = (Option<ChunkSource>, u64, u64);
 
-struct Find(Arc<SyncService>);
+/// Parts that are found together: up to about [`CHUNK_PIECE_LEN`] bytes, so that short ones do not wake a thread each.
+struct Groups<I>(I);
 
-impl Work<Part, Result<FoundPart, Broken>> for Find {
-    fn run(&self, part: Part) -> Result<FoundPart, Broken> {
-        find_part(&self.0, part)
+impl<I: Iterator<Item = Part>> Iterator for Groups<I> {
+    type Item = Vec<Part>;
+
+    fn next(&mut self) -> Option<Vec<Part>> {
+        let (mut group, mut len) = (Vec::new(), 0);
+        while len < CHUNK_PIECE_LEN as u64
+            && let Some(part) = self.0.next()
+        {
+            len += part.0.len;
+            group.push(part);
+        }
+        (!group.is_empty()).then_some(group)
+    }
+}
+
+struct Find {
+    sync: Arc<SyncService>,
+    /// The file's chunks are sent from their files, rather than read into memory.
+    from_files: bool,
+}
+
+impl Work<Vec<Part>, Vec<Result<FoundPart, Broken>>> for Find {
+    fn run(&self, parts: Vec<Part>) -> Vec<Result<FoundPart, Broken>> {
+        parts.into_iter().map(|part| find_part(&self.sync, part, self.from_files)).collect()
     }
 
-    fn is_long(&self, (chunk, ..): &Part) -> bool {
-        !chunk.hash.is_hole() && !self.0.is_at_hand(chunk.hash, chunk.len)
+    fn is_long(&self, parts: &Vec<Part>) -> bool {
+        let is_long = |chunk: &ChunkRef| !self.from_files || !self.sync.is_at_hand(chunk.hash);
+        parts.iter().any(|(chunk, ..)| !chunk.hash.is_hole() && is_long(chunk))
     }
 }
 
@@ -187,7 +210,10 @@ fn send(
         let (from, to) = (start.max(offset), end.min(offset + chunk.len));
         (from < to).then(|| (chunk, from - offset, to - offset))
     });
-    for found in Ahead::new(parts, Find(Arc::clone(sync))) {
+    // Not each by its own length: sent in turn from memory and from a file, none could be gathered.
+    let from_files = manifest.size() >= CHUNK_FROM_FILE_LEN_MIN * manifest.chunks.len() as u64;
+    let find = Find { sync: Arc::clone(sync), from_files };
+    for found in Ahead::new(Groups(parts), find).flatten() {
         match found? {
             (None, from, to) => send_zeros(to - from, &mut outgoing)?,
             (Some(ChunkSource::File(file)), from, to) => outgoing.file(file, from, to)?,
@@ -202,11 +228,11 @@ fn send(
 }
 
 /// Finds and verifies a chunk. Blocks.
-fn find_part(sync: &SyncService, (chunk, from, to): Part) -> Result<FoundPart, Broken> {
+fn find_part(sync: &SyncService, (chunk, from, to): Part, from_file: bool) -> Result<FoundPart, Broken> {
     if chunk.hash.is_hole() {
         return Ok((None, from, to));
     }
-    match sync.chunk_to_send(chunk.hash, Some(chunk.len)) {
+    match sync.chunk_of_file(chunk.hash, from_file) {
         Ok(FoundChunk::Bytes(source)) if source.len() == chunk.len => Ok((Some(source), from, to)),
         Ok(FoundChunk::Bytes(_) | FoundChunk::Corrupt) => {
             Err(Broken::Failed(format!("chunk {} is damaged", chunk.hash)))

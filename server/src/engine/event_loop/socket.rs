@@ -70,6 +70,11 @@ impl Socket for LoopSocket {
         }
     }
 
+    fn set_corked(&mut self, corked: bool) {
+        // Without it only packets are lost.
+        let _ = rustix::net::sockopt::set_tcp_cork(&self.stream, corked);
+    }
+
     fn poll_deadline(&mut self, context: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         // A timer that rings too early is set again then: deadlines move later with every request, and few are reached.
         if self.armed.is_none_or(|armed| armed > deadline) {

@@ -137,6 +137,11 @@ impl Socket for PoolSocket {
         self.poll_io(context, Direction::Write, send, 0)
     }
 
+    fn set_corked(&mut self, corked: bool) {
+        // Without it only packets are lost.
+        let _ = rustix::net::sockopt::set_tcp_cork(&self.watched.inner, corked);
+    }
+
     fn poll_deadline(&mut self, context: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         self.watched.reactor.poll_deadline(&self.watched.source, context, deadline)
     }

@@ -216,6 +216,11 @@ impl<S: Socket> Io<S> {
         Ok(SentFile::Direct(sent as u64))
     }
 
+    /// Holds back what fills no packet until it is told otherwise.
+    pub(super) fn set_corked(&mut self, corked: bool) {
+        self.socket.set_corked(corked);
+    }
+
     /// Ends our side; the peer reads what was written and then the end.
     pub(super) async fn end(&mut self) {
         if self.tls.as_mut().is_some_and(|tls| tls.close()) {

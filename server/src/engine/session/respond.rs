@@ -99,9 +99,12 @@ impl<S: Socket> Session<'_, S> {
         match item {
             Ok(Piece::Bytes(bytes)) => self.machine.send_data(bytes, &mut self.output).map_err(cut),
             Ok(Piece::Files(parts)) => {
+                // Otherwise each file ends with a packet that is not full, and wakes the peer for it.
+                self.io.set_corked(true);
                 for part in parts {
                     self.file(&part).await?;
                 }
+                self.io.set_corked(false);
                 Ok(())
             }
             Err(error) => Err(cut(error)),

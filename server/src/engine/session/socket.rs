@@ -28,6 +28,9 @@ pub(in crate::engine) trait Socket: Send {
         len: usize,
     ) -> Poll<io::Result<usize>>;
 
+    /// Holds back what fills no packet, or sends it. For a moment: after 200 ms the system sends it anyway.
+    fn set_corked(&mut self, corked: bool);
+
     /// Waits for a point in time; only the deadline polled last counts.
     fn poll_deadline(&mut self, context: &mut Context<'_>, deadline: Instant) -> Poll<()>;
 

@@ -10,8 +10,9 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::engine::session::{self, Socket};
+use crate::http::{FilePart, Piece};
 
-/// Gives its input, then the end; keeps each write apart.
+/// Gives its input, then the end; keeps each write apart, and in its place what else is asked of it, in words.
 struct Recorded {
     input: Bytes,
     writes: Arc<Mutex<Vec<Vec<u8>>>>,
@@ -41,10 +42,16 @@ impl Socket for Recorded {
         &mut self,
         _: &mut Context<'_>,
         _: BorrowedFd<'_>,
-        _: &mut u64,
-        _: usize,
+        offset: &mut u64,
+        len: usize,
     ) -> Poll<io::Result<usize>> {
-        unreachable!("no test sends a file here")
+        *offset += len as u64;
+        self.writes.lock().push(format!("file {len}").into());
+        Poll::Ready(Ok(len))
+    }
+
+    fn set_corked(&mut self, corked: bool) {
+        self.writes.lock().push(if corked { "corked" } else { "uncorked" }.into());
     }
 
     fn poll_deadline(&mut self, _: &mut Context<'_>, _: Instant) -> Poll<()> {
@@ -63,13 +70,33 @@ async fn a_small_response_is_one_write() {
 
 /// Serves what stands in the input; returns what was written, write by write.
 async fn serve(input: &'static str) -> Vec<Vec<u8>> {
+    serve_script(input, &Script::default()).await
+}
+
+async fn serve_script(input: &'static str, script: &Script) -> Vec<Vec<u8>> {
     let writes = Arc::default();
     let socket = Recorded { input: Bytes::from_static(input.as_bytes()), writes: Arc::clone(&writes) };
     let (_stop, stopped) = watch::channel(false);
-    let (script, config) = (Script::default(), EngineConfig::default());
+    let config = EngineConfig::default();
     let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-    soon(session::serve(socket, None, peer, &script, &config, stopped)).await;
+    soon(session::serve(socket, None, peer, script, &config, stopped)).await;
     std::mem::take(&mut *writes.lock())
+}
+
+#[tokio::test]
+async fn files_of_one_piece_leave_together_with_the_head_and_nothing_stays_held_back() {
+    let script = Script::default();
+    let (items, body) = mpsc::channel(1);
+    *script.body.lock() = Some(Body::Sized(60, body));
+    let file = Arc::new(tempfile::tempfile().unwrap());
+    let part = |len| FilePart { file: file.clone(), offset: 0, len };
+    items.send(Ok(Piece::Files(vec![part(10), part(20), part(30)]))).await.unwrap();
+    drop(items);
+    let writes = serve_script("GET /body HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", &script).await;
+    let words: Vec<_> = writes.iter().map(|write| String::from_utf8_lossy(write)).collect();
+    let [first, head, rest @ ..] = &words[..] else { panic!("{words:?}") };
+    assert!(first == "corked" && head.starts_with("HTTP/1.1 200 "), "{words:?}");
+    assert_eq!(rest, ["file 10", "file 20", "file 30", "uncorked"]);
 }
 
 #[tokio::test]

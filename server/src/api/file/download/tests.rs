@@ -52,21 +52,29 @@ impl ChunkStore for Counting {
 
 const CHUNK_LEN: u64 = 1 << 20;
 
-/// A service with these chunks, each of one byte all through; the last of them is damaged.
+/// A service with so many chunks; the last of them is damaged.
 fn service(count: u8) -> (tempfile::TempDir, Arc<SyncService>, Manifest, Arc<AtomicU64>) {
+    let (dir, sync, manifest, opened) = service_of(&vec![CHUNK_LEN; count.into()]);
+    let damaged = manifest.chunks.last().expect("there are some").hash;
+    let store = DiskStore::open_beside(dir.path()).unwrap();
+    std::fs::write(store.path(damaged), vec![count; CHUNK_LEN as usize]).unwrap();
+    (dir, sync, manifest, opened)
+}
+
+/// A service with chunks of these lengths, each of one byte all through, which is its number.
+fn service_of(lens: &[u64]) -> (tempfile::TempDir, Arc<SyncService>, Manifest, Arc<AtomicU64>) {
     let dir = tempfile::tempdir().unwrap();
     let store = DiskStore::open(dir.path()).unwrap();
-    let chunk = |byte| vec![byte; CHUNK_LEN as usize];
-    let chunks: Vec<ChunkRef> = (0..count)
-        .map(|byte| {
-            let hash = ChunkHash::of(&chunk(byte));
-            store.put(hash, &chunk(byte)).unwrap();
-            ChunkRef { hash, len: CHUNK_LEN }
+    let chunks: Vec<ChunkRef> = (0..=u8::MAX)
+        .zip(lens)
+        .map(|(byte, len)| {
+            let bytes = vec![byte; *len as usize];
+            let hash = ChunkHash::of(&bytes);
+            store.put(hash, &bytes).unwrap();
+            ChunkRef { hash, len: *len }
         })
         .collect();
     store.sync().unwrap();
-    let damaged = chunks.last().expect("there are some").hash;
-    std::fs::write(store.path(damaged), chunk(count)).unwrap();
     let opened = Arc::<AtomicU64>::default();
     let counting = Counting { store, opened: Arc::clone(&opened) };
     let sync = SyncService::new(Arc::new(MemoryStore::new()), Arc::new(counting), EventBus::new());
@@ -112,4 +120,37 @@ fn what_comes_before_a_damaged_chunk_is_sent_and_nothing_of_it_or_behind_it() {
     }
     // What was gathered for a piece that was not full goes with it.
     assert_eq!(len, CHUNK_FILES_PIECE_LEN);
+}
+
+/// What reaches a connection that takes it all.
+fn sent(sync: &Arc<SyncService>, manifest: &Manifest) -> Vec<Piece> {
+    let (pieces, mut body) = mpsc::channel(1_000);
+    assert!(send(sync, manifest, 0, manifest.size(), &pieces).is_ok());
+    drop(pieces);
+    std::iter::from_fn(|| body.blocking_recv()).map(Result::unwrap).collect()
+}
+
+#[test]
+fn short_chunks_leave_together() {
+    let lens: Vec<u64> = (0..200).map(|number| 4_096 + 100 * number).collect();
+    let (_dir, sync, manifest, _opened) = service_of(&lens);
+    let (mut bytes, mut count) = (Vec::new(), 0);
+    for piece in sent(&sync, &manifest) {
+        let Piece::Bytes(piece) = piece else { panic!("they are read into memory") };
+        bytes.extend_from_slice(&piece);
+        count += 1;
+    }
+    assert!(count <= manifest.size() as usize / CHUNK_PIECE_LEN + 1, "{count} pieces");
+    let expected: Vec<u8> =
+        (0..).zip(&lens).flat_map(|(byte, len)| std::iter::repeat_n(byte, *len as usize)).collect();
+    assert!(bytes == expected);
+}
+
+#[test]
+fn a_short_chunk_among_long_ones_is_sent_from_its_file_as_they_are() {
+    let lens: Vec<u64> = (0..40).map(|number| if number % 2 == 0 { 4_096 } else { 200_000 }).collect();
+    let (_dir, sync, manifest, _opened) = service_of(&lens);
+    let pieces = sent(&sync, &manifest);
+    let [Piece::Files(parts)] = &pieces[..] else { panic!("{} pieces", pieces.len()) };
+    assert_eq!(parts.iter().map(|part| part.len).collect::<Vec<_>>(), lens);
 }
