@@ -170,7 +170,9 @@ fn send_chunk(
         FoundChunk::Bytes(ChunkSource::Memory(bytes)) => outgoing.bytes(bytes),
         FoundChunk::Bytes(ChunkSource::File(file)) => {
             let len = file.len();
-            outgoing.file(file, 0, len)
+            outgoing.file(file, 0, len)?;
+            // It is on its way while the next one is looked for.
+            outgoing.flush()
         }
         FoundChunk::Absent | FoundChunk::Corrupt => Ok(()),
     }
@@ -179,10 +181,24 @@ fn send_chunk(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chunk_store::{ChunkStore, DiskStore};
 
     fn frame(bytes: &[u8]) -> Vec<u8> {
         let header = ChunkHeader { hash: ChunkHash::of(bytes), body: ChunkBody::Bytes(bytes.len() as u32) };
         [&header.encode()[..], bytes].concat()
+    }
+
+    #[test]
+    fn a_chunk_is_on_its_way_before_the_next_one_is_looked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DiskStore::open(dir.path()).unwrap();
+        let (bytes, hash) = (vec![1; 100_000], ChunkHash::of(&[1; 100_000]));
+        store.put(hash, &bytes).unwrap();
+        let file = store.open(hash).unwrap().expect("few files are open");
+        let (pieces, body) = mpsc::channel(4);
+        let found = FoundChunk::Bytes(ChunkSource::File(file));
+        send_chunk(hash, found, &mut Outgoing::new(&pieces)).unwrap();
+        assert_eq!(body.len(), 2, "its header and its file");
     }
 
     #[test]
