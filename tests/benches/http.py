@@ -48,6 +48,11 @@ def run(*command):
     return done.stdout
 
 
+def in_turn(names, turn):
+    """The names in their order, each turn beginning with another one."""
+    return names[turn % len(names):] + names[:turn % len(names)]
+
+
 class Process:
     """A server, ended at the end of the `with` block."""
 
@@ -156,7 +161,7 @@ def replies(options, have_nginx):
         for what, script in [("keep-alive", []), (f"pipelined, {PIPELINE}", ["-s", pipelined])]:
             rounds = {name: [] for name in names}
             for turn in range(options.rounds):
-                for name in names[turn % len(names):] + names[:turn % len(names)]:
+                for name in in_turn(names, turn):
                     rounds[name].append(load(peers[name], options, script))
             figures[what] = {name: [statistics.median(values) for values in zip(*rounds[name])] for name in names}
     finally:
@@ -244,17 +249,16 @@ def discard(url):
 def downloads(peers, turn, options, steps):
     """Downloads from all peers in turn, which have just been sent the file; adds what they took to the steps."""
     names = list(peers)
-    in_turn = lambda turn: names[turn % len(names):] + names[:turn % len(names)]
-    for name in in_turn(turn):
+    for name in in_turn(names, turn):
         steps["download, first, discarded"][name].append(discard(peers[name][1]))
     for again in range(options.again):
-        for name in in_turn(turn + again):
+        for name in in_turn(names, turn + again):
             peer, url = peers[name]
             before, children = peer.cpu(), sum(os.times()[2:4])
             steps["download, again, by curl"][name].append(curl(url))
             steps["… the server's processor time"][name].append(peer.cpu() - before)
             steps["… curl's processor time"][name].append(sum(os.times()[2:4]) - children)
-        for name in in_turn(turn + again):
+        for name in in_turn(names, turn + again):
             steps["download, again, discarded"][name].append(discard(peers[name][1]))
 
 
@@ -278,8 +282,8 @@ def transfer(options, have_nginx):
     for turn in range(options.rounds):
         with contextlib.ExitStack() as stack:
             peers = {}
-            for name in names[turn % len(names):] + names[:turn % len(names)]:
-                peer, seconds, url = stack.enter_context(serving(name, options, f"{options.dir}/{name}"))
+            for name in in_turn(names, turn):
+                peer, seconds, url = stack.enter_context(serving(name, options, f"{options.dir}/sent-{name}"))
                 steps["upload"][name].append(seconds)
                 peers[name] = peer, url
             # Nobody downloads while the disk writes what another one was sent, and what rests for a second counts as verified.
